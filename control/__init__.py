@@ -1,0 +1,1 @@
+"""The controller: configuration sources, the mesh model, the certificate authority, xDS, and the operator's command `meshctl`."""

@@ -1,0 +1,1 @@
+"""Protobuf definitions and the modules generated from them (`tools/generate.sh`)."""

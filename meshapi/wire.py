@@ -1,0 +1,33 @@
+"""Names, ports, marks and type URLs that the mesh shares with Istio's ambient mode."""
+
+from typing import Final
+
+OUTBOUND_PORT: Final = 15001
+INBOUND_PLAINTEXT_PORT: Final = 15006
+HBONE_PORT: Final = 15008
+PROXY_PORTS: Final = frozenset({OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, HBONE_PORT})
+METRICS_PORT: Final = 15020
+READINESS_PORT: Final = 15021
+XDS_TOKEN_PORT: Final = 15012
+"""Server-authenticated TLS; the caller proves itself by a bearer token."""
+XDS_MTLS_PORT: Final = 15011
+"""Mutual TLS; the caller proves itself by its agent certificate. A port of its own, since grpcio asks for a certificate always or never."""
+
+PROXY_MARK: Final = 0x539
+CONNECTION_MARK: Final = 0x111
+MARK_MASK: Final = 0xFFF
+ROUTE_TABLE: Final = 100
+
+ADDRESS_TYPE: Final = "type.googleapis.com/istio.workload.Address"
+AUTHORIZATION_TYPE: Final = "type.googleapis.com/istio.security.Authorization"
+TRUST_TYPE: Final = "type.googleapis.com/nodemesh.trust.TrustBundle"
+"""nodemesh's own, for roots and revocations; Istio's controller answers a subscription to it with nothing."""
+
+DEFAULT_TRUST_DOMAIN: Final = "cluster.local"
+DEFAULT_SERVICE_ACCOUNT: Final = "default"
+DEFAULT_CLUSTER: Final = "Kubernetes"
+DEFAULT_ROOT_NAMESPACE: Final = "istio-system"
+
+LABEL_DATAPLANE_MODE: Final = "istio.io/dataplane-mode"
+LABEL_USE_WAYPOINT: Final = "istio.io/use-waypoint"
+ANNOTATION_REDIRECTION: Final = "ambient.istio.io/redirection"
