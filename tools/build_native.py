@@ -1,0 +1,30 @@
+"""Build hook of the wheel: builds the node proxy and packs it, so that the wheel is complete for its platform."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+BINARY = "nodeagent/ztunnel/bin/nodemesh-proxy"
+
+
+class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
+    """Runs for real wheels only: an editable install uses what `make` built."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Builds with cargo and adds the binary."""
+        if version == "editable":
+            return
+        root = Path(self.root)
+        crate = root / "nodeagent/ztunnel/proxy"
+        subprocess.run(["cargo", "build", "--release", "--locked"], cwd=crate, check=True)
+        target = Path(os.environ.get("CARGO_TARGET_DIR", crate / "target"))
+        binary = root / BINARY
+        binary.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(target / "release/nodemesh-proxy", binary)
+        build_data["force_include"][str(binary)] = BINARY
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
