@@ -1,0 +1,1 @@
+"""What the agent tells about traffic and about itself: metrics, the access log, readiness."""
