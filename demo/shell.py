@@ -22,7 +22,7 @@ def in_namespace(namespace: str | None, command: Sequence[str]) -> list[str]:
 def run(command: Sequence[str], *, namespace: str | None = None, stdin: str | None = None, timeout_s: float = 30.0) -> str:
     """Runs a program to its end and returns its output; raises CommandError if it fails."""
     line = in_namespace(namespace, command)
-    done = subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)  # noqa: S603
+    done = subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode:
         raise CommandError(f"{' '.join(line)}: exit code {done.returncode}\n{done.stdout}{done.stderr}".rstrip())
     return done.stdout
@@ -42,7 +42,7 @@ class Process:
     def start(self) -> Self:
         """Starts it; its output is appended to the log."""
         with self.log.open("ab") as output:
-            self._popen = subprocess.Popen(  # noqa: S603
+            self._popen = subprocess.Popen(
                 in_namespace(self.namespace, self.command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -30,7 +30,7 @@ def get(options: argparse.Namespace) -> None:
         except (OSError, ValueError) as error:
             report = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         report["ms"] = round((time.monotonic() - begin) * 1000, 1)
-        print(json.dumps(report), flush=True)  # noqa: T201
+        print(json.dumps(report), flush=True)
 
 
 def hold(options: argparse.Namespace) -> None:
@@ -46,11 +46,11 @@ def hold(options: argparse.Namespace) -> None:
                     raise ConnectionError("closed by the other side")
                 answered += 1
                 if answered == 1:
-                    print(json.dumps({"event": "open", "at": time.time()}), flush=True)  # noqa: T201
+                    print(json.dumps({"event": "open", "at": time.time()}), flush=True)
                 time.sleep(0.02)
     except OSError as failure:
         error = f"{type(failure).__name__}: {failure}"
-    print(json.dumps({"event": "end", "at": time.time(), "answered": answered, "error": error}), flush=True)  # noqa: T201
+    print(json.dumps({"event": "end", "at": time.time(), "answered": answered, "error": error}), flush=True)
 
 
 def main() -> None:

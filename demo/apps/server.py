@@ -36,7 +36,7 @@ async def main() -> None:
     options = parser.parse_args()
     http = await asyncio.start_server(lambda r, w: serve_http(options.name, r, w), host=None, port=options.http)
     echo = await asyncio.start_server(lambda r, w: serve_echo(options.name, r, w), host=None, port=options.tcp)
-    print(f"{options.name} listens", flush=True)  # noqa: T201
+    print(f"{options.name} listens", flush=True)
     async with http, echo:
         await asyncio.gather(http.serve_forever(), echo.serve_forever())
 

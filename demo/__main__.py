@@ -1,0 +1,57 @@
+"""`python -m demo [--keep]`: the whole mesh on this machine, shown step by step; exit code 0 only if everything held."""
+
+import argparse
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from demo.cluster import BIN, Cluster
+from demo.report import Report
+from demo.story import Story
+from demo.topology import Topology
+
+
+def look_around(cluster: Cluster, report: Report) -> None:
+    """Says how to look around, and waits for Ctrl-C."""
+    shop = cluster.topology.hosts["n1"].pods["shop"]
+    report.console.print("\n[bold]The mesh is still running; Ctrl-C ends it.[/bold] In another terminal, as root:")
+    for line in (
+        f"export PATH={BIN}:$PATH",
+        *(f"nodeagent --run-dir {cluster.node_directory(node)}/run status" for node in ("n1", "n2")),
+        f"nodeagent --run-dir {cluster.node_directory('n1')}/run explain default/shop api.default.svc.cluster.local:80",
+        f"ip netns exec {shop.namespace} curl -s http://10.96.0.10/",
+        f"meshctl --admin-socket {cluster.admin_socket} agents",
+        f"ls {cluster.config}    # manifests: edit one, or add one",
+        f"ip netns exec {cluster.topology.router} tcpdump -ni to-n2 tcp",
+    ):
+        report.console.print(f"   {line}", markup=False)
+    signal.pause()
+
+
+def main() -> int:
+    """Runs the story; cleans up whatever happens."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the mesh running at the end, until Ctrl-C")
+    options = parser.parse_args()
+    preflight = Path(__file__).parent.parent / "tools" / "preflight.py"
+    if subprocess.run([sys.executable, str(preflight)], check=False).returncode:
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    report = Report()
+    try:
+        with Topology() as topology, Cluster(topology) as cluster:
+            Story(cluster, report).tell()
+            if options.keep:
+                report.table()
+                look_around(cluster, report)
+    except KeyboardInterrupt:
+        report.say("interrupted; everything is cleaned up")
+    except Exception as error:  # noqa: BLE001  whatever it is, the table must still be shown
+        report.console.print(f"\n{type(error).__name__}: {error}", markup=False)
+    report.table()
+    return 0 if report.all_held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
