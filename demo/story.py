@@ -106,9 +106,7 @@ class Story:
                     seen=f"ports {sorted(reading.ports)}, {'/'.join(reading.tls_versions)}, {reading.hbone_bytes} bytes, payload {seen}",
                 )
             for node, direction in (("n1", "outbound"), ("n2", "inbound")):
-                lines = eventually(
-                    lambda node=node, direction=direction: self._log_lines(node, direction), f"an {direction} log line on {node}"
-                )
+                lines = eventually(partial(self._log_lines, node, direction), f"an {direction} log line on {node}")
                 self.report.show(lines[-1])
                 self.report.claim(
                     f"the access log of {node} ({direction}) names both SPIFFE ids",
