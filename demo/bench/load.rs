@@ -1,0 +1,181 @@
+//! The benchmarks' load: a server, and clients that measure bulk, round trips, new connections and idle connections.
+//!
+//! The standard library only, so that `rustc -O` builds it; prints one JSON object per run.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const ECHO: u8 = b'e';
+const SINK: u8 = b's';
+const CHUNK: usize = 256 << 10;
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["serve", port] => serve(port),
+        ["bulk", address, seconds, streams] => bulk(address, seconds, streams),
+        ["rtt", address, count] => round_trips(address, count),
+        ["rate", address, seconds, clients] => rate(address, seconds, clients),
+        ["idle", address, count] => idle(address, count),
+        _ => Err("usage: load serve PORT | bulk ADDRESS SECONDS STREAMS | rtt ADDRESS COUNT | rate ADDRESS SECONDS CLIENTS | idle ADDRESS COUNT".into()),
+    };
+    if let Err(error) = outcome {
+        eprintln!("load: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// A connection's first byte says what it wants: its bytes back, or their count at the end.
+fn serve(port: &str) -> Result<()> {
+    let listener = TcpListener::bind(format!("[::]:{port}"))?;
+    println!("listening");
+    for stream in listener.incoming() {
+        let stream = stream?;
+        thread::Builder::new().stack_size(64 << 10).spawn(move || answer(stream))?;
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut kind = [0];
+    stream.read_exact(&mut kind)?;
+    if kind[0] == SINK {
+        let mut buffer = vec![0; CHUNK];
+        let mut total = 0_u64;
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => break,
+                length => total += length as u64,
+            }
+        }
+        return Ok(stream.write_all(&total.to_be_bytes())?);
+    }
+    let mut byte = [0];
+    while stream.read(&mut byte)? > 0 {
+        stream.write_all(&byte)?;
+    }
+    Ok(())
+}
+
+fn connect(address: &str, kind: u8) -> Result<TcpStream> {
+    let address: SocketAddr = address.parse()?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&[kind])?;
+    Ok(stream)
+}
+
+fn echo(stream: &mut TcpStream) -> Result<()> {
+    let mut byte = [7];
+    stream.write_all(&byte)?;
+    stream.read_exact(&mut byte)?;
+    Ok(())
+}
+
+fn bulk(address: &str, seconds: &str, streams: &str) -> Result<()> {
+    let duration = Duration::from_secs_f64(seconds.parse()?);
+    let begin = Instant::now();
+    let threads: Vec<_> = (0..streams.parse()?)
+        .map(|_| {
+            let address = address.to_owned();
+            thread::spawn(move || pour(&address, duration))
+        })
+        .collect();
+    let mut bytes = 0;
+    for thread in threads {
+        bytes += thread.join().map_err(|_| "a stream panicked")??;
+    }
+    let gigabits = bytes as f64 * 8.0 / begin.elapsed().as_secs_f64() / 1e9;
+    println!("{{\"gigabits_per_s\": {gigabits:.3}}}");
+    Ok(())
+}
+
+fn pour(address: &str, duration: Duration) -> Result<u64> {
+    let mut stream = connect(address, SINK)?;
+    let chunk = vec![0x5a; CHUNK];
+    let begin = Instant::now();
+    let mut sent = 0_u64;
+    while begin.elapsed() < duration {
+        stream.write_all(&chunk)?;
+        sent += chunk.len() as u64;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    let mut total = [0; 8];
+    stream.read_exact(&mut total)?;
+    if u64::from_be_bytes(total) != sent {
+        return Err(format!("{sent} bytes sent, {} arrived", u64::from_be_bytes(total)).into());
+    }
+    Ok(sent)
+}
+
+fn round_trips(address: &str, count: &str) -> Result<()> {
+    let mut stream = connect(address, ECHO)?;
+    let count: usize = count.parse()?;
+    for _ in 0..count / 10 {
+        echo(&mut stream)?;
+    }
+    let mut micros = Vec::with_capacity(count);
+    for _ in 0..count {
+        let begin = Instant::now();
+        echo(&mut stream)?;
+        micros.push(begin.elapsed().as_secs_f64() * 1e6);
+    }
+    micros.sort_by(f64::total_cmp);
+    let (p50, p99) = (micros[count / 2], micros[count * 99 / 100]);
+    println!("{{\"p50_us\": {p50:.1}, \"p99_us\": {p99:.1}}}");
+    Ok(())
+}
+
+fn rate(address: &str, seconds: &str, clients: &str) -> Result<()> {
+    let duration = Duration::from_secs_f64(seconds.parse()?);
+    let done = Arc::new(AtomicU64::new(0));
+    let begin = Instant::now();
+    let threads: Vec<_> = (0..clients.parse()?)
+        .map(|_| {
+            let (address, done) = (address.to_owned(), Arc::clone(&done));
+            thread::spawn(move || -> Result<()> {
+                while begin.elapsed() < duration {
+                    echo(&mut connect(&address, ECHO)?)?;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().map_err(|_| "a client panicked")??;
+    }
+    let rate = done.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
+    println!("{{\"connections_per_s\": {rate:.0}}}");
+    Ok(())
+}
+
+/// Opens connections, proves each by an echo, and keeps them until standard input ends.
+fn idle(address: &str, count: &str) -> Result<()> {
+    let count: usize = count.parse()?;
+    let mut held = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = connect(address, ECHO)?;
+        echo(&mut stream)?;
+        held.push(stream);
+    }
+    println!("{{\"open\": {}}}", held.len());
+    std::io::stdout().flush()?;
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    for stream in &mut held {
+        echo(stream)?;
+    }
+    println!("{{\"alive\": {}}}", held.len());
+    Ok(())
+}
