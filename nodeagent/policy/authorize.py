@@ -1,0 +1,97 @@
+"""May this connection reach that workload? The pure function that answers, from a view of the snapshot alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from meshapi.authorization import Action
+from meshapi.spiffe import WorkloadIdentity
+from meshapi.workload import IPAddress, Workload, WorkloadUID
+from nodeagent.policy.addresses import plain
+from nodeagent.policy.compiled import CompiledPolicy, Connection
+from nodeagent.snapshot.view import Missing, View
+from nodeagent.ztunnel.protocol import Holds, Via
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictQuestion:
+    """A connection that came in at `workload`. `peer` is who the client's certificate says it is, None = unauthenticated."""
+
+    workload: WorkloadUID
+    destination: IPAddress
+    port: int
+    via: Via
+    source: IPAddress
+    peer: WorkloadIdentity | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`policy` is the `namespace/name` that decided, None if none did; `dry_run` says what policies on trial would decide."""
+
+    allow: bool
+    reason: str
+    policy: str | None = None
+    holds: Holds = Holds.ANY_SOURCE
+    dry_run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """What is needed to decide has not arrived."""
+
+    waiting_for: str
+
+
+def authorize(view: View, question: VerdictQuestion) -> Verdict | Undecided:
+    """Judges a connection by the policies of the workload's namespace, the global ones and those that the workload names."""
+    if (question.via is Via.HBONE) != (question.peer is not None):
+        return Verdict(allow=False, reason=f"{question.via} with{'' if question.peer else 'out'} a peer identity")
+    workload = view.workload(question.workload)
+    if workload is Missing.UNKNOWN:
+        return Undecided(f"workload {question.workload}")
+    if isinstance(workload, Missing):
+        return Verdict(allow=False, reason=f"workload {question.workload} is not in the mesh's configuration")
+    if plain(question.destination) not in map(plain, workload.addresses):
+        return Verdict(allow=False, reason=f"{question.destination} is no address of {workload.uid}")
+    if not view.policies_known():
+        return Undecided("the mesh's policies")
+    return _judge(view, workload, question)
+
+
+def _judge(view: View, workload: Workload, question: VerdictQuestion) -> Verdict:
+    for key in workload.authorization_policies:
+        if view.policy(key) is None:
+            return Verdict(allow=False, reason=f"policy {key}, which the workload names, has not arrived or was rejected", policy=key)
+    rejected = view.rejected_policies(workload.namespace)
+    if rejected:
+        return Verdict(allow=False, reason=f"policy {rejected[0]} could not be understood and may hold here", policy=rejected[0])
+    connection = Connection(plain(question.source), plain(question.destination), question.port, question.peer)
+    in_play = applicable(view, workload)
+    verdict = _evaluate([policy for policy in in_play if not policy.policy.dry_run], connection)
+    trial = _evaluate(in_play, connection)
+    return verdict if trial.allow == verdict.allow else replace(verdict, dry_run=trial.reason)
+
+
+def applicable(view: View, workload: Workload) -> list[CompiledPolicy]:
+    """The policies that hold for a workload, dry-run ones included, each once."""
+    named = (view.policy(key) for key in workload.authorization_policies)
+    found = [*view.policies(workload.namespace), *(policy for policy in named if policy is not None)]
+    return list({policy.key: policy for policy in found}.values())
+
+
+def _evaluate(policies: Iterable[CompiledPolicy], connection: Connection) -> Verdict:
+    policies = sorted(policies, key=lambda policy: policy.key)  # so that which policy is named does not depend on arrival
+    holds = Holds.THIS_SOURCE if any(policy.looks_at_source for policy in policies) else Holds.ANY_SOURCE
+    allows = []
+    for policy in policies:
+        if policy.policy.action is Action.ALLOW:
+            allows.append(policy)
+        elif policy.matches(connection):
+            return Verdict(allow=False, reason=f"denied by {policy.key}", policy=policy.key, holds=holds)
+    if not allows:
+        return Verdict(allow=True, reason="no ALLOW policy holds for the workload", holds=holds)
+    for policy in allows:
+        if policy.matches(connection):
+            return Verdict(allow=True, reason=f"allowed by {policy.key}", policy=policy.key, holds=holds)
+    names = ", ".join(policy.key for policy in allows[:3]) + (" ..." if len(allows) > 3 else "")
+    return Verdict(allow=False, reason=f"no ALLOW policy matches ({names})", holds=holds)

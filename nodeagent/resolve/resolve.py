@@ -1,0 +1,157 @@
+"""Where does a new connection of this workload go? The pure function that answers, from a view of the snapshot alone.
+
+What the mesh knows is never bypassed: a destination of the mesh that can't be reached as it asks to be is refused, in words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meshapi import wire
+from meshapi.spiffe import IdentityError, WorkloadIdentity
+from meshapi.workload import (
+    BalancingMode,
+    IPAddress,
+    Service,
+    TunnelProtocol,
+    Visibility,
+    Workload,
+    WorkloadUID,
+)
+from nodeagent.policy.addresses import plain, socket_address
+from nodeagent.resolve.endpoints import Candidate, candidates
+from nodeagent.snapshot.view import Missing, View
+from nodeagent.telemetry.labels import Reporter, flow_attributes
+from nodeagent.ztunnel.protocol import Endpoint, Forward, Pass, Refuse, Route, Tunnel
+
+NO_ROUTE: Final = "NR"
+NO_HEALTHY_UPSTREAM: Final = "UH"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteQuestion:
+    """A new connection of a local workload, and where it was meant to go."""
+
+    workload: WorkloadUID
+    destination: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Can't be answered until these keys have been asked for; `waiting_for` says it in words."""
+
+    keys: tuple[str, ...]
+    waiting_for: str
+
+
+def resolve(view: View, question: RouteQuestion) -> Route | Unknown:
+    """Answers a route question; Unknown where the snapshot does not hold what the answer depends on."""
+    source = view.workload(question.workload)
+    if source is Missing.UNKNOWN:
+        return Unknown((question.workload,), f"workload {question.workload}")
+    if isinstance(source, Missing):
+        return refuse(f"workload {question.workload} is not in the mesh's configuration")
+    local = view.local(question.workload)
+    if local is not None and local.identity != str(source.identity):
+        return refuse(f"this node runs {question.workload} as {local.identity}, the controller says {source.identity}", source=source)
+    destination = plain(question.destination)
+    if destination.is_loopback or destination.is_unspecified or destination.is_multicast:
+        return refuse(f"{destination} is no address to forward to", source=source)
+    found = view.address(source.network, destination)
+    if found is Missing.UNKNOWN:
+        return Unknown((f"{source.network}/{destination}",), f"whose address {destination} is")
+    if isinstance(found, Missing):
+        return Pass(flow_attributes(Reporter.SOURCE, source=source, source_principal=str(source.identity)))
+    if isinstance(found, Workload):
+        return _to_workload(source, found, destination, question.port)
+    return _to_service(view, source, found, destination, question.port)
+
+
+def refuse(reason: str, *, flag: str = NO_ROUTE, source: Workload | None = None, service: Service | None = None) -> Refuse:
+    """A refusal with its labels."""
+    principal = str(source.identity) if source is not None else None
+    return Refuse(flag, reason, flow_attributes(Reporter.SOURCE, source=source, service=service, source_principal=principal))
+
+
+def _to_workload(source: Workload, target: Workload, address: IPAddress, port: int) -> Route:
+    """A workload's own address was dialled: a pod address, or an endpoint of a headless service."""
+    if target.waypoint is not None:
+        return refuse(f"{target.uid} is reached through a waypoint, which is not supported yet", source=source)
+    if target.tunnel_protocol is TunnelProtocol.LEGACY_ISTIO_MTLS:
+        return refuse(f"{target.uid} is reached by sidecar mTLS only, which is not supported", source=source)
+    if port in wire.PROXY_PORTS and target.tunnel_protocol is TunnelProtocol.HBONE:
+        return refuse(f"port {port} of {target.uid} is the proxy's own", source=source)
+    return Forward((_endpoint(source, Candidate(target, address, port, tier=0), None),))
+
+
+def _to_service(view: View, source: Workload, found: Sequence[Service], address: IPAddress, port: int) -> Route | Unknown:
+    service = _visible(source, found)
+    if service is None:
+        return refuse(f"{found[0].key} can be seen in its own namespace only", source=source)
+    if service.waypoint is not None:
+        return refuse(f"{service.key} is reached through a waypoint, which is not supported yet", source=source, service=service)
+    if service.load_balancing is not None and service.load_balancing.mode is BalancingMode.PASSTHROUGH:
+        return _to_original(view, source, service, address, port)
+    if all(entry.service != port for entry in service.ports):
+        return refuse(f"{service.key} has no port {port}", source=source, service=service)
+    chosen = candidates(source, service, view.members(service.key), port=port, like=address)
+    usable = [
+        candidate
+        for candidate in chosen.usable
+        if candidate.port not in wire.PROXY_PORTS or candidate.workload.tunnel_protocol is not TunnelProtocol.HBONE
+    ]
+    if not usable:
+        reason = f"no usable endpoint of {service.key}: {chosen.why_none()}"
+        return refuse(reason, flag=NO_HEALTHY_UPSTREAM, source=source, service=service)
+    return Forward(tuple(_endpoint(source, candidate, service) for candidate in usable))
+
+
+def _to_original(view: View, source: Workload, service: Service, address: IPAddress, port: int) -> Route | Unknown:
+    """A service that asks for no balancing: to the address that was dialled, in the mesh's way if it is a workload's."""
+    target = view.workload_at(source.network, address)
+    if isinstance(target, Workload):
+        return _to_workload(source, target, address, port)
+    return Pass(flow_attributes(Reporter.SOURCE, source=source, service=service, source_principal=str(source.identity)))
+
+
+def _visible(source: Workload, found: Sequence[Service]) -> Service | None:
+    """Of services that share an address: the platform's own first, then by name."""
+    visible = [service for service in found if service.visibility is Visibility.PUBLIC or service.namespace == source.namespace]
+    return min(visible, key=lambda service: (service.namespace != source.namespace, not service.canonical, service.key), default=None)
+
+
+def _endpoint(source: Workload, candidate: Candidate, service: Service | None) -> Endpoint:
+    target, identity = candidate.workload, str(source.identity)
+    direct = socket_address(candidate.address, candidate.port)
+    hbone = target.tunnel_protocol is TunnelProtocol.HBONE
+    return Endpoint(
+        uid=target.uid,
+        address=socket_address(candidate.address, wire.HBONE_PORT) if hbone else direct,
+        attributes=flow_attributes(
+            Reporter.SOURCE,
+            source=source,
+            destination=target,
+            service=service,
+            source_principal=identity,
+            destination_principal=str(target.identity) if hbone else None,
+            mutual_tls=hbone,
+        ),
+        tunnel=Tunnel(identity, authority=direct, expect=_expected(target, service)) if hbone else None,
+        tier=candidate.tier,
+        weight=target.capacity,
+    )
+
+
+def _expected(target: Workload, service: Service | None) -> tuple[str, ...]:
+    """The workload's identity, and those that the service allows for beside it (ServiceEntry subjectAltNames)."""
+    names = [name for name in (service.subject_alt_names if service else ()) if _is_identity(name)]
+    return tuple(dict.fromkeys([str(target.identity), *names]))
+
+
+def _is_identity(name: str) -> bool:
+    try:
+        WorkloadIdentity.parse(name)
+    except IdentityError:
+        return False
+    return True

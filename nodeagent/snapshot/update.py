@@ -1,0 +1,89 @@
+"""The next snapshot from the last one and what arrived; it costs as much as changed, not as much as there is."""
+
+from dataclasses import dataclass, replace
+
+from meshapi.authorization import Policy
+from meshapi.workload import Service, Workload, WorkloadUID
+from nodeagent.snapshot.places import PlacesEdit
+from nodeagent.snapshot.rules import ALL_POLICIES, RulesEdit
+from nodeagent.snapshot.snapshot import Snapshot
+from nodeagent.snapshot.view import LocalWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What arrived together; removals come first."""
+
+    workloads: tuple[Workload, ...] = ()
+    services: tuple[Service, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Primary keys of workloads and services that are known no longer, because they are gone or nobody asks for them."""
+    forgotten: tuple[str, ...] = ()
+    """Keys that nobody asks for any more."""
+    absent: tuple[str, ...] = ()
+    """Keys that are asked for and name nothing."""
+    policies: tuple[Policy, ...] = ()
+    removed_policies: tuple[str, ...] = ()
+    rejected_policies: tuple[tuple[str, str], ...] = ()
+    """`namespace/name` and the error."""
+    policies_arrived: bool = False
+    locals: tuple[LocalWorkload, ...] = ()
+    removed_locals: tuple[WorkloadUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The next snapshot, and the dependencies that changed: keys of workloads, addresses, services and policies."""
+
+    snapshot: Snapshot
+    touched: frozenset[str]
+
+
+def apply(snapshot: Snapshot, update: Update) -> Applied:
+    """Applies an update."""
+    places, rules = PlacesEdit(snapshot), RulesEdit(snapshot)
+    _edit_places(places, update)
+    _edit_rules(rules, update)
+    arrived = update.policies_arrived and not snapshot.policies_arrived
+    changed_locals: dict[WorkloadUID, LocalWorkload | None] = dict.fromkeys(update.removed_locals)
+    changed_locals |= {local.uid: local for local in update.locals}
+    following = replace(
+        snapshot,
+        generation=snapshot.generation + 1,
+        workloads=places.workloads.applied(),
+        workload_addresses=places.workload_addresses.applied(),
+        services=places.services.applied(),
+        service_addresses=places.service_addresses.applied(),
+        service_blocks=frozenset(places.blocks),
+        service_members=places.members.applied(),
+        absent=places.absent.applied(),
+        policies_by_key=rules.policies.applied(),
+        policies_by_namespace=rules.namespaces.applied(),
+        rejected=rules.rejected.applied(),
+        policies_arrived=snapshot.policies_arrived or arrived,
+        locals=snapshot.locals.changed(changed_locals),
+    )
+    touched = places.touched | rules.touched | changed_locals.keys()
+    return Applied(following, frozenset(touched | {ALL_POLICIES} if arrived else touched))
+
+
+def _edit_places(places: PlacesEdit, update: Update) -> None:
+    for key in update.forgotten:
+        places.forget(key)
+    for name in update.removed:
+        places.remove(name)
+    for service in update.services:
+        places.put_service(service)
+    for workload in update.workloads:
+        places.put_workload(workload)
+    for key in update.absent:
+        places.set_absent(key)
+
+
+def _edit_rules(rules: RulesEdit, update: Update) -> None:
+    for key in update.removed_policies:
+        rules.remove(key)
+    for policy in update.policies:
+        rules.put(policy)
+    for name, error in update.rejected_policies:
+        rules.reject(name, error)

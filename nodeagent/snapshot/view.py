@@ -1,0 +1,66 @@
+"""How decisions read a snapshot: through a view, so that a recording one can tell what an answer depended on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from meshapi.workload import AddressKey, IPAddress, Service, ServiceKey, Workload, WorkloadUID
+from nodeagent.policy.compiled import CompiledPolicy
+
+
+class Missing(Enum):
+    """Two kinds of not being there, which are never confused."""
+
+    ABSENT = "absent"
+    """The controller said that it does not exist: an answer."""
+    UNKNOWN = "unknown"
+    """Never asked, or not answered yet: a reason to ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWorkload:
+    """What the node itself knows of a workload that runs on it."""
+
+    uid: WorkloadUID
+    name: str
+    namespace: str
+    identity: str
+
+
+class View(Protocol):
+    """Looks things up; nothing of what it returns changes."""
+
+    def workload(self, uid: WorkloadUID) -> Workload | Missing:
+        """A workload by uid."""
+
+    def local(self, uid: WorkloadUID) -> LocalWorkload | None:
+        """A workload that runs on this node."""
+
+    def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
+        """Whose address it is: services before the workload (never an empty tuple)."""
+
+    def workload_at(self, network: str, address: IPAddress) -> Workload | Missing:
+        """The workload with this address."""
+
+    def service(self, key: ServiceKey) -> Service | None:
+        """A service, if it is known."""
+
+    def members(self, key: ServiceKey) -> Iterable[Workload]:
+        """The workloads behind a service, as far as known."""
+
+    def policies_known(self) -> bool:
+        """Whether the whole of the policies has arrived once."""
+
+    def policies(self, namespace: str) -> tuple[CompiledPolicy, ...]:
+        """The policies of scope namespace and global that hold in a namespace."""
+
+    def policy(self, key: str) -> CompiledPolicy | None:
+        """A policy by `namespace/name`."""
+
+    def rejected_policies(self, namespace: str) -> tuple[str, ...]:
+        """`namespace/name` of the policies that may hold in a namespace but could not be understood, and have no last good form."""
+
+
+def address_dependency(network: str, address: IPAddress) -> AddressKey:
+    return AddressKey(f"{network}/{address}")
