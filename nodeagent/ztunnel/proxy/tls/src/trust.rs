@@ -1,0 +1,267 @@
+//! Whom we believe: the roots of each trust domain, what is revoked, and the verification of a peer's certificate against them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+
+use crate::config::provider;
+use crate::identity::{Identity, IdentityError, is_trust_domain};
+use crate::leaf::{Validity, read_authority, read_leaf};
+
+/// The side that the peer is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It dialled us.
+    Client,
+    /// We dialled it.
+    Server,
+}
+
+/// Why a peer's certificate was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerRefused {
+    /// Not a canonical X.509 v3 certificate.
+    Malformed,
+    /// A critical extension that is not understood here.
+    CriticalExtension,
+    /// A certificate that may sign others never authenticates.
+    LeafIsAuthority,
+    /// A certificate signed another and may not.
+    NotAuthority,
+    /// Key usage is missing, lacks digitalSignature, or lets it sign certificates.
+    KeyUsage,
+    /// Not exactly one name, or not a URI.
+    Names,
+    /// The URI is no identity of a workload.
+    Identity(IdentityError),
+    /// No roots are known for the trust domain.
+    UnknownTrustDomain(Identity),
+    /// The chain does not verify.
+    Chain(Identity, String),
+    /// Issued before the time from which certificates of this identity are accepted.
+    Revoked(Identity),
+    /// Someone else than was dialled.
+    Unexpected(Identity, Arc<[Identity]>),
+}
+
+impl fmt::Display for PeerRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("the peer's certificate is not canonical X.509 version 3"),
+            Self::CriticalExtension => f.write_str("the peer's certificate has a critical extension that is not understood"),
+            Self::LeafIsAuthority => f.write_str("the peer's certificate is one of an authority"),
+            Self::NotAuthority => f.write_str("a certificate in the peer's chain may not sign others"),
+            Self::KeyUsage => f.write_str("the key usage of the peer's certificate is not digitalSignature alone among signing uses"),
+            Self::Names => f.write_str("the peer's certificate has not exactly one name, a SPIFFE id"),
+            Self::Identity(error) => write!(f, "the peer's certificate: {error}"),
+            Self::UnknownTrustDomain(peer) => write!(f, "no roots for the trust domain of {peer}"),
+            Self::Chain(peer, reason) => write!(f, "the certificate of {peer}: {reason}"),
+            Self::Revoked(peer) => write!(f, "the certificate of {peer} is revoked"),
+            Self::Unexpected(peer, expected) => write!(f, "the peer is {peer}, expected was one of {expected:?}"),
+        }
+    }
+}
+
+impl std::error::Error for PeerRefused {}
+
+/// The verified certificate of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCertificate {
+    pub(crate) identity: Identity,
+    pub(crate) role: Role,
+    /// Leaf first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) not_after_s: u64,
+    pub(crate) trust_generation: u64,
+}
+
+impl PeerCertificate {
+    /// Who the peer is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The Unix second after which the leaf, and so the connection, is no longer valid.
+    pub fn not_after_s(&self) -> u64 {
+        self.not_after_s
+    }
+
+    /// The generation of [`Trust`] under which it was verified, or an earlier one.
+    pub fn trust_generation(&self) -> u64 {
+        self.trust_generation
+    }
+}
+
+/// The roots of one trust domain. `validity[i]` is that of `anchors[i]`: webpki looks at no root's validity.
+#[derive(Default)]
+struct Roots {
+    anchors: Vec<TrustAnchor<'static>>,
+    validity: Vec<Validity>,
+}
+
+impl Roots {
+    fn holds(&self, anchor: &TrustAnchor<'_>, now_s: u64) -> bool {
+        self.anchors.iter().zip(&self.validity).any(|(root, validity)| root == anchor && validity.holds(now_s))
+    }
+}
+
+/// The roots of each trust domain and what is revoked. Immutable.
+pub struct TrustStore {
+    roots: HashMap<String, Roots>,
+    issued_before_s: HashMap<Identity, u64>,
+}
+
+/// Roots that cannot be used. The store that holds them is refused as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustStoreError {
+    /// Which.
+    pub trust_domain: String,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl fmt::Display for TrustStoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "roots of {:?}: {}", self.trust_domain, self.reason)
+    }
+}
+
+impl std::error::Error for TrustStoreError {}
+
+impl TrustStore {
+    /// `roots` are (trust domain, PEM of one or more certificates); `revoked` are (identity, issued before, in Unix seconds).
+    pub fn new<D: AsRef<str>, P: AsRef<str>>(
+        roots: impl IntoIterator<Item = (D, P)>,
+        revoked: impl IntoIterator<Item = (Identity, u64)>,
+    ) -> Result<Self, TrustStoreError> {
+        let mut store = Self { roots: HashMap::new(), issued_before_s: HashMap::new() };
+        for (trust_domain, pem) in roots {
+            let trust_domain = trust_domain.as_ref();
+            let parsed = parse_roots(trust_domain, pem.as_ref())
+                .map_err(|reason| TrustStoreError { trust_domain: trust_domain.to_owned(), reason })?;
+            store.roots.insert(trust_domain.to_owned(), parsed);
+        }
+        for (identity, before_s) in revoked {
+            let latest = store.issued_before_s.entry(identity).or_default();
+            *latest = before_s.max(*latest);
+        }
+        Ok(store)
+    }
+
+    /// Verifies a chain (leaf first) and returns who the leaf is and until when (Unix seconds) it is valid.
+    pub(crate) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        role: Role,
+        now_s: u64,
+    ) -> Result<(Identity, u64), PeerRefused> {
+        let read = read_leaf(leaf)?;
+        let identity = read.identity;
+        let roots = self.roots.get(identity.trust_domain()).ok_or_else(|| PeerRefused::UnknownTrustDomain(identity.clone()))?;
+        verify_chain(leaf, intermediates, roots, role, now_s).map_err(|error| PeerRefused::Chain(identity.clone(), error.to_string()))?;
+        if self.issued_before_s.get(&identity).is_some_and(|&before_s| read.validity.not_before_s < before_s) {
+            return Err(PeerRefused::Revoked(identity));
+        }
+        Ok((identity, read.validity.not_after_s))
+    }
+}
+
+impl fmt::Debug for TrustStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustStore").field("trust_domains", &self.roots.keys()).field("revoked", &self.issued_before_s.len()).finish()
+    }
+}
+
+fn parse_roots(trust_domain: &str, pem: &str) -> Result<Roots, String> {
+    if !is_trust_domain(trust_domain) {
+        return Err("this is no name of a trust domain".to_owned());
+    }
+    let mut roots = Roots::default();
+    for (index, der) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+        let der = der.map_err(|error| format!("certificate {index}: {error}"))?;
+        let validity = read_authority(&der).map_err(|_| format!("certificate {index} is not one of an authority"))?;
+        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| format!("certificate {index}: {error}"))?;
+        roots.anchors.push(anchor.to_owned());
+        roots.validity.push(validity);
+    }
+    if roots.anchors.is_empty() {
+        return Err("holds no certificate".to_owned());
+    }
+    Ok(roots)
+}
+
+fn verify_chain(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &Roots,
+    role: Role,
+    now_s: u64,
+) -> Result<(), webpki::Error> {
+    let certificate = EndEntityCert::try_from(leaf)?;
+    let usage = match role {
+        Role::Client => KeyUsage::client_auth(),
+        Role::Server => KeyUsage::server_auth(),
+    };
+    // What webpki leaves out: the key usage of issuers, and when a root holds.
+    let may_sign = |path: &VerifiedPath<'_>| {
+        if !roots.holds(path.anchor(), now_s) {
+            return Err(webpki::Error::UnknownIssuer);
+        }
+        let mut issuers = path.intermediate_certificates();
+        if issuers.any(|issuer| read_authority(&issuer.der()).is_err()) { Err(webpki::Error::EndEntityUsedAsCa) } else { Ok(()) }
+    };
+    let algorithms = provider().signature_verification_algorithms.all;
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now_s));
+    certificate.verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, None, Some(&may_sign)).map(|_| ())
+}
+
+/// The trust in force: one handle that every configuration reads at each handshake, so that a change is seen at once.
+#[derive(Clone)]
+pub struct Trust {
+    current: Arc<RwLock<(u64, Arc<TrustStore>)>>,
+}
+
+impl Trust {
+    /// A handle that holds `store`, at generation 1.
+    pub fn new(store: TrustStore) -> Self {
+        Self { current: Arc::new(RwLock::new((1, Arc::new(store)))) }
+    }
+
+    /// Puts `store` in force and returns the new generation.
+    ///
+    /// The caller then asks [`Trust::still_valid`] about every open connection, and about a connection that became ready
+    /// meanwhile: once it is registered, if its [`PeerCertificate::trust_generation`] is not [`Trust::generation`].
+    pub fn replace(&self, store: TrustStore) -> u64 {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = (current.0 + 1, Arc::new(store));
+        current.0
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> u64 {
+        self.snapshot().0
+    }
+
+    /// Verifies the peer of an open connection again, at `now_s` (Unix seconds).
+    pub fn still_valid(&self, peer: &PeerCertificate, now_s: u64) -> Result<(), PeerRefused> {
+        let (leaf, intermediates) = peer.chain.split_first().ok_or(PeerRefused::Malformed)?;
+        self.snapshot().1.verify(leaf, intermediates, peer.role, now_s).map(|_| ())
+    }
+
+    pub(crate) fn snapshot(&self) -> (u64, Arc<TrustStore>) {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (generation, store) = self.snapshot();
+        f.debug_struct("Trust").field("generation", &generation).field("store", &store).finish()
+    }
+}
