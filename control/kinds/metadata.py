@@ -1,0 +1,56 @@
+"""What every object has: kind, name, namespace, labels and age."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Kind(StrEnum):
+    NAMESPACE = "Namespace"
+    NODE = "Node"
+    SERVICE_ACCOUNT = "ServiceAccount"
+    POD = "Pod"
+    SERVICE = "Service"
+    ENDPOINT_SLICE = "EndpointSlice"
+    PEER_AUTHENTICATION = "PeerAuthentication"
+    AUTHORIZATION_POLICY = "AuthorizationPolicy"
+    SERVICE_ENTRY = "ServiceEntry"
+    WORKLOAD_ENTRY = "WorkloadEntry"
+
+    @property
+    def namespaced(self) -> bool:
+        return self not in {Kind.NAMESPACE, Kind.NODE}
+
+
+class ObjectKey(Struct, frozen=True, order=True):
+    """Names one object; `namespace` is empty for kinds without one."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+class OwnerReference(Struct, frozen=True):
+    kind: str = ""
+    name: str = ""
+    controller: bool = False
+
+
+class Meta(Struct, frozen=True, rename="camel"):
+    """Object metadata; timestamps are RFC 3339 in UTC, as the API server writes them."""
+
+    name: str
+    namespace: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    creation_timestamp: str = ""
+    deletion_timestamp: str = ""
+    owner_references: tuple[OwnerReference, ...] = ()
+
+    @property
+    def age_rank(self) -> tuple[bool, str, str, str]:
+        """Orders objects oldest first, then by name; an object that does not say its age can't outrank one that does."""
+        return (not self.creation_timestamp, self.creation_timestamp, self.namespace, self.name)

@@ -1,0 +1,178 @@
+"""One YAML document understood: an object with its warnings, or why it is none and what stands in for it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from control.kinds import (
+    AuthorizationPolicy,
+    Kind,
+    MeshObject,
+    ObjectKey,
+    PeerAuthentication,
+)
+from control.kinds.metadata import Meta
+from control.kinds.security import (
+    AuthorizationPolicySpec,
+    MTLSMode,
+    MutualTLS,
+    PeerAuthenticationSpec,
+    PolicyAction,
+    PolicyRule,
+    Selector,
+)
+from control.validation import core_checks, entry_checks, policy_checks
+from control.validation.decoding import KINDS, beyond, decode, object_key
+from control.validation.finding import Finding, Origin, Remark, Severity
+from control.validation.yaml_text import YAMLError, YAMLNode, read_document, split_documents, syntax_finding
+
+_MAX_DOCUMENTS: Final = 20_000
+Manifest = dict[str, Any]
+# The values take the type of their key's kind, which a mapping can't express.
+_CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
+    Kind.NAMESPACE: core_checks.namespace_remarks,
+    Kind.NODE: core_checks.node_remarks,
+    Kind.POD: core_checks.pod_remarks,
+    Kind.SERVICE: core_checks.service_remarks,
+    Kind.ENDPOINT_SLICE: core_checks.slice_remarks,
+    Kind.SERVICE_ENTRY: entry_checks.service_entry_remarks,
+    Kind.WORKLOAD_ENTRY: entry_checks.workload_entry_remarks,
+    Kind.AUTHORIZATION_POLICY: policy_checks.authorization_remarks,
+}
+
+
+class Document(Struct, frozen=True):
+    """What a document says.
+
+    `key` is None where it can't be told whose document it is; `object` is None if `findings` hold an error.
+    `closed` stands in for a policy that can't be understood and was never understood before.
+    """
+
+    origin: Origin
+    key: ObjectKey | None = None
+    object: MeshObject | None = None
+    manifest: Manifest = {}
+    findings: tuple[Finding, ...] = ()
+    closed: MeshObject | None = None
+
+
+def read_documents(text: str, file: str, root_namespace: str) -> list[Document]:
+    """Every document of a file; those of other kinds are passed over."""
+    documents: list[Document] = []
+    for line, part in split_documents(text):
+        try:
+            node = read_document(part, line)
+        except YAMLError as error:
+            documents.append(Document(Origin(file, error.line, error.column), findings=(syntax_finding(file, error),)))
+            continue
+        documents += [_document(item, file, root_namespace) for item in _items(node)]
+        if len(documents) > _MAX_DOCUMENTS:
+            return [*documents[:_MAX_DOCUMENTS], _keyless(Origin(file, line), f"more than {_MAX_DOCUMENTS} objects in one file")]
+    return documents
+
+
+def _items(node: YAMLNode | None) -> Iterator[YAMLNode]:
+    """The objects of a document: itself, or the items of a List."""
+    if node is None:
+        return
+    entries = node.value if isinstance(node.value, dict) else {}
+    items = entries.get("items")
+    kind = entries.get("kind")
+    if kind is not None and kind.value == "List" and items is not None and isinstance(items.value, list):
+        yield from items.value
+    else:
+        yield node
+
+
+def _document(node: YAMLNode, file: str, root_namespace: str) -> Document:
+    origin = Origin(file, node.line, node.column)
+    if not isinstance(node.value, dict):
+        return _keyless(origin, "not an object: a map with apiVersion, kind and metadata is expected")
+    version, kind = (node.value[name].value if name in node.value else None for name in ("apiVersion", "kind"))
+    if not isinstance(version, str) or not isinstance(kind, str):
+        return _keyless(origin, "an object needs apiVersion and kind")
+    known = KINDS.get((version, kind))
+    if known is None:
+        return _foreign(origin, version, kind)
+    key = object_key(known.kind_of, node)
+    if key is None:
+        return _keyless(origin, f"{kind}: metadata.name or metadata.namespace is missing or no valid name")
+    return _known(node, known, key, origin, root_namespace)
+
+
+def _foreign(origin: Origin, version: str, kind: str) -> Document:
+    if any(name == kind for _, name in KINDS):
+        return _keyless(origin, f"{kind[:80]} of {version[:80]!r} is not supported", "use a version that is")
+    what = f"{kind[:80]} ({version[:80]}) is not read by the mesh"
+    return Document(origin, findings=(Finding(origin, Severity.WARNING, what),))
+
+
+def _known(node: YAMLNode, kind: type[MeshObject], key: ObjectKey, origin: Origin, root_namespace: str) -> Document:
+    decoded, remarks = decode(kind, key, node)
+    if decoded is not None:
+        remarks += beyond(remarks, object_remarks(decoded, root_namespace))
+    findings = tuple(_locate(remark, node, origin.file, key) for remark in remarks)
+    manifest = node.plain()
+    if not isinstance(manifest, dict):
+        return _keyless(origin, "not an object")
+    if any(finding.severity is Severity.ERROR for finding in findings):
+        return Document(origin, key, None, manifest, findings, closed_form(key, manifest))
+    return Document(origin, key, decoded, manifest, findings)
+
+
+def object_remarks(item: MeshObject, root_namespace: str) -> Iterator[Remark]:
+    """Every check of one object."""
+    yield from core_checks.metadata_remarks(item.metadata)
+    if isinstance(item, PeerAuthentication):
+        yield from policy_checks.peer_authentication_remarks(item, root_namespace)
+    elif item.kind_of in _CHECKS:
+        yield from _CHECKS[item.kind_of](item)
+
+
+def closed_form(key: ObjectKey, manifest: Manifest) -> MeshObject | None:
+    """What a policy that can't be understood is taken for: the strictest one that its kind knows, for the workloads it seems to mean.
+
+    An ALLOW becomes one that allows nothing, so that other policies still do; anything else denies. Without a readable selector
+    it holds for the whole namespace.
+    """
+    spec = manifest.get("spec")
+    spec = spec if isinstance(spec, dict) else {}
+    selector = _readable_selector(spec)
+    if key.kind is Kind.PEER_AUTHENTICATION:
+        return PeerAuthentication(Meta(key.name, key.namespace), PeerAuthenticationSpec(selector, MutualTLS(MTLSMode.STRICT)))
+    if key.kind is not Kind.AUTHORIZATION_POLICY or spec.get("action") == "AUDIT" or _only_for_waypoints(spec):
+        return None
+    meta = Meta(key.name, key.namespace, annotations={policy_checks.DRY_RUN: "true"} if _is_dry_run(manifest) else {})
+    if spec.get("action", "ALLOW") == "ALLOW":
+        return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector))
+    return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector, action=PolicyAction.DENY, rules=(PolicyRule(),)))
+
+
+def _only_for_waypoints(spec: Manifest) -> bool:
+    return "selector" not in spec and any(isinstance(spec.get(name), list | dict) and spec[name] for name in ("targetRefs", "targetRef"))
+
+
+def _is_dry_run(manifest: Manifest) -> bool:
+    metadata = manifest.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return isinstance(annotations, dict) and annotations.get(policy_checks.DRY_RUN) == "true"
+
+
+def _readable_selector(spec: Manifest) -> Selector | None:
+    try:
+        selector = msgspec.convert(spec.get("selector"), Selector)
+    except msgspec.ValidationError:
+        return None
+    unreadable = any(core_checks.label_remarks(selector.match_labels, ()))
+    return selector if selector.match_labels and not unreadable else None
+
+
+def _keyless(origin: Origin, what: str, hint: str = "") -> Document:
+    return Document(origin, findings=(Finding(origin, Severity.ERROR, what, hint),))
+
+
+def _locate(remark: Remark, node: YAMLNode, file: str, key: ObjectKey) -> Finding:
+    at = node.at(remark.path)
+    return Finding(Origin(file, at.line, at.column), remark.severity, remark.what, remark.hint, str(key))
