@@ -85,7 +85,7 @@ def _to_workload(source: Workload, target: Workload, address: IPAddress, port: i
     return Forward((_endpoint(source, Candidate(target, address, port, tier=0), None),))
 
 
-def _to_service(view: View, source: Workload, found: Sequence[Service], address: IPAddress, port: int) -> Route | Unknown:
+def _to_service(view: View, source: Workload, found: Sequence[Service], address: IPAddress, port: int) -> Route:
     service = _visible(source, found)
     if service is None:
         return refuse(f"{found[0].key} can be seen in its own namespace only", source=source)
@@ -107,7 +107,7 @@ def _to_service(view: View, source: Workload, found: Sequence[Service], address:
     return Forward(tuple(_endpoint(source, candidate, service) for candidate in usable))
 
 
-def _to_original(view: View, source: Workload, service: Service, address: IPAddress, port: int) -> Route | Unknown:
+def _to_original(view: View, source: Workload, service: Service, address: IPAddress, port: int) -> Route:
     """A service that asks for no balancing: to the address that was dialled, in the mesh's way if it is a workload's."""
     target = view.workload_at(source.network, address)
     if isinstance(target, Workload):
