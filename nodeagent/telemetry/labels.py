@@ -51,7 +51,7 @@ class Reporter(StrEnum):
     DESTINATION = "destination"
 
 
-def flow_attributes(  # noqa: PLR0913 - a flow has this many sides; all but the first are named by the caller
+def flow_attributes(
     reporter: Reporter,
     *,
     source: Workload | None = None,

@@ -1,0 +1,228 @@
+"""The delta-ADS client's edge: one gRPC stream after the other, feeding the state machine and doing what it says."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final, NoReturn, Protocol
+
+import grpc
+import grpc.aio
+from msgspec import Struct
+
+from meshapi.discovery import DELTA_METHOD, DiscoveryError, Request, Resource, decode_response, encode_request
+from nodeagent.xds.channel import Dial, open_channel
+from nodeagent.xds.core import Core
+from nodeagent.xds.events import DialAt, Effect, Flush, Lost, Opened, Ready, Received, Rejected, Send, Subscribe, Unsubscribe, Update
+
+WRITE_DEADLINE_S: Final = 30.0
+FIRST_ANSWER_DEADLINE_S: Final = 30.0
+Stream = grpc.aio.StreamStreamCall
+
+
+class Handler(Protocol):
+    """Told what changed, in order, on the event loop."""
+
+    def apply(self, update: Update) -> None:
+        """Resources came or went."""
+
+    def on_rejected(self, rejected: Rejected) -> None:
+        """A resource was refused."""
+
+    def on_ready(self) -> None:
+        """Each required type was answered once."""
+
+
+class Status(Struct, frozen=True):
+    """The connection as `nodeagent status` shows it; times in Unix seconds."""
+
+    target: str
+    connected_since_s: float | None
+    last_response_s: float | None
+    last_error: str | None
+    failures: int
+    ready: bool
+
+
+class _EndedError(Exception):
+    """The stream is over."""
+
+    def __init__(self, error: str, *, clean: bool) -> None:
+        super().__init__(error)
+        self.lost = Lost(clean, error)
+
+
+class XDSClient:
+    """Keeps a stream to the controller. `dial` is called for every stream, in a thread: it reads token and certificate anew."""
+
+    def __init__(
+        self,
+        core: Core,
+        dial: Callable[[], Dial],
+        handler: Handler,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._core = core
+        self._dial = dial
+        self._handler = handler
+        self._clock = clock
+        self._wall = wall
+        self._changed = asyncio.Event()
+        self._rotated = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._status = Status("", None, None, None, 0, ready=False)
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The keys that are subscribed."""
+        return self._core.wanted
+
+    @property
+    def rejected(self) -> Mapping[str, Mapping[str, str]]:
+        """By type, the names that were refused and why."""
+        return self._core.rejected
+
+    def subscribe(self, keys: Collection[str]) -> None:
+        """Asks for what the keys stand for: now, and again on every new stream. Calls are gathered into few requests."""
+        self._core.step(Subscribe(frozenset(keys)), self._clock())
+        self._changed.set()
+
+    def unsubscribe(self, keys: Collection[str]) -> None:
+        """Takes keys back; what only they stood for is removed."""
+        self._core.step(Unsubscribe(frozenset(keys)), self._clock())
+        self._changed.set()
+
+    def restore(self, type_url: str, resources: Iterable[Resource]) -> None:
+        """Hands in what was kept from an earlier run; call it after `subscribe` and before `run`."""
+        self._deliver(self._core.restore(type_url, resources, self._clock()))
+
+    def redial(self) -> None:
+        """Ends the stream and dials again with new credentials."""
+        self._rotated.set()
+
+    async def run(self) -> NoReturn:
+        """Serves until it is cancelled."""
+        while True:
+            lost = await self._stream()
+            failures = 0 if lost.clean else self._status.failures + 1
+            self._set(connected_since_s=None, last_error=lost.error, failures=failures)
+            for effect in self._core.step(lost, self._clock()):
+                if isinstance(effect, DialAt):
+                    await asyncio.sleep(max(0.0, effect.at_s - self._clock()))
+
+    async def _stream(self) -> Lost:
+        """Opens a stream and stays until it ends; says how it ended."""
+        self._rotated.clear()
+        try:
+            dial = await asyncio.to_thread(self._dial)
+        except (OSError, ValueError) as error:
+            return Lost(clean=False, error=f"credentials: {error}")
+        self._set(target=dial.target)
+        channel = open_channel(dial)
+        try:
+            method = channel.stream_stream(DELTA_METHOD, None, None)
+            return await self._converse(method(None, metadata=dial.metadata()))
+        finally:
+            await channel.close(None)
+
+    async def _converse(self, stream: Stream[bytes, bytes]) -> Lost:
+        ends: list[Lost] = []
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(stream), name="xds read")
+                tasks.create_task(self._write(stream), name="xds write")
+                tasks.create_task(self._watch_rotation(), name="xds rotation")
+        except* _EndedError as group:
+            ends += [error.lost for error in group.exceptions if isinstance(error, _EndedError)]
+        finally:
+            stream.cancel()
+        return ends[0]
+
+    async def _read(self, stream: Stream[bytes, bytes]) -> NoReturn:
+        deadline_s: float | None = FIRST_ANSWER_DEADLINE_S
+        while True:
+            body = await _next_message(stream, deadline_s)
+            if deadline_s is not None:
+                self._set(connected_since_s=self._wall(), failures=0, last_error=None)
+                deadline_s = None
+            try:
+                response = decode_response(body)
+            except DiscoveryError as error:
+                raise _EndedError(str(error), clean=False) from error
+            self._set(last_response_s=self._wall())
+            # The next message is read when the answer to this one is out: a server that does not read gets no queue here.
+            await self._do(stream, self._core.step(Received(response), self._clock()))
+
+    async def _write(self, stream: Stream[bytes, bytes]) -> NoReturn:
+        self._changed.clear()
+        await self._do(stream, self._core.step(Opened(), self._clock()))
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._do(stream, self._core.step(Flush(), self._clock()))
+
+    async def _watch_rotation(self) -> NoReturn:
+        await self._rotated.wait()
+        raise _EndedError("credentials were rotated", clean=True)
+
+    async def _do(self, stream: Stream[bytes, bytes], effects: Iterable[Effect]) -> None:
+        self._deliver(effects)
+        for effect in effects:
+            if isinstance(effect, Send):
+                await self._send(stream, effect.request)
+
+    def _deliver(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Update():
+                    self._handler.apply(effect)
+                case Rejected():
+                    self._handler.on_rejected(effect)
+                case Ready():
+                    self._set(ready=True)
+                    self._handler.on_ready()
+
+    async def _send(self, stream: Stream[bytes, bytes], request: Request) -> None:
+        try:
+            async with self._writing, asyncio.timeout(WRITE_DEADLINE_S):
+                await stream.write(encode_request(request))
+        except TimeoutError as error:
+            raise _EndedError("the server does not read", clean=False) from error
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The stream is over; the reader learns of it too, and how it ended.
+            return
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+
+    def _set(self, **changes: Any) -> None:
+        fields = {name: getattr(self._status, name) for name in Status.__struct_fields__}
+        self._status = Status(**(fields | changes))
+
+
+async def _next_message(stream: Stream[bytes, bytes], deadline_s: float | None) -> bytes:
+    try:
+        async with asyncio.timeout(deadline_s):
+            body = await stream.read()
+    except TimeoutError as error:
+        raise _EndedError(f"no answer within {deadline_s:g} s", clean=False) from error
+    except grpc.aio.AioRpcError as error:
+        raise _EndedError(f"{error.code().name}: {error.details()}", clean=False) from error
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            raise
+        raise _EndedError("the call was cancelled", clean=False) from None
+    if not isinstance(body, bytes):  # the end of the stream; a status other than OK was raised above
+        raise _EndedError("closed by the server", clean=True)
+    return body
+
+
+def _is_cancelled() -> bool:
+    """Whether a CancelledError is meant for this task: gRPC raises it also for a call that it cancelled itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
