@@ -1,0 +1,1 @@
+"""The certificate authority: who asks, for whom they may ask, and the certificates that they get."""

@@ -1,0 +1,88 @@
+"""The authority in force: loaded from its directory, reloaded when the files change, and kept as it is when the new ones are bad."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from control.ca.issuer import FILES, Issuer, IssuerError, load_issuer
+from control.ca.own_root import ensure_own_authority
+
+POLL_S = 1.0
+log = logging.getLogger(__name__)
+Clock = Callable[[], float]
+"""Unix seconds."""
+
+
+class Authority:
+    """Holds the issuer in force. With `own`, the directory's hierarchy is made and renewed here; else an operator provides it."""
+
+    def __init__(self, directory: Path, *, trust_domain: str, own: bool, clock: Clock) -> None:
+        """Loads the files; raises IssuerError (or OSError) where there is nothing good to start with."""
+        self._directory = directory
+        self._trust_domain = trust_domain
+        self._own = own
+        self._clock = clock
+        self._watchers: list[Callable[[], None]] = []
+        self.reload_error: str | None = None
+        """Why the files on disk are not in force, None if they are."""
+        if own:
+            ensure_own_authority(directory, trust_domain, clock())
+        self._seen = self._fingerprint()
+        self._issuer = load_issuer(directory, clock())
+
+    @property
+    def issuer(self) -> Issuer:
+        return self._issuer
+
+    def on_change(self, watcher: Callable[[], None]) -> None:
+        """Calls `watcher` (in the event loop's thread) after each change of the issuer or the roots."""
+        self._watchers.append(watcher)
+
+    async def watch(self) -> None:
+        """Follows the files until cancelled."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            await self.refresh()
+
+    async def refresh(self) -> bool:
+        """Looks at the files once; whether the issuer was replaced."""
+        replaced = await asyncio.to_thread(self._refresh)
+        if replaced:
+            for watcher in self._watchers:
+                watcher()
+        return replaced
+
+    def _refresh(self) -> bool:
+        try:
+            if self._own:
+                ensure_own_authority(self._directory, self._trust_domain, self._clock())
+            seen = self._fingerprint()
+            if seen == self._seen:
+                return False
+            self._seen = seen
+            issuer = load_issuer(self._directory, self._clock())
+        except (IssuerError, OSError) as error:
+            self._keep(str(error))
+            return False
+        self.reload_error = None
+        if issuer.roots_pem != self._issuer.roots_pem or issuer.certificate != self._issuer.certificate:
+            log.info("certificate authority reloaded from %s: %d roots", self._directory, len(issuer.roots))
+        self._issuer = issuer
+        return True
+
+    def _keep(self, why: str) -> None:
+        if why != self.reload_error:
+            log.error("the files in %s are not usable, the authority in force stays: %s", self._directory, why)
+        self.reload_error = why
+
+    def _fingerprint(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stat(self._directory / name) for name in FILES)
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

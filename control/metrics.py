@@ -1,0 +1,45 @@
+"""The controller's metrics: names and labels in one place."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """All metrics of one controller. No label takes a value that a caller chooses."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.certificates_granted = Counter("nodemesh_certificates_granted", "Certificates signed.", ["kind"], registry=self._registry)
+        self.certificates_refused = Counter(
+            "nodemesh_certificates_refused", "Certificate requests refused, by the check that failed.", ["check"], registry=self._registry
+        )
+        self.streams_refused = Counter(
+            "nodemesh_discovery_streams_refused",
+            "Discovery streams refused or ended, by the check that failed.",
+            ["check"],
+            registry=self._registry,
+        )
+        self.pushes = Counter("nodemesh_discovery_pushes", "Discovery responses sent.", ["type"], registry=self._registry)
+        self.nacks = Counter("nodemesh_discovery_nacks", "Discovery responses that an agent refused.", ["type"], registry=self._registry)
+        self._connected = Gauge("nodemesh_connected_agents", "Open discovery streams.", registry=self._registry)
+        self._reload_failed = Gauge(
+            "nodemesh_authority_reload_failed",
+            "1 if the authority's files on disk are not usable and older ones are in force.",
+            registry=self._registry,
+        )
+        self._issuer_end = Gauge(
+            "nodemesh_authority_issuer_expiry_seconds", "When the issuing certificate ends, in Unix seconds.", registry=self._registry
+        )
+
+    def observe(self, *, connected: Callable[[], float], reload_failed: Callable[[], float], issuer_end_s: Callable[[], float]) -> None:
+        """Reads these three whenever metrics are asked for."""
+        self._connected.set_function(connected)
+        self._reload_failed.set_function(reload_failed)
+        self._issuer_end.set_function(issuer_end_s)
+
+    def render(self) -> bytes:
+        """Prometheus text."""
+        return generate_latest(self._registry)

@@ -1,0 +1,104 @@
+"""The gRPC edge of discovery: reads requests, writes what the stream's state machine says, and closes when it must."""
+
+import asyncio
+import logging
+
+from control.ca.audit import AuditLog, AuditRecord
+from control.ca.callers import Authenticator, NodeAgent
+from control.ca.refusal import ForbiddenError, MalformedError, RefusedError
+from control.metrics import Metrics
+from control.rpc import aio, credentials_of, grpc, status_of
+from control.xds.hub import Connection, Hub
+from control.xds.subscription import RequestError
+from meshapi import discovery
+
+SERVICE, METHOD = discovery.DELTA_METHOD.lstrip("/").split("/")
+FIRST_REQUEST_S = 30.0
+WRITE_S = 60.0
+log = logging.getLogger(__name__)
+Context = aio.ServicerContext
+
+
+class DiscoveryService:
+    """Serves delta discovery to whom one authenticator lets in, if it is an agent with its certificate."""
+
+    def __init__(self, hub: Hub, authenticator: Authenticator, *, cluster: str, audit: AuditLog, metrics: Metrics) -> None:
+        self._hub = hub
+        self._authenticator = authenticator
+        self._cluster = cluster
+        self._audit = audit
+        self._metrics = metrics
+
+    def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+        return grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._serve)})
+
+    async def _serve(self, _requests: object, context: "Context[bytes, bytes]") -> None:
+        try:
+            connection = await self._opened(context)
+            try:
+                await self._converse(connection, context)
+            finally:
+                self._hub.leave(connection)
+        except RefusedError as error:
+            self._record(context, error)
+            code, details = status_of(error)
+        else:
+            return
+        await context.abort(code, details)
+
+    async def _opened(self, context: "Context[bytes, bytes]") -> Connection:
+        credentials = credentials_of(context)
+        caller = await self._authenticator.authenticate(credentials)
+        if not isinstance(caller, NodeAgent):
+            raise ForbiddenError("token-scope", f"node {caller.node} has no agent certificate yet")
+        if credentials.cluster not in {None, self._cluster}:
+            raise ForbiddenError("cluster", f"node {caller.node} claims cluster {credentials.cluster!r}")
+        return self._hub.open(caller, credentials.peer)
+
+    async def _converse(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
+        """Until the client closes, breaks the protocol, or loses its right."""
+        name = f"discovery {connection.agent.node} {connection.peer}"
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write(connection, context), name=f"{name} write")
+                await self._read(connection, context)
+                writer.cancel()
+        except BaseExceptionGroup as group:
+            # A group of one: whichever side failed first cancelled the other.
+            raise _first(group) from group
+
+    async def _read(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
+        async with asyncio.timeout(FIRST_REQUEST_S):
+            body = await context.read()
+        while body is not aio.EOF:
+            try:
+                self._hub.receive(connection, discovery.decode_request(body))
+            except (discovery.DiscoveryError, RequestError) as error:
+                raise MalformedError("discovery-request", str(error)[:300]) from error
+            # Its share of the loop: a client that sends without pause does not starve the others.
+            await asyncio.sleep(0)
+            body = await context.read()
+
+    async def _write(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
+        while True:
+            await connection.wake.wait()
+            connection.wake.clear()
+            if connection.ended is not None:
+                raise connection.ended
+            while connection.outbox:
+                response = connection.outbox.popleft()
+                async with asyncio.timeout(WRITE_S):
+                    await context.write(discovery.encode_response(response))
+                self._metrics.pushes.labels(response.type_url).inc()
+
+    def _record(self, context: "Context[bytes, bytes]", error: RefusedError) -> None:
+        self._metrics.streams_refused.labels(error.check).inc()
+        record = AuditRecord("discovery", "refused", caller="", peer=context.peer(), check=error.check, detail=error.detail)
+        self._audit.refused(record)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

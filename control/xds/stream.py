@@ -1,0 +1,142 @@
+"""One discovery stream as a state machine without I/O: `step` takes what happened and returns what to send."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from control.resources import ResourceView, TypeURL
+from control.xds.keys import Touched
+from control.xds.subscription import RequestError, Subscription
+from meshapi import discovery
+
+MAX_TEXT = 1000
+MAX_UNKNOWN_TYPES = 16
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request came in."""
+
+    request: discovery.Request
+    now_s: float
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The model changed."""
+
+    type_url: TypeURL
+    touched: Touched
+
+
+Event = Received | Changed
+
+
+class Nack(Struct, frozen=True):
+    """What a client refused last; `message` is its own text."""
+
+    at_s: float
+    message: str
+
+
+class TypeStatus(Struct, frozen=True):
+    """How far a client is with one type. `pending`: it has not acknowledged everything yet."""
+
+    type_url: str
+    wildcard: bool
+    keys: int
+    held: int
+    pending: bool
+    acks: int
+    nacks: int
+    acked_s: float | None
+    last_nack: Nack | None
+
+
+class _Progress(Struct):
+    acks: int = 0
+    nacks: int = 0
+    acked_s: float | None = None
+    last_nack: Nack | None = None
+
+
+class Stream:
+    """The state of one stream."""
+
+    def __init__(self, views: Mapping[TypeURL, ResourceView]) -> None:
+        self._views = views
+        self._subscriptions: dict[TypeURL, Subscription] = {}
+        self._progress: dict[TypeURL, _Progress] = {}
+        self._responses = 0
+        self.node = discovery.Node()
+        """As the client introduced itself: a claim."""
+        self.unknown_types: set[str] = set()
+        """Types that this controller does not have; nothing is answered, since an empty answer would claim that there are none."""
+
+    def step(self, event: Event) -> list[discovery.Response]:
+        """Returns what to send, at most one response per type; raises RequestError if the stream must end."""
+        match event:
+            case Changed(type_url, touched):
+                subscription = self._subscriptions.get(type_url)
+                if subscription is None:
+                    return []
+                subscription.touch(touched)
+            case Received(request, now_s):
+                type_url = TypeURL(request.type_url)
+                subscription = self._receive(type_url, request, now_s)
+                if subscription is None:
+                    return []
+        response = subscription.next_response(f"{self._responses + 1}")
+        if response is None:
+            return []
+        self._responses += 1
+        return [response]
+
+    def status(self) -> list[TypeStatus]:
+        return [self._status(type_url, subscription) for type_url, subscription in sorted(self._subscriptions.items())]
+
+    def _receive(self, type_url: TypeURL, request: discovery.Request, now_s: float) -> Subscription | None:
+        if request.node is not None:
+            self.node = request.node
+        view = self._views.get(type_url)
+        if view is None:
+            self._note_unknown(type_url)
+            return None
+        subscription = self._subscriptions.get(type_url)
+        if subscription is None:
+            subscription = self._subscriptions[type_url] = Subscription(type_url, view, request)
+            self._progress[type_url] = _Progress()
+            return subscription
+        if subscription.acknowledged(request.nonce):
+            self._note_answer(self._progress[type_url], request, now_s)
+        subscription.request(request)
+        return subscription
+
+    def _note_unknown(self, type_url: TypeURL) -> None:
+        self.unknown_types.add(type_url[:MAX_TEXT])
+        if len(self.unknown_types) > MAX_UNKNOWN_TYPES:
+            raise RequestError("asks for too many types that do not exist")
+
+    @staticmethod
+    def _note_answer(progress: _Progress, request: discovery.Request, now_s: float) -> None:
+        if request.error is None:
+            progress.acks += 1
+            progress.acked_s = now_s
+        else:
+            progress.nacks += 1
+            progress.last_nack = Nack(now_s, request.error[:MAX_TEXT])
+
+    def _status(self, type_url: TypeURL, subscription: Subscription) -> TypeStatus:
+        progress = self._progress[type_url]
+        return TypeStatus(
+            type_url=type_url,
+            wildcard=subscription.wildcard,
+            keys=len(subscription.keys),
+            held=subscription.held,
+            pending=subscription.pending,
+            acks=progress.acks,
+            nacks=progress.nacks,
+            acked_s=progress.acked_s,
+            last_nack=progress.last_nack,
+        )
