@@ -27,11 +27,10 @@ class Holdings:
     def initial_versions(self) -> dict[str, str]:
         """What a new stream begins with: the accepted versions.
 
-        Of a type that is sent whole, a name that was refused and never accepted goes along with no version: the server then sends it
-        again or says that it is gone.
+        What was refused goes along with no version: the server then sends it again, or says that it is gone. By the last good version alone
+        a server that went back to it would say nothing, and the name would stay refused.
         """
-        refused = {} if self.kind.on_demand else dict.fromkeys(self.rejected, "")
-        return refused | self._versions
+        return self._versions | dict.fromkeys(self.rejected, "")
 
     def holds(self, name: str) -> bool:
         return name in self._versions
