@@ -81,14 +81,15 @@ def decode(kind: type[MeshObject], key: ObjectKey, node: YAMLNode) -> tuple[Mesh
 
 
 def beyond(remarks: list[Remark], further: Iterable[Remark]) -> list[Remark]:
-    """The further remarks that are not about what surrounds something already remarked on, which was cut out of the object."""
-    parents = [remark.path[:-1] for remark in remarks]
-    return [remark for remark in further if not any(_related(parent, remark.path) for parent in parents)]
+    """The further remarks that are not blurred by what was cut out of the object for an earlier one."""
+    cuts = [remark.path for remark in remarks]
+    return [remark for remark in further if not any(_blurs(cut, remark.path) for cut in cuts)]
 
 
-def _related(parent: Path, path: Path) -> bool:
-    common = min(len(parent), len(path))
-    return parent[:common] == path[:common]
+def _blurs(cut: Path, path: Path) -> bool:
+    """Whether the cut is inside of what `path` names, or moved the indexes of its list."""
+    same_list = bool(cut) and isinstance(cut[-1], int) and path[: len(cut) - 1] == cut[:-1]
+    return same_list or cut[: len(path)] == path
 
 
 def _strict_remarks(node: YAMLNode) -> list[Remark]:

@@ -1,5 +1,6 @@
 """One YAML document understood: an object with its warnings, or why it is none and what stands in for it."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -26,9 +27,13 @@ from control.kinds.security import (
 from control.validation import core_checks, entry_checks, policy_checks
 from control.validation.decoding import KINDS, beyond, decode, object_key
 from control.validation.finding import Finding, Origin, Remark, Severity
+from control.validation.values import label_name, object_name
 from control.validation.yaml_text import YAMLError, YAMLNode, read_document, split_documents, syntax_finding
 
 _MAX_DOCUMENTS: Final = 20_000
+_POLICY_KIND: Final = re.compile(r"^kind:\s*[\"']?(AuthorizationPolicy|PeerAuthentication)\b", re.MULTILINE)
+_METADATA: Final = re.compile(r"^metadata:.*?(?=^[A-Za-z]|\Z)", re.MULTILINE | re.DOTALL)
+_NAMES: Final = {name: re.compile(rf"(?:^|[\s{{,]){name}:\s*[\"']?([a-z0-9.-]+)") for name in ("name", "namespace")}
 Manifest = dict[str, Any]
 # The values take the type of their key's kind, which a mapping can't express.
 _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
@@ -48,6 +53,7 @@ class Document(Struct, frozen=True):
 
     `key` is None where it can't be told whose document it is; `object` is None if `findings` hold an error.
     `closed` stands in for a policy that can't be understood and was never understood before.
+    `unreadable`: what the document was meant to define can't be told, so nothing may be concluded from what is missing in its file.
     """
 
     origin: Origin
@@ -56,6 +62,7 @@ class Document(Struct, frozen=True):
     manifest: Manifest = {}
     findings: tuple[Finding, ...] = ()
     closed: MeshObject | None = None
+    unreadable: bool = False
 
 
 def read_documents(text: str, file: str, root_namespace: str) -> list[Document]:
@@ -65,7 +72,7 @@ def read_documents(text: str, file: str, root_namespace: str) -> list[Document]:
         try:
             node = read_document(part, line)
         except YAMLError as error:
-            documents.append(Document(Origin(file, error.line, error.column), findings=(syntax_finding(file, error),)))
+            documents.append(_broken(part, syntax_finding(file, error)))
             continue
         documents += [_document(item, file, root_namespace) for item in _items(node)]
         if len(documents) > _MAX_DOCUMENTS:
@@ -145,7 +152,7 @@ def closed_form(key: ObjectKey, manifest: Manifest) -> MeshObject | None:
     if key.kind is not Kind.AUTHORIZATION_POLICY or spec.get("action") == "AUDIT" or _only_for_waypoints(spec):
         return None
     meta = Meta(key.name, key.namespace, annotations={policy_checks.DRY_RUN: "true"} if _is_dry_run(manifest) else {})
-    if spec.get("action", "ALLOW") == "ALLOW":
+    if manifest and spec.get("action", "ALLOW") == "ALLOW":
         return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector))
     return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector, action=PolicyAction.DENY, rules=(PolicyRule(),)))
 
@@ -170,7 +177,22 @@ def _readable_selector(spec: Manifest) -> Selector | None:
 
 
 def _keyless(origin: Origin, what: str, hint: str = "") -> Document:
-    return Document(origin, findings=(Finding(origin, Severity.ERROR, what, hint),))
+    return Document(origin, findings=(Finding(origin, Severity.ERROR, what, hint),), unreadable=True)
+
+
+def _broken(text: str, finding: Finding) -> Document:
+    """A document that is no YAML; where it looks like a policy, the policy is there in its closed form."""
+    found = _POLICY_KIND.search(text)
+    metadata = _METADATA.search(text)
+    if found is None or metadata is None:
+        return Document(finding.origin, findings=(finding,), unreadable=True)
+    names = {name: match.group(1) for name, pattern in _NAMES.items() if (match := pattern.search(metadata.group()))}
+    try:
+        key = ObjectKey(Kind(found.group(1)), label_name(names.get("namespace", "default")), object_name(names.get("name", "")))
+    except ValueError:
+        return Document(finding.origin, findings=(finding,), unreadable=True)
+    finding = msgspec.structs.replace(finding, object=str(key))
+    return Document(finding.origin, key, findings=(finding,), closed=closed_form(key, {}), unreadable=True)
 
 
 def _locate(remark: Remark, node: YAMLNode, file: str, key: ObjectKey) -> Finding:
