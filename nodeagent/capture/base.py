@@ -1,0 +1,51 @@
+"""What every way of capturing a workload offers, and what it reports."""
+
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from nodeagent.linux.namespaces import Namespace
+from nodeagent.linux.nftables import Counter
+
+
+class CaptureState(StrEnum):
+    ABSENT = "absent"
+    """Nothing of ours is there."""
+    CAPTURED = "captured"
+    DRAINING = "draining"
+    """New connections go past the mesh; those that the proxy carries still work."""
+    BROKEN = "broken"
+    """Something of ours is there, but not what this version would make: apply it again."""
+
+
+class Inspection(Struct, frozen=True):
+    """What is in a namespace now. `counters` by the name of the rule, in the rules' order."""
+
+    state: CaptureState
+    counters: dict[str, Counter] = {}
+    problem: str = ""
+    """What is missing or different, in words, when `state` is broken."""
+
+
+class Capture(Protocol):
+    """Programs one network namespace. Every method blocks, may be repeated, and raises KernelError.
+
+    What is applied holds without the agent and without the proxy, and then fails closed.
+    """
+
+    @property
+    def name(self) -> str:
+        """For status: which way this is."""
+
+    def apply(self, namespace: Namespace) -> None:
+        """Captures: from when this returns no connection of the namespace leaves or enters past the proxy."""
+
+    def drain(self, namespace: Namespace) -> None:
+        """Lets new connections past the mesh, and keeps what the proxy's open ones need. Where nothing is applied, does nothing."""
+
+    def remove(self, namespace: Namespace) -> None:
+        """Puts everything back as it was before `apply`."""
+
+    def inspect(self, namespace: Namespace) -> Inspection:
+        """Looks at what is there, without changing it."""

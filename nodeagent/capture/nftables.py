@@ -1,0 +1,130 @@
+"""Capture by nftables rules, policy routing and three sysctls in the workload's network namespace."""
+
+import socket
+from functools import cache
+from typing import Final
+
+from meshapi.wire import CONNECTION_MARK, MARK_MASK, ROUTE_TABLE
+from nodeagent.capture.base import CaptureState, Inspection
+from nodeagent.capture.ruleset import FAMILY, TABLE, Mode, deletion, preparation, transaction
+from nodeagent.linux import netlink, nftables, sysctl
+from nodeagent.linux.namespaces import Namespace, run_in_empty
+from nodeagent.linux.sockets import has_loopback6
+
+# The application's side of a connection, and the kernel's own answers (the reset of a closed port), inherit the mark of the proxy's
+# SYN, and so find their way back to the proxy instead of leaving for the client whose address the proxy borrowed.
+_SYSCTLS: Final = {"net.ipv4.tcp_fwmark_accept": "1", "net.ipv4.fwmark_reflect": "1", "net.ipv6.fwmark_reflect": "1"}
+_ABSENT: Final = "-"
+_DELIVERY: Final = netlink.LocalDelivery(mark=CONNECTION_MARK, mask=MARK_MASK, table=ROUTE_TABLE, priority=20000, protocol=0x6D)
+
+
+class NftablesCapture:
+    """See `Capture`."""
+
+    name = "nftables"
+
+    def apply(self, namespace: Namespace) -> None:
+        namespace.run(_apply)
+
+    def drain(self, namespace: Namespace) -> None:
+        namespace.run(_drain)
+
+    def remove(self, namespace: Namespace) -> None:
+        namespace.run(_remove)
+
+    def inspect(self, namespace: Namespace) -> Inspection:
+        return namespace.run(_inspect)
+
+
+def _apply() -> None:
+    found = nftables.table(FAMILY, TABLE)
+    before = _before(found)
+    if before is None:
+        before = " ".join(sysctl.read(name) or _ABSENT for name in _SYSCTLS)
+        nftables.transact(preparation(before))
+    for name, value in _SYSCTLS.items():
+        if sysctl.read(name) not in {value, None}:
+            sysctl.write(name, value)
+    for family in _families():
+        netlink.install(_DELIVERY, family)
+    # Replacing the table resets its counters: not without need.
+    if not _is(found, Mode.ENFORCE):
+        nftables.transact(transaction(Mode.ENFORCE, before))
+
+
+def _drain() -> None:
+    found = nftables.table(FAMILY, TABLE)
+    if (before := _before(found)) is not None and not _is(found, Mode.DRAIN):
+        nftables.transact(transaction(Mode.DRAIN, before))
+
+
+def _remove() -> None:
+    before = _before(nftables.table(FAMILY, TABLE))
+    if before is None:
+        return
+    for family in _families_of_kernel():
+        netlink.remove(_DELIVERY, family)
+    for name, value in zip(_SYSCTLS, before.split(), strict=True):
+        if value not in {_ABSENT, sysctl.read(name)}:
+            sysctl.write(name, value)
+    # Last: it holds what to put back.
+    nftables.transact(deletion())
+
+
+def _inspect() -> Inspection:
+    found = nftables.table(FAMILY, TABLE)
+    if found is None:
+        return Inspection(CaptureState.ABSENT)
+    if _is(found, Mode.DRAIN):
+        return Inspection(CaptureState.DRAINING, found.counters)
+    if not _is(found, Mode.ENFORCE):
+        return Inspection(CaptureState.BROKEN, found.counters, "the rules are incomplete, were changed, or are of another version")
+    if missing := _missing():
+        return Inspection(CaptureState.BROKEN, found.counters, missing)
+    return Inspection(CaptureState.CAPTURED, found.counters)
+
+
+def _is(found: nftables.Table | None, mode: Mode) -> bool:
+    before = _before(found)
+    return found is not None and before is not None and found.content == _reference(mode, before)
+
+
+@cache
+def _reference(mode: Mode, before: str) -> bytes:
+    """How this kernel and this library show our rules: asked once, in an empty namespace, so that we need not know their words."""
+    return run_in_empty(_make, transaction(mode, before))
+
+
+def _make(script: str) -> bytes:
+    nftables.transact(script)
+    made = nftables.table(FAMILY, TABLE)
+    return made.content if made else b""
+
+
+def _before(found: nftables.Table | None) -> str | None:
+    """The sysctls as they were before us, as our table remembers them."""
+    for comment in found.comments if found else ():
+        word, _, rest = comment.partition(" ")
+        if word == "before" and len(rest.split()) == len(_SYSCTLS):
+            return rest
+    return None
+
+
+def _missing() -> str:
+    for name, value in _SYSCTLS.items():
+        if (found := sysctl.read(name)) not in {value, None}:
+            return f"{name} is {found}"
+    for family in _families():
+        if not netlink.installed(_DELIVERY, family):
+            return f"the rule or the route of table {_DELIVERY.table} is missing ({family.name})"
+    return ""
+
+
+def _families() -> tuple[socket.AddressFamily, ...]:
+    return (socket.AF_INET, socket.AF_INET6) if has_loopback6() else (socket.AF_INET,)
+
+
+def _families_of_kernel() -> tuple[socket.AddressFamily, ...]:
+    # Not what is in use now: IPv6 may have been switched off since `apply`.
+    ipv6 = sysctl.read("net.ipv6.conf.lo.disable_ipv6") is not None
+    return (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,)

@@ -1,0 +1,126 @@
+"""Network namespaces: opening one, naming it, and running a function in it.
+
+A function runs in a thread of its own that enters the namespace and ends there. So no thread ever comes back from a foreign
+namespace, and nothing forks: a fork beside gRPC crashes.
+"""
+
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Callable
+from typing import Final, NamedTuple, ParamSpec, Self, TypeVar
+
+from nodeagent.linux.errors import KernelError
+
+_CLONE_NEWNET: Final = 0x40000000
+_HINT: Final = "the agent needs CAP_SYS_ADMIN"
+_libc = ctypes.CDLL(None, use_errno=True)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class NamespaceKey(NamedTuple):
+    """What a namespace is, whatever path leads to it. Unique as long as something holds the namespace open."""
+
+    device: int
+    inode: int
+
+
+class Namespace:
+    """An open network namespace. Owns its descriptor, and by that keeps the namespace alive."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        """Takes `descriptor` over; closes it if it is no network namespace and raises KernelError."""
+        self.path = path
+        self._descriptor = descriptor
+        try:
+            _check(descriptor, path)
+            status = os.fstat(descriptor)
+        except OSError:
+            self.close()
+            raise
+        self.key = NamespaceKey(status.st_dev, status.st_ino)
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """Opens the namespace at `path`; raises KernelError."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise KernelError(error.errno or errno.EIO, f"network namespace {path}") from error
+        return cls(descriptor, path)
+
+    @classmethod
+    def own(cls) -> Self:
+        """The namespace of this process: that of the node."""
+        return cls.open("/proc/self/ns/net")
+
+    def fileno(self) -> int:
+        """The descriptor, as long as it is open."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Closes the descriptor; safe to repeat."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls `function` in this namespace, waits for it, returns or raises what it does. Blocks: off the event loop."""
+        return _in_thread(f"netns {self.path}", self._enter, lambda: function(*args, **kwargs))
+
+    def _enter(self) -> None:
+        if _libc.setns(self._descriptor, _CLONE_NEWNET) != 0:
+            raise KernelError(ctypes.get_errno(), f"setns {self.path}", _HINT)
+
+
+def run_in_empty(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls `function` in a new namespace that ends with the call: a place to ask the kernel what it makes of something."""
+    return _in_thread("empty netns", _unshare, lambda: function(*args, **kwargs))
+
+
+def key_at(path: str) -> NamespaceKey | None:
+    """Which namespace `path` leads to now, without opening it; None if there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a path of procfs: pathlib adds nothing
+    except OSError:
+        return None
+    return NamespaceKey(status.st_dev, status.st_ino)
+
+
+def _check(descriptor: int, path: str) -> None:
+    # NS_GET_NSTYPE (linux/nsfs.h): answers the CLONE_ flag of the kind of namespace; anything that is none refuses the request.
+    kind = _libc.ioctl(descriptor, 0xB703)
+    if kind != _CLONE_NEWNET:
+        raise KernelError(errno.EINVAL, path, detail="is not a network namespace")
+
+
+def _unshare() -> None:
+    if _libc.unshare(_CLONE_NEWNET) != 0:
+        raise KernelError(ctypes.get_errno(), "unshare network namespace", _HINT)
+
+
+def _in_thread(name: str, enter: Callable[[], None], function: Callable[[], T]) -> T:
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            enter()
+            result.append(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits
+            failure.append(error)
+
+    thread = threading.Thread(target=body, name=name, daemon=True)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]

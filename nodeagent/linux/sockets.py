@@ -1,0 +1,47 @@
+"""Sockets of this namespace with the options that a node proxy needs."""
+
+import errno
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from nodeagent.linux.errors import KernelError
+
+_SO_MARK: Final = 36
+_IP_TRANSPARENT: Final = 19
+_IPV6_TRANSPARENT: Final = 75
+_LOOPBACK6: Final = "00000000000000000000000000000001 "
+
+
+def listener(address: str, port: int, *, mark: int, transparent: bool = False, backlog: int = 4096) -> socket.socket:
+    """A listening, non-blocking TCP socket that carries `mark` from its first packet on. `::` takes IPv4 too; raises KernelError.
+
+    `transparent` lets it take connections to addresses other than its own (TPROXY).
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        # Without it connections in TIME_WAIT keep the port from being bound again; a second listener is refused all the same.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
+        if transparent and family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        elif transparent:
+            made.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+        made.bind((address, port))
+        made.listen(backlog)
+    except OSError as error:
+        made.close()
+        hint = "another process in the namespace listens there" if error.errno == errno.EADDRINUSE else ""
+        raise KernelError(error.errno or errno.EIO, f"listener {address} port {port}", hint) from error
+    return made
+
+
+def has_loopback6() -> bool:
+    """Whether IPv6 is in use here: its loopback address exists."""
+    with suppress(FileNotFoundError):
+        return any(line.startswith(_LOOPBACK6) for line in Path("/proc/thread-self/net/if_inet6").read_text().splitlines())
+    return False

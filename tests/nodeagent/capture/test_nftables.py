@@ -1,0 +1,295 @@
+"""Captured traffic on a real kernel: a pod and a client in namespaces, a stand-in for the proxy on the listeners."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from meshapi.wire import CONNECTION_MARK, HBONE_PORT, PROXY_MARK
+from nodeagent.capture.base import CaptureState
+from nodeagent.capture.listeners import open_listeners
+from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.ztunnel.protocol import ListenerKind
+from tests.nodeagent.pods import Pair, Side, pair, refused
+from tests.nodeagent.standin import SO_MARK, Application, Proxy
+
+PORT = 8080
+capture = NftablesCapture()
+
+
+def ask(side: Side, address: str, port: int = PORT, word: bytes = b"hello") -> bytes:
+    with side.dial(address, port) as made:
+        return talk(made, word)
+
+
+def talk(made: socket.socket, word: bytes) -> bytes:
+    made.sendall(word)
+    data = b""
+    while word not in data:
+        if not (got := made.recv(4096)):
+            raise ConnectionResetError
+        data += got
+    return data
+
+
+def packets(pod: Side, rule: str) -> int:
+    return capture.inspect(pod.namespace).counters[rule].packets
+
+
+@pytest.fixture
+def captured(network: Pair) -> Iterator[tuple[Pair, Proxy]]:
+    with Proxy(network.pod, open_listeners(network.pod.namespace)) as proxy:
+        capture.apply(network.pod.namespace)
+        yield network, proxy
+
+
+def test_inbound_passes_the_listener_and_keeps_the_source(captured: tuple[Pair, Proxy], family: int) -> None:
+    (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
+    with Application(pod, PORT) as application:
+        answer = ask(client, pod.addresses[family])
+    assert answer == f"{client.addresses[family]} hello".encode()
+    assert application.peers.get(timeout=3) == client.addresses[family]
+    assert proxy.seen.get(timeout=3) == (ListenerKind.INBOUND, pod.addresses[family], PORT)
+    assert packets(pod, "leak") == packets(pod, "leftover") == packets(pod, "reset") == 0
+
+
+def test_outbound_passes_the_listener_with_its_destination(captured: tuple[Pair, Proxy], family: int) -> None:
+    (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
+    with Application(client, PORT) as application:
+        answer = ask(pod, client.addresses[family])
+    assert answer == f"{pod.addresses[family]} hello".encode()
+    assert proxy.seen.get(timeout=3) == (ListenerKind.OUTBOUND, client.addresses[family], PORT)
+    assert application.peers.get(timeout=3) == pod.addresses[family]
+    assert packets(pod, "leak") == packets(pod, "leftover") == packets(pod, "reset") == 0
+
+
+def test_a_pod_that_calls_its_own_address_is_captured(captured: tuple[Pair, Proxy], family: int) -> None:
+    pod, proxy = captured[0].pod, captured[1]
+    with Application(pod, PORT):
+        answer = ask(pod, pod.addresses[family])
+    assert answer.endswith(b"hello")
+    assert proxy.seen.get(timeout=3) == (ListenerKind.OUTBOUND, pod.addresses[family], PORT)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_loopback_is_the_pods_own(captured: tuple[Pair, Proxy], address: str) -> None:
+    pod, proxy = captured[0].pod, captured[1]
+    with Application(pod, PORT):
+        assert ask(pod, address) == f"{address} hello".encode()
+    assert proxy.seen.empty()
+
+
+def test_hbone_reaches_its_listener_directly(captured: tuple[Pair, Proxy], family: int) -> None:
+    (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
+    with client.dial(pod.addresses[family], HBONE_PORT) as made:
+        assert made.recv(100) == b"hbone\n"
+    assert proxy.seen.get(timeout=3) == (ListenerKind.HBONE, pod.addresses[family], HBONE_PORT)
+
+
+def test_a_closed_port_of_the_application_is_refused_to_the_proxy_at_once(captured: tuple[Pair, Proxy], family: int) -> None:
+    """The kernel's reset goes back to the proxy, not to the client whose address the proxy borrowed."""
+    pod, client = captured[0].pod, captured[0].client
+    with client.dial(pod.addresses[family], PORT) as made:
+        made.settimeout(3)
+        assert made.recv(10) == b"", "the proxy noticed the refusal and closed"
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["no listener", "application on the port"])
+def test_without_the_proxy_hbone_is_closed(network: Pair, family: int, *, listening: bool) -> None:
+    pod, client = network.pod, network.client
+    capture.apply(pod.namespace)
+    if not listening:
+        assert refused(lambda: client.dial(pod.addresses[family], HBONE_PORT, timeout_s=0.6))
+        return
+    with Application(pod, HBONE_PORT) as application:
+        assert refused(lambda: client.dial(pod.addresses[family], HBONE_PORT, timeout_s=0.6))
+        assert application.peers.empty()
+    assert packets(pod, "hbone") > 0
+
+
+def test_without_the_proxy_everything_is_closed(network: Pair, family: int) -> None:
+    pod, client = network.pod, network.client
+    capture.apply(pod.namespace)
+    with Application(pod, PORT) as inside, Application(client, PORT) as outside:
+        assert refused(lambda: client.dial(pod.addresses[family], PORT, timeout_s=0.6))
+        assert refused(lambda: pod.dial(client.addresses[family], PORT, timeout_s=0.6))
+        assert inside.peers.empty()
+        assert outside.peers.empty()
+    assert packets(pod, "closed") > 0
+
+
+def test_connections_survive_while_their_listener_is_away_and_new_ones_do_not_pass(captured: tuple[Pair, Proxy], family: int) -> None:
+    (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
+    with Application(pod, PORT) as application, client.dial(pod.addresses[family], PORT) as open_one:
+        talk(open_one, b"before")
+        application.peers.get(timeout=3)
+        proxy.stop_accepting()
+        assert talk(open_one, b"after").endswith(b"after")
+        assert refused(lambda: client.dial(pod.addresses[family], PORT, timeout_s=0.6))
+        assert application.peers.empty()
+
+
+def test_the_proxys_own_connections_leave_untouched(network: Pair, family: int) -> None:
+    pod, client = network.pod, network.client
+    capture.apply(pod.namespace)
+    with Application(client, PORT), pod.open_socket(family) as made:
+        made.setsockopt(socket.SOL_SOCKET, SO_MARK, PROXY_MARK)
+        made.connect((client.addresses[family], PORT))
+        assert talk(made, b"direct") == f"{pod.addresses[family]} direct".encode()
+
+
+def test_the_mark_towards_the_application_never_leaves(network: Pair, family: int) -> None:
+    pod, client = network.pod, network.client
+    capture.apply(pod.namespace)
+    with Application(client, PORT) as application, pod.open_socket(family) as made:
+        made.setsockopt(socket.SOL_SOCKET, SO_MARK, CONNECTION_MARK)
+        made.settimeout(0.6)
+        assert refused(lambda: made.connect((client.addresses[family], PORT)))
+        assert application.peers.empty()
+
+
+def test_connections_from_before_are_reset(network: Pair, family: int) -> None:
+    """Both directions, as soon as either side speaks; nothing said after capture gets through."""
+    pod, client = network.pod, network.client
+    with Application(pod, PORT), Application(client, PORT):
+        made = {
+            "in, the client speaks": client.dial(pod.addresses[family], PORT),
+            "out, the pod speaks": pod.dial(client.addresses[family], PORT),
+        }
+        for connection in made.values():
+            talk(connection, b"early")
+        with Proxy(pod, open_listeners(pod.namespace)):
+            capture.apply(pod.namespace)
+            for name, connection in made.items():
+                with connection, pytest.raises(ConnectionError):
+                    pytest.fail(f"{name}: {talk(connection, b'late')!r}")
+
+
+def test_an_application_that_speaks_on_a_connection_from_before_is_reset(network: Pair, family: int) -> None:
+    pod, client = network.pod, network.client
+    with pod.open_socket(family) as listening:
+        listening.bind((pod.addresses[family], PORT))
+        listening.listen()
+        with client.dial(pod.addresses[family], PORT) as made, listening.accept()[0] as served:
+            served.settimeout(3)
+            capture.apply(pod.namespace)
+            served.sendall(b"late")
+            with pytest.raises(ConnectionResetError):
+                served.recv(1)
+            assert packets(pod, "outbound") + packets(pod, "leftover") == 1
+            made.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                made.recv(100)
+
+
+def test_syn_cookies_reach_only_the_listener(captured: tuple[Pair, Proxy], family: int) -> None:
+    pod, client = captured[0].pod, captured[0].client
+    pod.shell("sysctl", "-qw", "net.ipv4.tcp_syncookies=2")
+    with Application(pod, PORT) as application, Application(client, PORT):
+        for _ in range(5):
+            assert ask(client, pod.addresses[family]) == f"{client.addresses[family]} hello".encode()
+        assert ask(pod, client.addresses[family]) == f"{pod.addresses[family]} hello".encode()
+        assert application.peers.qsize() == 5
+
+
+@pytest.mark.parametrize(("ipv4", "ipv6"), [(True, False), (False, True)], ids=["ipv4-only", "ipv6-only"])
+def test_single_stack_pods(*, ipv4: bool, ipv6: bool) -> None:
+    with pair(ipv4=ipv4, ipv6=ipv6) as network, Proxy(network.pod, open_listeners(network.pod.namespace)) as proxy:
+        capture.apply(network.pod.namespace)
+        [address] = network.pod.addresses.values()
+        [source] = network.client.addresses.values()
+        with Application(network.pod, PORT):
+            assert ask(network.client, address) == f"{source} hello".encode()
+        assert proxy.seen.get(timeout=3)[0] == ListenerKind.INBOUND
+        with network.client.dial(address, HBONE_PORT) as made:
+            assert made.recv(100) == b"hbone\n"
+        capture.remove(network.pod.namespace)
+        assert capture.inspect(network.pod.namespace).state == CaptureState.ABSENT
+
+
+SYSCTLS = ("net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect")
+
+
+def everything(pod: Side) -> tuple[str, ...]:
+    """What an operator could compare; the sysctls whole, since a change of one can move another."""
+    return (
+        pod.shell("nft", "list", "ruleset"),
+        pod.shell("ip", "rule"),
+        pod.shell("ip", "-6", "rule"),
+        pod.shell("ip", "route", "show", "table", "all"),
+        pod.shell("ip", "-6", "route", "show", "table", "all"),
+        "\n".join(line for line in pod.shell("sysctl", "net.ipv4", "net.ipv6").splitlines() if "conntrack" not in line),
+    )
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_removal_restores_exactly_what_was_there(network: Pair, *, drained: bool) -> None:
+    pod = network.pod
+    pod.shell("nft", "-f", "-", stdin="table ip other {\nchain c {\ntype filter hook input priority 0\ntcp dport 9 drop\n}\n}\n")
+    pod.shell("ip", "rule", "add", "fwmark", "0x111/0xfff", "lookup", "100", "priority", "150")
+    pod.shell("ip", "route", "add", "10.99.0.0/16", "dev", "eth0", "table", "100")
+    pod.shell("sysctl", "-qw", "net.ipv6.fwmark_reflect=1")
+    before = everything(pod)
+    capture.apply(pod.namespace)
+    capture.apply(pod.namespace)
+    assert everything(pod) != before
+    if drained:
+        capture.drain(pod.namespace)
+        capture.apply(pod.namespace)
+        capture.drain(pod.namespace)
+    capture.remove(pod.namespace)
+    capture.remove(pod.namespace)
+    assert everything(pod) == before
+
+
+def test_draining_keeps_open_connections_and_lets_new_ones_past(captured: tuple[Pair, Proxy], family: int) -> None:
+    (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
+    with (
+        Application(pod, PORT),
+        Application(client, PORT),
+        client.dial(pod.addresses[family], PORT) as into,
+        pod.dial(client.addresses[family], PORT) as out,
+    ):
+        talk(into, b"before")
+        talk(out, b"before")
+        capture.drain(pod.namespace)
+        assert capture.inspect(pod.namespace).state == CaptureState.DRAINING
+        assert talk(into, b"after").endswith(b"after")
+        assert talk(out, b"after").endswith(b"after")
+        proxy.seen.get(timeout=3)
+        proxy.seen.get(timeout=3)
+        assert ask(client, pod.addresses[family]).endswith(b"hello")
+        assert ask(pod, client.addresses[family]).endswith(b"hello")
+        assert proxy.seen.empty()
+
+
+def test_inspection_tells_what_was_tampered_with_and_applying_mends_it(network: Pair) -> None:
+    pod = network.pod
+    assert capture.inspect(pod.namespace).state == CaptureState.ABSENT
+    capture.drain(pod.namespace)
+    assert capture.inspect(pod.namespace).state == CaptureState.ABSENT
+    capture.apply(pod.namespace)
+    assert capture.inspect(pod.namespace).state == CaptureState.CAPTURED
+    for harm, word in (
+        (("sysctl", "-qw", "net.ipv4.tcp_fwmark_accept=0"), "tcp_fwmark_accept"),
+        (("ip", "-6", "rule", "del", "fwmark", "0x111/0xfff", "lookup", "100"), "INET6"),
+        (("ip", "route", "flush", "table", "100"), "INET"),
+        (("nft", "flush", "chain", "inet", "nodemesh", "inbound"), "rules"),
+        (("nft", "add", "rule", "inet", "nodemesh", "outbound", "accept"), "rules"),
+    ):
+        pod.shell(*harm)
+        found = capture.inspect(pod.namespace)
+        assert found.state == CaptureState.BROKEN
+        assert word in found.problem
+        capture.apply(pod.namespace)
+        assert capture.inspect(pod.namespace).state == CaptureState.CAPTURED
+
+
+def test_applying_again_keeps_the_counters(captured: tuple[Pair, Proxy]) -> None:
+    pod, client = captured[0].pod, captured[0].client
+    with Application(pod, PORT):
+        ask(client, pod.addresses[socket.AF_INET])
+    counted = packets(pod, "inbound")
+    assert counted > 0
+    capture.apply(pod.namespace)
+    assert packets(pod, "inbound") >= counted
