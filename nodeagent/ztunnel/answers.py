@@ -1,0 +1,120 @@
+"""One question of the proxy to one answer, with what the answer depended on."""
+
+from dataclasses import dataclass
+
+from meshapi.spiffe import WorkloadIdentity
+from meshapi.workload import Port, Service, ServiceKey, Workload, WorkloadUID
+from nodeagent.policy.addresses import parse_address, parse_socket_address
+from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
+from nodeagent.resolve.endpoints import target_port
+from nodeagent.resolve.resolve import NO_ROUTE, RouteQuestion, Unknown, refuse, resolve
+from nodeagent.snapshot.tracked import TrackedView
+from nodeagent.snapshot.view import View
+from nodeagent.telemetry.labels import Reporter, authenticated_source, flow_attributes
+from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict, Attributes, Holds, Refuse, Via
+
+OVERFLOW = "UO"
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """What the answer waits for, in words."""
+
+    waiting_for: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`depends_on`: what may change the answer. `needs`: the keys that must stay subscribed while it is held."""
+
+    answer: AnswerRoute | AnswerVerdict | NotYet
+    depends_on: frozenset[str]
+    needs: frozenset[str]
+
+
+def parse_route(message: AskRoute) -> RouteQuestion:
+    """Reads a question; raises AddressError."""
+    address, port = parse_socket_address(message.destination)
+    return RouteQuestion(WorkloadUID(message.workload), address, port)
+
+
+def parse_verdict(message: AskVerdict) -> VerdictQuestion:
+    """Reads a question; raises AddressError or IdentityError."""
+    address, port = parse_socket_address(message.destination)
+    peer = None if message.peer is None else WorkloadIdentity.parse(message.peer)
+    return VerdictQuestion(WorkloadUID(message.workload), address, port, message.via, parse_address(message.source), peer)
+
+
+def answer_route(number: int, question: RouteQuestion, view: View) -> Reply:
+    """Answers a route question from a view."""
+    tracked = TrackedView(view)
+    found = resolve(tracked, question)
+    answer = NotYet(found.waiting_for) if isinstance(found, Unknown) else AnswerRoute(number, found)
+    return Reply(answer, frozenset(tracked.depends_on), frozenset(tracked.needs))
+
+
+def answer_verdict(number: int, question: VerdictQuestion, view: View) -> Reply:
+    """Answers a verdict question from a view."""
+    tracked = TrackedView(view)
+    verdict = authorize(tracked, question)
+    answer: AnswerVerdict | NotYet
+    if isinstance(verdict, Undecided):
+        answer = NotYet(verdict.waiting_for)
+    else:
+        reason = verdict.reason if verdict.dry_run is None else f"{verdict.reason}; dry run: {verdict.dry_run}"
+        attributes = inbound_attributes(tracked, question)
+        answer = AnswerVerdict(number, verdict.allow, verdict.holds, reason, attributes, verdict.policy)
+    return Reply(answer, frozenset(tracked.depends_on), frozenset(tracked.needs))
+
+
+def inbound_attributes(view: View, question: VerdictQuestion) -> Attributes:
+    """The labels of a connection that came in: of its source only what the certificate proves."""
+    target = view.workload(question.workload)
+    if not isinstance(target, Workload):
+        return flow_attributes(Reporter.DESTINATION)
+    peer = None if question.peer is None else str(question.peer)
+    found = view.workload_at(target.network, question.source) if peer is not None else None
+    return flow_attributes(
+        Reporter.DESTINATION,
+        source=authenticated_source(peer, found if isinstance(found, Workload) else None),
+        destination=target,
+        service=_service_behind(view, target, question.port),
+        source_principal=peer,
+        destination_principal=str(target.identity) if question.via is Via.HBONE else None,
+        mutual_tls=question.via is Via.HBONE,
+    )
+
+
+def refusal(number: int, question: RouteQuestion | VerdictQuestion, reason: str) -> AnswerRoute | AnswerVerdict:
+    """No, for now."""
+    if isinstance(question, RouteQuestion):
+        return AnswerRoute(number, refuse(reason))
+    return AnswerVerdict(number, allow=False, holds=Holds.THIS_SOURCE, reason=reason, attributes=flow_attributes(Reporter.DESTINATION))
+
+
+def turned_away(message: AskRoute | AskVerdict, reason: str, flag: str = NO_ROUTE) -> AnswerRoute | AnswerVerdict:
+    """No, to a question that is not held."""
+    if isinstance(message, AskRoute):
+        return AnswerRoute(message.id, Refuse(flag, reason, flow_attributes(Reporter.SOURCE)))
+    attributes = flow_attributes(Reporter.DESTINATION)
+    return AnswerVerdict(message.id, allow=False, holds=Holds.THIS_SOURCE, reason=reason, attributes=attributes)
+
+
+def overflow(message: AskRoute | AskVerdict) -> AnswerRoute | AnswerVerdict:
+    """No, because too many questions are held."""
+    return turned_away(message, "too many questions are held", OVERFLOW)
+
+
+def _service_behind(view: View, target: Workload, port: int) -> Service | None:
+    """The service that a connection to this port of the workload was most likely for; first by name where there are several."""
+    for key in sorted(target.services):
+        service = view.service(key) or _named_by(key, target.services[key])
+        if any(target_port(service, target, entry.service) == port for entry in service.ports):
+            return service
+    return None
+
+
+def _named_by(key: ServiceKey, ports: tuple[Port, ...]) -> Service:
+    """What a workload says of a service that is not known itself."""
+    namespace, _, hostname = key.partition("/")
+    return Service(hostname.partition(".")[0], namespace, hostname, ports=ports)

@@ -1,0 +1,171 @@
+"""The questions that the proxy holds answers to, kept true: sans-IO, one instance a session.
+
+Each answer notes what it depended on. When that changes, the question is answered again, and the new answer goes out if it differs.
+What can't be answered yet is asked of the controller and waits, up to a deadline; then the answer is no, until it is known.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from nodeagent.policy.addresses import AddressError
+from nodeagent.policy.authorize import VerdictQuestion
+from nodeagent.resolve.resolve import RouteQuestion
+from nodeagent.snapshot.view import View
+from nodeagent.ztunnel.answers import NotYet, answer_route, answer_verdict, overflow, parse_route, parse_verdict, refusal, turned_away
+from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict
+
+BATCH: Final = 200
+"""Questions answered again in one turn of the loop; new ones are answered between the turns."""
+
+
+@dataclass(slots=True)
+class Effects:
+    """What is to be done: messages to send, keys that the answers need from now on, and keys that they need no more."""
+
+    answers: list[AnswerRoute | AnswerVerdict] = field(default_factory=list)
+    needed: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Held:
+    question: RouteQuestion | VerdictQuestion
+    answer: AnswerRoute | AnswerVerdict | None = None
+    depends_on: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    deadline_s: float | None = None
+    waiting_for: str = ""
+
+
+class Decisions:
+    """Answers from the view that it was given last. Times are of the monotonic clock, in seconds."""
+
+    def __init__(self, view: View, *, deadline_s: float, max_held: int) -> None:
+        self._view = view
+        self._wait_s = deadline_s
+        self._max_held = max_held
+        self._held: dict[int, _Held] = {}
+        self._dependents: dict[str, set[int]] = {}
+        self._waiting: dict[int, None] = {}
+        self._stale_verdicts: dict[int, None] = {}
+        self._stale_routes: dict[int, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def waiting(self) -> int:
+        """How many questions have no answer yet."""
+        return len(self._waiting)
+
+    @property
+    def stale(self) -> bool:
+        """Whether `refresh` has work to do."""
+        return bool(self._stale_verdicts or self._stale_routes)
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        """When `expire` is to be called next. Deadlines come in the order of the questions."""
+        first = next(iter(self._waiting), None)
+        return None if first is None else self._held[first].deadline_s
+
+    def ask(self, message: AskRoute | AskVerdict, now: float) -> Effects:
+        """Takes a question and answers it if it can; an id that is held already is asked anew."""
+        effects = self.release((message.id,))
+        try:
+            question = parse_route(message) if isinstance(message, AskRoute) else parse_verdict(message)
+        except (AddressError, ValueError) as error:
+            effects.answers.append(turned_away(message, f"malformed question: {error}"))
+            return effects
+        if len(self._held) >= self._max_held:
+            effects.answers.append(overflow(message))
+            return effects
+        held = _Held(question, deadline_s=now + self._wait_s)
+        self._held[message.id] = held
+        self._waiting[message.id] = None
+        self._answer(message.id, held, effects)
+        return effects
+
+    def release(self, ids: Iterable[int]) -> Effects:
+        """The proxy no longer holds these answers; ids that are not held are ignored."""
+        effects = Effects()
+        for number in ids:
+            held = self._held.pop(number, None)
+            if held is None:
+                continue
+            self._index(number, held.depends_on, frozenset())
+            effects.dropped += held.needs
+            for queue in (self._waiting, self._stale_verdicts, self._stale_routes):
+                queue.pop(number, None)
+        return effects
+
+    def changed(self, view: View, touched: Collection[str]) -> None:
+        """There is a new view; `refresh` answers again what depended on what was touched."""
+        self._view = view
+        for key in touched:
+            for number in self._dependents.get(key, ()):
+                is_verdict = isinstance(self._held[number].question, VerdictQuestion)
+                (self._stale_verdicts if is_verdict else self._stale_routes)[number] = None
+
+    def refresh(self, limit: int = BATCH) -> Effects:
+        """Answers again up to `limit` questions, verdicts first: those close connections."""
+        effects = Effects()
+        for _ in range(limit):
+            queue = self._stale_verdicts or self._stale_routes
+            if not queue:
+                break
+            number = next(iter(queue))
+            del queue[number]
+            self._answer(number, self._held[number], effects)
+        return effects
+
+    def expire(self, now: float) -> Effects:
+        """Says no to questions that waited too long. They stay held: the answer comes when it is known."""
+        effects = Effects()
+        while (deadline_s := self.next_deadline_s) is not None and deadline_s <= now:
+            number = next(iter(self._waiting))
+            held = self._held[number]
+            self._settle(
+                number,
+                held,
+                refusal(number, held.question, f"{held.waiting_for} is not known, and the controller has not answered"),
+                effects,
+            )
+        return effects
+
+    def close(self) -> Effects:
+        """The session is over."""
+        return self.release(list(self._held))
+
+    def _answer(self, number: int, held: _Held, effects: Effects) -> None:
+        question = held.question
+        reply = (
+            answer_verdict(number, question, self._view)
+            if isinstance(question, VerdictQuestion)
+            else answer_route(number, question, self._view)
+        )
+        self._index(number, held.depends_on, reply.depends_on)
+        effects.needed += reply.needs - held.needs
+        effects.dropped += held.needs - reply.needs
+        held.depends_on, held.needs = reply.depends_on, reply.needs
+        if isinstance(reply.answer, NotYet):
+            # An answer that was given stays until there is another: routing and authorization keep their last answer.
+            held.waiting_for = reply.answer.waiting_for
+        else:
+            self._settle(number, held, reply.answer, effects)
+
+    def _settle(self, number: int, held: _Held, answer: AnswerRoute | AnswerVerdict, effects: Effects) -> None:
+        self._waiting.pop(number, None)
+        if answer != held.answer:
+            held.answer = answer
+            effects.answers.append(answer)
+
+    def _index(self, number: int, former: frozenset[str], current: frozenset[str]) -> None:
+        for key in former - current:
+            numbers = self._dependents[key]
+            numbers.discard(number)
+            if not numbers:
+                del self._dependents[key]
+        for key in current - former:
+            self._dependents.setdefault(key, set()).add(number)
