@@ -82,8 +82,6 @@ impl std::error::Error for ConnectionError {}
 /// Why no new stream can be opened on this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// The peer's SETTINGS have not come, so its limits are unknown.
-    SettingsPending,
     /// As many streams are open as the peer allows.
     TooManyStreams,
     /// The connection is closed or one side has sent GOAWAY.
@@ -101,7 +99,6 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::SettingsPending => "the peer's SETTINGS have not come yet",
             Self::TooManyStreams => "the peer allows no more streams",
             Self::Draining => "the connection is draining or closed",
             Self::Exhausted => "stream ids are used up",

@@ -77,6 +77,22 @@ pub enum Event<'i> {
     },
 }
 
+impl Event<'_> {
+    /// The stream that the event is about; `None` for those of the whole connection.
+    #[must_use]
+    pub fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Request(request) => Some(request.stream),
+            Self::Response { stream, .. }
+            | Self::Data { stream, .. }
+            | Self::End { stream }
+            | Self::Reset { stream, .. }
+            | Self::Writable { stream } => Some(*stream),
+            Self::SettingsReceived(_) | Self::GoAway { .. } | Self::Pong { .. } => None,
+        }
+    }
+}
+
 /// A client's HEADERS that open a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {

@@ -10,7 +10,7 @@
 //!             let written = application.try_write(payload)?;
 //!             connection.release(stream, written);        // so calling back in the same turn is fine
 //!         }
-//!         Event::Request(request) => connection.respond(request.stream, 200, false)?,
+//!         Event::Request(request) => connection.respond(request.stream, 200)?,
 //!         ...
 //!     }
 //! }
@@ -19,11 +19,17 @@
 //!
 //! After an error `take_control` yields the GOAWAY that tells the peer why; write it if that needs no waiting, then close.
 
+mod budget;
 mod config;
 mod connection;
 mod error;
 mod event;
+mod frame;
 mod headers;
+mod hpack;
+mod message;
+mod stream;
+mod window;
 
 pub use config::{CheckedConfig, Config, ConfigError, FloodLimits};
 pub use connection::{Connection, PeerSettings, Role};
