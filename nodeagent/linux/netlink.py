@@ -72,9 +72,7 @@ def _netlink(subject: str) -> Iterator[Any]:
         with IPRoute() as link:
             yield link
     except NetlinkError as error:
-        hint = "the loopback device must be up" if error.code == errno.ENETDOWN else ""
-        if error.code == errno.EEXIST:
-            hint = "another program uses this table; the mesh needs it"
+        hint = "another program uses this table; the mesh needs it" if error.code == errno.EEXIST else ""
         raise KernelError(error.code, subject, hint) from error
 
 

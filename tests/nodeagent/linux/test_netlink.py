@@ -6,7 +6,6 @@ import pytest
 
 from nodeagent.linux import netlink
 from nodeagent.linux.errors import KernelError
-from nodeagent.linux.namespaces import run_in_empty
 from tests.nodeagent.pods import Side, pair
 
 DELIVERY = netlink.LocalDelivery(mark=0x111, mask=0xFFF, table=100, priority=20000, protocol=0x6D)
@@ -47,11 +46,6 @@ def test_a_table_in_use_is_an_error_and_not_taken_over(pod: Side) -> None:
     with pytest.raises(KernelError, match="another program uses this table"):
         pod.namespace.run(netlink.install, DELIVERY, socket.AF_INET)
     assert pod.shell("ip", "route", "show", "table", "100").split() == ["blackhole", "default"]
-
-
-def test_a_loopback_device_that_is_down_is_named() -> None:
-    with pytest.raises(KernelError, match="must be up"):
-        run_in_empty(netlink.install, DELIVERY, socket.AF_INET)
 
 
 def test_addresses_are_those_that_others_reach(pod: Side) -> None:

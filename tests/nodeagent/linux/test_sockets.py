@@ -20,7 +20,7 @@ def test_a_listener_carries_its_mark_and_so_do_its_connections(network: Pair) ->
         assert not made.getblocking()
         for address in network.pod.addresses.values():
             with network.client.dial(address, 15008):
-                made.setblocking(True)
+                made.settimeout(3)
                 accepted, _ = made.accept()
                 with accepted:
                     assert accepted.getsockopt(socket.SOL_SOCKET, 36) == 0x539

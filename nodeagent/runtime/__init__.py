@@ -1,0 +1,1 @@
+"""Runtimes: which workloads run on this node. One interface, a source per module."""

@@ -1,0 +1,163 @@
+"""The static runtime: workloads from a YAML list that is watched.
+
+- name: web-1
+  namespace: shop
+  service_account: web          # default: default
+  netns: /run/netns/web-1
+  uid: Kubernetes//Pod/shop/web-1   # default: from cluster, namespace and name
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import yaml
+
+from meshapi.spiffe import IdentityError, check_segment
+from meshapi.wire import DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT
+from nodeagent.linux.namespaces import key_at
+from nodeagent.runtime.base import LocalWorkload
+
+log = logging.getLogger(__name__)
+
+_MAX_FILE_BYTES: Final = 4 << 20
+_MAX_DEPTH: Final = 8
+_POLL_S: Final = 0.1
+_UID: Final = re.compile(r"[A-Za-z0-9._/:-]{1,512}\Z", re.ASCII)
+_ENTRY: Final = re.compile(r"\$\[(\d+)\]")
+
+
+class ListError(ValueError):
+    """A list that can't be used; the text says file, line, what is wrong."""
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    namespace: str
+    netns: str
+    service_account: str = DEFAULT_SERVICE_ACCOUNT
+    uid: str = ""
+
+
+class StaticRuntime:
+    """See `Runtime`. A list that can't be used leaves the last good one in force."""
+
+    def __init__(self, path: Path, *, cluster: str = DEFAULT_CLUSTER) -> None:
+        self._path = path
+        self._cluster = cluster
+        self.problem = "not read yet"
+
+    async def watch(self) -> AsyncIterator[tuple[LocalWorkload, ...]]:
+        """Looks every 100 ms: a `stat` costs a microsecond, and sees namespaces come and go as well as edits."""
+        seen: object = None
+        listed: tuple[LocalWorkload, ...] | None = None
+        yielded: tuple[LocalWorkload, ...] | None = None
+        while True:
+            if (version := self._version()) != seen:
+                seen = version
+                listed = self._reread(listed)
+            if listed is not None:
+                current = tuple(msgspec.structs.replace(workload, network=key_at(workload.netns)) for workload in listed)
+                if current != yielded:
+                    yielded = current
+                    yield current
+            await asyncio.sleep(_POLL_S)
+
+    def _version(self) -> object:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            return error.errno
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _reread(self, last_good: tuple[LocalWorkload, ...] | None) -> tuple[LocalWorkload, ...] | None:
+        try:
+            listed = read(self._path, cluster=self._cluster)
+        except ListError as error:
+            self.problem = str(error)
+            log.warning("workload list: %s; the last good list stays in force", error)
+            return last_good
+        self.problem = ""
+        return listed
+
+
+def read(path: Path, *, cluster: str = DEFAULT_CLUSTER) -> tuple[LocalWorkload, ...]:
+    """Reads a list, sorted by uid; raises ListError."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ListError(f"{path}: {error.strerror}") from error
+    if len(text) > _MAX_FILE_BYTES:
+        raise ListError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
+    try:
+        entries = _decode(text)
+        return _workloads(entries, cluster)
+    except ValueError as error:
+        words = " ".join(str(error).split())
+        raise ListError(f"{path}{_line(text, words)}: {words}") from error
+
+
+def _decode(text: bytes) -> list[_Entry]:
+    _check_depth(text)
+    return msgspec.yaml.decode(text, type=list[_Entry] | None) or []
+
+
+def _check_depth(text: bytes) -> None:
+    # Ahead of the decoder: libyaml's composer recurses in C, and enough brackets would end the process.
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _MAX_DEPTH:
+                raise ListError("nested too deeply")
+    except yaml.YAMLError as error:
+        raise ListError(str(error)) from error
+
+
+def _workloads(entries: list[_Entry], cluster: str) -> tuple[LocalWorkload, ...]:
+    made: dict[str, LocalWorkload] = {}
+    places: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        workload = _workload(entry, index, cluster)
+        if workload.uid in made:
+            raise ListError(f"uid {workload.uid} is listed twice - at `$[{index}]`")
+        if (other := places.setdefault(workload.netns, index)) != index:
+            raise ListError(f"netns {workload.netns} belongs to entry {other} already - at `$[{index}]`")
+        made[workload.uid] = workload
+    return tuple(sorted(made.values()))
+
+
+def _workload(entry: _Entry, index: int, cluster: str) -> LocalWorkload:
+    for field, value in (("name", entry.name), ("namespace", entry.namespace), ("service_account", entry.service_account)):
+        try:
+            check_segment(value)
+        except IdentityError as error:
+            raise ListError(f"{error} - at `$[{index}].{field}`") from error
+    uid = entry.uid or f"{cluster}//Pod/{entry.namespace}/{entry.name}"
+    if not _UID.match(uid):
+        raise ListError(f"{uid[:80]!r} is no uid: letters, digits, . _ / : - only - at `$[{index}].uid`")
+    if not Path(entry.netns).is_absolute() or "\0" in entry.netns:
+        raise ListError(f"{entry.netns!r} must be an absolute path - at `$[{index}].netns`")
+    return LocalWorkload(uid, entry.name, entry.namespace, entry.service_account, entry.netns)
+
+
+def _line(text: bytes, error: str) -> str:
+    """Where the entry that the error names begins, as `:line`."""
+    if not (named := _ENTRY.search(error)):
+        return ""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return ""
+    index = int(named.group(1))
+    if not isinstance(root, yaml.SequenceNode) or index >= len(root.value):
+        return ""
+    return f":{root.value[index].start_mark.line + 1}"

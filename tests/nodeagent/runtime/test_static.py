@@ -1,0 +1,106 @@
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.linux.namespaces import key_at
+from nodeagent.runtime.base import LocalWorkload
+from nodeagent.runtime.static import ListError, StaticRuntime, read
+from tests.nodeagent.waiting import until
+
+ONE = "- {name: web-1, namespace: shop, service_account: web, netns: /run/netns/web-1}\n"
+WEB = LocalWorkload("Kubernetes//Pod/shop/web-1", "web-1", "shop", "web", "/run/netns/web-1")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "workloads.yaml"
+
+
+def test_a_list_is_read(path: Path) -> None:
+    path.write_text(ONE + "- name: db\n  namespace: shop\n  netns: /proc/1/ns/net\n  uid: vm/db\n")
+    assert read(path) == (WEB, LocalWorkload("vm/db", "db", "shop", "default", "/proc/1/ns/net"))
+    assert read(path, cluster="east")[0].uid == "east//Pod/shop/web-1"
+    path.write_text("")
+    assert read(path) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- {name: a", r"workloads\.yaml: .*line 1"),
+        (ONE + "- {name: b, namespace: shop, netns: relative}\n", r":2: 'relative' must be an absolute path"),
+        (ONE + "\n\n- {name: b, namespace: shop}\n", r":4: .*missing required field `netns`"),
+        (ONE + ONE, r":2: uid Kubernetes//Pod/shop/web-1 is listed twice"),
+        (ONE + "- {name: b, namespace: shop, netns: /run/netns/web-1}", r":2: netns /run/netns/web-1 belongs to entry 0"),
+        ("- {name: a, namespace: ../x, netns: /n}", r":1: .*no path segment"),
+        ('- {name: "a\\nb", namespace: x, netns: /n}', r":1: .*no path segment"),
+        ('- {name: a, namespace: x, netns: /n, uid: "a b"}', r":1: 'a b' is no uid"),
+        ("- {name: a, namespace: x, netns: /n, serviceAccount: b}", r":1: .*unknown field `serviceAccount`"),
+        ("name: a", r"Expected `array"),
+        ("[" * 200000 + "]" * 200000, r"nested too deeply"),
+        ("#" * (5 << 20), r"larger than"),
+        ("- *nothing", r"undefined alias"),
+        ("\0", r"control characters are not allowed"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(path: Path, text: str, words: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ListError, match=words):
+        read(path)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_list_or_a_list_error(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(text)
+    with suppress(ListError):
+        assert isinstance(read(path), tuple)
+
+
+async def following(watch: AsyncIterator[tuple[LocalWorkload, ...]]) -> tuple[LocalWorkload, ...]:
+    async with asyncio.timeout(3):
+        return await anext(watch)
+
+
+def replace(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.rename(path)
+
+
+async def test_edits_are_followed_and_a_bad_one_keeps_the_last_good(path: Path) -> None:
+    runtime = StaticRuntime(path)
+    watch = runtime.watch()
+    first = asyncio.ensure_future(following(watch))
+    await until(lambda: "No such file" in runtime.problem)
+    replace(path, ONE)
+    assert await first == (WEB,)
+    assert not runtime.problem
+    second = asyncio.ensure_future(following(watch))
+    replace(path, "- {name: web-1")
+    await until(lambda: bool(runtime.problem))
+    assert not second.done()
+    replace(path, "")
+    assert await second == ()
+    await watch.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_namespace_that_appears_and_is_replaced_is_told(path: Path, tmp_path: Path) -> None:
+    place = tmp_path / "netns"
+    replace(path, f"- {{name: a, namespace: b, netns: {place}}}")
+    watch = StaticRuntime(path).watch()
+    assert [workload.network for workload in await following(watch)] == [None]
+    for number in range(2):
+        file = tmp_path / f"file{number}"
+        file.touch()
+        os.replace(file, place)  # noqa: PTH105 - a replacement in one step is the point
+        assert [workload.network for workload in await following(watch)] == [key_at(str(place))]
+    place.unlink()
+    assert [workload.network for workload in await following(watch)] == [None]
+    await watch.aclose()  # type: ignore[attr-defined]
