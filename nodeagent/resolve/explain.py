@@ -1,0 +1,96 @@
+"""How a call would go, in steps: made of the same functions that decide, so that it cannot say anything else."""
+
+from meshapi.workload import TunnelProtocol, Workload, WorkloadUID
+from nodeagent.policy.addresses import parse_socket_address
+from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
+from nodeagent.resolve.endpoints import choose_address
+from nodeagent.resolve.explanation import Explanation, Outcome, Step
+from nodeagent.resolve.resolve import RouteQuestion, Unknown, resolve
+from nodeagent.resolve.target import Target, find_target
+from nodeagent.snapshot.view import Missing, View
+from nodeagent.ztunnel.protocol import Endpoint, Forward, Pass, Refuse, Via
+
+
+def explain(view: View, source: WorkloadUID, destination: str, *, captured: str | None = None) -> Explanation:
+    """Explains a call of `source` to `destination`: `ip:port`, `host:port`, `namespace/pod:port`, or without a port where there is but one.
+
+    `captured` says how the source is captured if it runs on this node.
+    """
+    found = view.workload(source)
+    if not isinstance(found, Workload):
+        return _unknown_source(source, found)
+    in_mesh = captured is not None or found.tunnel_protocol is TunnelProtocol.HBONE
+    steps = [_source_step(found, captured)]
+    target = find_target(view, found, destination)
+    if not isinstance(target, Target):
+        return Explanation(target.outcome, (*steps, *target.steps), target.unknown)
+    steps.append(Step("destination", f"{target.text} is dialled as {target.address} port {target.port}"))
+    route = resolve(view, RouteQuestion(source, target.address, target.port))
+    match route:
+        case Unknown(keys, waiting_for):
+            return Explanation(Outcome.UNKNOWN, (*steps, Step("route", f"{waiting_for} is not known")), keys)
+        case Refuse(flag, reason, _):
+            return Explanation(Outcome.DENIED, (*steps, Step("route", f"refused ({flag}): {reason}")))
+        case Pass():
+            text = f"{target.address} is not the mesh's: passed through in plaintext, nothing here decides about it"
+            return Explanation(Outcome.OUTSIDE, (*steps, Step("route", text)))
+        case Forward(endpoints):
+            return _forwarded(view, found, endpoints, steps, in_mesh=in_mesh)
+
+
+def _forwarded(view: View, source: Workload, endpoints: tuple[Endpoint, ...], steps: list[Step], *, in_mesh: bool) -> Explanation:
+    outcomes = set()
+    for endpoint in endpoints:
+        steps.append(Step("endpoint", _endpoint_text(endpoint, in_mesh=in_mesh)))
+        outcome, step = _verdict(view, source, endpoint, in_mesh=in_mesh)
+        outcomes.add(outcome)
+        steps.append(step)
+    for outcome in (Outcome.DENIED, Outcome.UNKNOWN, Outcome.OUTSIDE):
+        if outcome in outcomes:
+            return Explanation(outcome, tuple(steps))
+    return Explanation(Outcome.ALLOWED, tuple(steps))
+
+
+def _endpoint_text(endpoint: Endpoint, *, in_mesh: bool) -> str:
+    share = f"weight {endpoint.weight}" + (f", tier {endpoint.tier}" if endpoint.tier else "")
+    if endpoint.tunnel is None or not in_mesh:
+        return f"{endpoint.uid} at {_application(endpoint)} in plaintext ({share})"
+    tunnel = endpoint.tunnel
+    way = f"through {endpoint.address} in mutual TLS as {tunnel.identity}, expecting {' or '.join(tunnel.expect)}"
+    return f"{endpoint.uid} at {tunnel.authority} {way} ({share})"
+
+
+def _application(endpoint: Endpoint) -> str:
+    return endpoint.tunnel.authority if endpoint.tunnel is not None else endpoint.address
+
+
+def _verdict(view: View, source: Workload, endpoint: Endpoint, *, in_mesh: bool) -> tuple[Outcome, Step]:
+    if endpoint.tunnel is None:
+        return Outcome.OUTSIDE, Step("verdict", f"{endpoint.uid} is not captured: nothing there decides about it")
+    address, port = parse_socket_address(_application(endpoint))
+    client = choose_address(source.addresses, address)
+    if client is None:
+        return Outcome.UNKNOWN, Step("verdict", f"{source.uid} has no address")
+    via, peer = (Via.HBONE, source.identity) if in_mesh else (Via.PLAINTEXT, None)
+    verdict = authorize(view, VerdictQuestion(WorkloadUID(endpoint.uid), address, port, via, client, peer))
+    if isinstance(verdict, Undecided):
+        return Outcome.UNKNOWN, Step("verdict", f"{verdict.waiting_for} is not known")
+    words = f"{endpoint.uid} {'allows' if verdict.allow else 'denies'} it: {verdict.reason}"
+    if verdict.dry_run is not None:
+        words += f"; dry run: {verdict.dry_run}"
+    return Outcome.ALLOWED if verdict.allow else Outcome.DENIED, Step("verdict", words)
+
+
+def _source_step(source: Workload, captured: str | None) -> Step:
+    if captured is not None:
+        return Step("source", f"{source.uid} is {captured}, its identity is {source.identity}")
+    if source.tunnel_protocol is TunnelProtocol.HBONE:
+        where = f"captured on node {source.node}" if source.node else "captured, on a node that is not known"
+        return Step("source", f"{source.uid} is {where} as the controller says, its identity is {source.identity}")
+    return Step("source", f"{source.uid} is not in the mesh: its calls go out in plaintext, without an identity")
+
+
+def _unknown_source(uid: WorkloadUID, found: Missing) -> Explanation:
+    if found is Missing.ABSENT:
+        return Explanation(Outcome.UNKNOWN, (Step("source", f"there is no workload {uid}"),))
+    return Explanation(Outcome.UNKNOWN, (Step("source", f"workload {uid} is not known"),), (uid,))

@@ -1,0 +1,60 @@
+"""Writes the configuration down a little after it changed, off the event loop, and once more at the end."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from nodeagent.state.files import StateDirectory
+from nodeagent.state.kept import FILE, Kept, encode_kept
+
+log = logging.getLogger(__name__)
+
+DELAY_S: Final = 1.0
+"""Changes that come within this time are written together."""
+RETRY_S: Final = 10.0
+
+
+class Keeper:
+    """`collect` is called on the event loop when it is time to write."""
+
+    def __init__(
+        self, directory: StateDirectory, collect: Callable[[], Kept], *, delay_s: float = DELAY_S, retry_s: float = RETRY_S
+    ) -> None:
+        self._directory = directory
+        self._collect = collect
+        self._delay_s = delay_s
+        self._retry_s = retry_s
+        self._changed = asyncio.Event()
+        self.last_error: str | None = None
+
+    def changed(self) -> None:
+        """There is something new to write."""
+        self._changed.set()
+
+    async def run(self) -> NoReturn:
+        """Writes until it is cancelled; what was not written by then is written last."""
+        try:
+            while True:
+                await self._changed.wait()
+                await asyncio.sleep(self._delay_s)
+                await self._write()
+                if self.last_error is not None:
+                    await asyncio.sleep(self._retry_s)
+        finally:
+            if self._changed.is_set():
+                self._changed.clear()
+                self._directory.write(FILE, encode_kept(self._collect()))
+
+    async def _write(self) -> None:
+        self._changed.clear()
+        kept = self._collect()
+        try:
+            await asyncio.to_thread(lambda: self._directory.write(FILE, encode_kept(kept)))
+        except OSError as error:
+            # The agent serves on from memory; only a restart without the controller would miss this.
+            self.last_error = f"{self._directory.path}: {error}"
+            self._changed.set()
+            log.warning("the configuration could not be kept on disk: %s", self.last_error)
+        else:
+            self.last_error = None

@@ -1,0 +1,141 @@
+"""What `explain` says: the way, and the rule at its end."""
+
+from ipaddress import ip_address
+
+import msgspec
+import pytest
+
+from meshapi.authorization import Action, Exact, Match, Policy, PolicyScope
+from meshapi.workload import NetworkAddress, Port, Service, ServiceKey, TunnelProtocol, Workload, WorkloadUID
+from nodeagent.resolve.explain import explain
+from nodeagent.resolve.explanation import Explanation, Outcome
+from nodeagent.snapshot.snapshot import Snapshot
+from nodeagent.snapshot.update import Update, apply
+
+KEY = ServiceKey("default/api.default.svc.cluster.local")
+
+
+def pod(name: str, last: int, **fields: object) -> Workload:
+    return Workload(
+        uid=WorkloadUID(f"Kubernetes//Pod/default/{name}"),
+        name=name,
+        namespace="default",
+        service_account=name,
+        addresses=(ip_address(f"10.0.0.{last}"),),
+        tunnel_protocol=TunnelProtocol.HBONE,
+        node="n2",
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+SHOP, API = pod("shop", 1), pod("api", 9, services={KEY: (Port(80, 8080),)})
+SERVICE = Service("api", "default", "api.default.svc.cluster.local", (NetworkAddress(ip_address("10.1.0.1")),), (Port(80, 8080),))
+ONLY_API = Policy(
+    "only-api",
+    "default",
+    PolicyScope.NAMESPACE,
+    Action.DENY,
+    rules=((((Match(not_principals=(Exact("cluster.local/ns/default/sa/api"),)),)),),),
+)
+MESH = Update(workloads=(SHOP, API), services=(SERVICE,), policies_arrived=True)
+
+
+def told(destination: str, *updates: Update, source: str = SHOP.uid, captured: str | None = None) -> Explanation:
+    snapshot = Snapshot()
+    for update in (MESH, *updates):
+        snapshot = apply(snapshot, update).snapshot
+    return explain(snapshot, WorkloadUID(source), destination, captured=captured)
+
+
+def test_a_call_is_told_step_by_step() -> None:
+    explanation = told("api:80", captured="captured by nftables since 12:00")
+    assert explanation.outcome is Outcome.ALLOWED
+    assert [(step.what, step.text) for step in explanation.steps] == [
+        (
+            "source",
+            "Kubernetes//Pod/default/shop is captured by nftables since 12:00, its identity is spiffe://cluster.local/ns/default/sa/shop",
+        ),
+        ("destination", "api:80 is dialled as 10.1.0.1 port 80"),
+        (
+            "endpoint",
+            (
+                "Kubernetes//Pod/default/api at 10.0.0.9:8080 through 10.0.0.9:15008 in mutual TLS as "
+                "spiffe://cluster.local/ns/default/sa/shop, expecting spiffe://cluster.local/ns/default/sa/api (weight 1)"
+            ),
+        ),
+        ("verdict", "Kubernetes//Pod/default/api allows it: no ALLOW policy holds for the workload"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("destination", "dialled"),
+    [
+        ("api", "10.1.0.1 port 80"),
+        ("api.default:80", "10.1.0.1 port 80"),
+        ("api.default.svc:80", "10.1.0.1 port 80"),
+        ("api.default.svc.cluster.local", "10.1.0.1 port 80"),
+        ("api.default.svc.cluster.local.:80", "10.1.0.1 port 80"),
+        ("10.1.0.1", "10.1.0.1 port 80"),
+        ("10.1.0.1:80", "10.1.0.1 port 80"),
+        ("10.0.0.9", "10.0.0.9 port 8080"),
+        ("10.0.0.9:9", "10.0.0.9 port 9"),
+        ("default/api", "10.0.0.9 port 8080"),
+        ("default/api:81", "10.0.0.9 port 81"),
+        ("Kubernetes//Pod/default/api:81", "10.0.0.9 port 81"),
+    ],
+)
+def test_how_a_destination_may_be_written(destination: str, dialled: str) -> None:
+    assert told(destination).steps[1].text == f"{destination} is dialled as {dialled}"
+
+
+def test_the_rule_that_denies_is_named() -> None:
+    explanation = told("default/api", Update(policies=(ONLY_API,)))
+    assert explanation.outcome is Outcome.DENIED
+    assert explanation.steps[-1].text == "Kubernetes//Pod/default/api denies it: denied by default/only-api"
+
+
+def test_a_source_outside_the_mesh_has_no_identity() -> None:
+    outside = msgspec.structs.replace(SHOP, tunnel_protocol=TunnelProtocol.NONE)
+    explanation = told("default/api", Update(workloads=(outside,), policies=(ONLY_API,)))
+    assert explanation.outcome is Outcome.DENIED
+    assert explanation.steps[0].text.endswith("not in the mesh: its calls go out in plaintext, without an identity")
+    assert "in plaintext" in explanation.steps[2].text
+
+
+def test_a_destination_outside_the_mesh_is_not_judged() -> None:
+    outside = msgspec.structs.replace(API, tunnel_protocol=TunnelProtocol.NONE)
+    assert told("default/api", Update(workloads=(outside,))).outcome is Outcome.OUTSIDE
+    assert told("192.0.2.1:443", Update(absent=("/192.0.2.1",))).outcome is Outcome.OUTSIDE
+
+
+def test_a_refused_route_is_told() -> None:
+    explanation = told("api", Update(removed=(API.uid,)))
+    assert (explanation.outcome, explanation.steps[-1].text) == (
+        Outcome.DENIED,
+        f"refused (UH): no usable endpoint of {KEY}: it has no endpoints",
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "unknown"),
+    [
+        ("nobody", "api", ("nobody",)),
+        (SHOP.uid, "other.far", ("far/other.far.svc.cluster.local",)),
+        (SHOP.uid, "www.example.com:443", ("default/www.example.com",)),
+        (SHOP.uid, "192.0.2.1:443", ("/192.0.2.1",)),
+        (SHOP.uid, "192.0.2.1", ("/192.0.2.1",)),
+        (SHOP.uid, "far/pod:1", ("Kubernetes//Pod/far/pod",)),
+    ],
+)
+def test_what_is_not_known_is_named_so_that_it_can_be_asked_for(source: str, destination: str, unknown: tuple[str, ...]) -> None:
+    explanation = told(destination, source=source)
+    assert (explanation.outcome, explanation.unknown) == (Outcome.UNKNOWN, unknown)
+
+
+def test_headless_services_and_missing_ports() -> None:
+    headless = msgspec.structs.replace(SERVICE, addresses=())
+    assert told("api:80", Update(services=(headless,))).steps[1].text == "api:80 is dialled as 10.0.0.9 port 8080"
+    assert told("api:80", Update(services=(headless,), removed=(API.uid,))).outcome is Outcome.DENIED
+    two = msgspec.structs.replace(SERVICE, ports=(Port(80), Port(81)))
+    assert told("api", Update(services=(two,))).steps[-1].text == f"say which port, as in api:80: {KEY} has the ports 80, 81"
+    assert "say which port" in told("default/shop").steps[-1].text
