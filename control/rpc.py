@@ -11,7 +11,10 @@ from grpc import aio
 from control.ca.callers import Credentials
 from control.ca.refusal import BusyError, ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 
-__all__ = ["aio", "credentials_of", "grpc", "status_of"]
+__all__ = ["END_OF_STREAM", "aio", "credentials_of", "grpc", "status_of"]
+
+END_OF_STREAM: object = aio.EOF  # type: ignore[attr-defined] # the stubs lack it
+"""What reading from a stream gives when the client has closed its side."""
 
 
 def credentials_of(context: "aio.ServicerContext[bytes, bytes]") -> Credentials:

@@ -89,6 +89,10 @@ class CertificateAuthenticator:
         self._clock = clock
 
     async def authenticate(self, credentials: Credentials) -> NodeAgent:
+        return self.verify(credentials)
+
+    def verify(self, credentials: Credentials) -> NodeAgent:
+        """Raises UnauthenticatedError."""
         identity, leaf = verify_agent(credentials.certificates, self._authority.issuer, self._clock())
         if identity.trust_domain != self._trust_domain:
             raise UnauthenticatedError("trust-domain", f"{identity} is not of {self._trust_domain}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from control.ca.callers import NodeAgent
+from control.ca.callers import Credentials, NodeAgent
 from control.ca.refusal import BusyError, UnauthenticatedError
 from control.metrics import Metrics
 from control.resources import Changes, ResourceView, TypeURL
@@ -33,19 +33,23 @@ class AgentStatus(Struct, frozen=True):
     types: list[TypeStatus]
 
 
+class ClosedError(Exception):
+    """The controller closes the stream, and all is well: the agent comes back at once."""
+
+
 class Connection:
     """A stream with its outbox. `ended` is set, with the reason, when it must close."""
 
-    def __init__(self, agent: NodeAgent, peer: str, views: Mapping[TypeURL, ResourceView], since_s: float) -> None:
+    def __init__(self, agent: NodeAgent, credentials: Credentials, views: Mapping[TypeURL, ResourceView], since_s: float) -> None:
         self.agent = agent
-        self.peer = peer
+        self.credentials = credentials
         self.since_s = since_s
         self.stream = Stream(views)
-        self.ended: UnauthenticatedError | None = None
+        self.ended: UnauthenticatedError | ClosedError | None = None
         self.outbox: deque[discovery.Response] = deque()
         self.wake = asyncio.Event()
 
-    def end(self, why: UnauthenticatedError) -> None:
+    def end(self, why: UnauthenticatedError | ClosedError) -> None:
         self.ended = why
         self.wake.set()
 
@@ -55,7 +59,7 @@ class Connection:
             self.wake.set()
 
     def status(self) -> AgentStatus:
-        return AgentStatus(self.agent.node, self.peer, self.stream.node.id[:200], self.since_s, self.stream.status())
+        return AgentStatus(self.agent.node, self.credentials.peer, self.stream.node.id[:200], self.since_s, self.stream.status())
 
 
 class Hub:
@@ -70,19 +74,21 @@ class Hub:
         self._unwatch = [view.watch(self._changed) for view in {id(view): view for view in views.values()}.values()]
 
     def close(self) -> None:
-        """Stops following the model."""
+        """Stops following the model and closes the streams."""
         for unwatch in self._unwatch:
             unwatch()
+        for connection in self._connections:
+            connection.end(ClosedError())
 
     @property
     def connected(self) -> int:
         return len(self._connections)
 
-    def open(self, agent: NodeAgent, peer: str) -> Connection:
+    def open(self, agent: NodeAgent, credentials: Credentials) -> Connection:
         """Raises BusyError if the node has too many streams open."""
         if sum(connection.agent.node == agent.node for connection in self._connections) >= MAX_STREAMS_PER_NODE:
             raise BusyError("streams", f"node {agent.node} has {MAX_STREAMS_PER_NODE} streams open")
-        connection = Connection(agent, peer, self._views, self._clock())
+        connection = Connection(agent, credentials, self._views, self._clock())
         self._connections.add(connection)
         return connection
 
@@ -97,13 +103,9 @@ class Hub:
         connection.send(connection.stream.step(Received(request, self._clock())))
         self._report_unknown(connection.stream.unknown_types)
 
-    def end_where(self, check: Callable[[NodeAgent], None]) -> None:
-        """Ends each stream for whose agent `check` raises UnauthenticatedError."""
-        for connection in self._connections:
-            try:
-                check(connection.agent)
-            except UnauthenticatedError as error:
-                connection.end(error)
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        return tuple(self._connections)
 
     def status(self) -> list[AgentStatus]:
         return sorted((connection.status() for connection in self._connections), key=lambda one: (one.node, one.since_s))

@@ -5,10 +5,10 @@ import logging
 
 from control.ca.audit import AuditLog, AuditRecord
 from control.ca.callers import Authenticator, NodeAgent
-from control.ca.refusal import ForbiddenError, MalformedError, RefusedError
+from control.ca.refusal import ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 from control.metrics import Metrics
-from control.rpc import aio, credentials_of, grpc, status_of
-from control.xds.hub import Connection, Hub
+from control.rpc import END_OF_STREAM, aio, credentials_of, grpc, status_of
+from control.xds.hub import ClosedError, Connection, Hub
 from control.xds.subscription import RequestError
 from meshapi import discovery
 
@@ -39,9 +39,13 @@ class DiscoveryService:
                 await self._converse(connection, context)
             finally:
                 self._hub.leave(connection)
+        except ClosedError:
+            return
         except RefusedError as error:
             self._record(context, error)
             code, details = status_of(error)
+        except TimeoutError:
+            code, details = grpc.StatusCode.DEADLINE_EXCEEDED, "the client neither asks nor reads"
         else:
             return
         await context.abort(code, details)
@@ -49,15 +53,15 @@ class DiscoveryService:
     async def _opened(self, context: "Context[bytes, bytes]") -> Connection:
         credentials = credentials_of(context)
         caller = await self._authenticator.authenticate(credentials)
+        if credentials.cluster not in {None, self._cluster}:
+            raise UnauthenticatedError("cluster", f"node {caller.node} claims cluster {credentials.cluster!r}")
         if not isinstance(caller, NodeAgent):
             raise ForbiddenError("token-scope", f"node {caller.node} has no agent certificate yet")
-        if credentials.cluster not in {None, self._cluster}:
-            raise ForbiddenError("cluster", f"node {caller.node} claims cluster {credentials.cluster!r}")
-        return self._hub.open(caller, credentials.peer)
+        return self._hub.open(caller, credentials)
 
     async def _converse(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
         """Until the client closes, breaks the protocol, or loses its right."""
-        name = f"discovery {connection.agent.node} {connection.peer}"
+        name = f"discovery {connection.agent.node} {connection.credentials.peer}"
         try:
             async with asyncio.TaskGroup() as tasks:
                 writer = tasks.create_task(self._write(connection, context), name=f"{name} write")
@@ -70,7 +74,7 @@ class DiscoveryService:
     async def _read(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
         async with asyncio.timeout(FIRST_REQUEST_S):
             body = await context.read()
-        while body is not aio.EOF:
+        while body is not END_OF_STREAM:
             try:
                 self._hub.receive(connection, discovery.decode_request(body))
             except (discovery.DiscoveryError, RequestError) as error:

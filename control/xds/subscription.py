@@ -1,11 +1,11 @@
 """What one stream knows of one resource type, as a state machine without I/O.
 
-It holds what the client asked for (everything, or keys), what each key stands for, and what the client has. What may differ is noted as
-*dirty*; `next_response` looks at what is dirty, as it is then, and says what to send. So a resource that changed ten times while an answer was
-under way is sent once, and what waits is bounded by the number of resources. At most one response is under way at a time.
+It holds what the client asked for (everything, or keys), what each key stands for, and what the client has. What may differ is noted
+as *dirty*; `next_response` looks at what is dirty, as it is then, and says what to send. So a resource that changed ten times while an
+answer was under way is sent once, and what waits is bounded by the number of resources. One response is under way at a time.
 
-The client's view is kept equal to what it asked for: what it asked for and is gone, and what it no longer asks for, is removed by name. A key
-that stands for nothing is answered as removed, so that the client knows, and is sent when it comes to be.
+The client's view is kept equal to what it asked for: what it asked for and is gone, and what it no longer asks for, is removed by
+name. A key that stands for nothing is answered as removed, so that the client knows, and is sent when it comes to be.
 """
 
 from collections.abc import Collection

@@ -1,0 +1,183 @@
+"""What the admin socket answers: JSON, errors as `{"error": …}`."""
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from control.ca.authority import Authority, Clock
+from control.ca.join_tokens import JoinTokens, TokenRecord, TooManyTokensError
+from control.ca.revocations import Revocations, parse_identity
+from control.resources import Placement
+from control.xds.hub import Hub
+from meshapi.spiffe import IdentityError
+
+MAX_BODY_BYTES = 64 * 1024
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Objects = Callable[[str, str, str], Any]
+"""(kind, namespace, name) -> what `meshctl get` shows; empty strings do not restrict. Raises LookupError for what is not there."""
+
+
+class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
+    node: str
+    ttl_s: int = 3600
+
+
+class RevocationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    identity: str
+
+
+class PublicToken(msgspec.Struct, frozen=True):
+    """A token without what it is checked by."""
+
+    id: str
+    node: str
+    created_s: int
+    expires_s: int
+    used_s: int | None
+
+
+@dataclass(frozen=True)
+class AdminParts:
+    """What the admin socket shows and changes."""
+
+    authority: Authority
+    tokens: JoinTokens
+    revocations: Revocations
+    placement: Placement
+    hub: Hub
+    objects: Objects
+    trust_domain: str
+    clock: Clock
+    ready: Callable[[], bool]
+
+
+def make_app(parts: AdminParts) -> web.Application:
+    """The routes."""
+    admin = _Admin(parts)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+    app.add_routes(
+        [
+            web.get("/status", admin.status),
+            web.get("/agents", admin.agents),
+            web.get("/root", admin.root),
+            web.get("/objects", admin.objects),
+            web.get("/tokens", admin.tokens),
+            web.post("/tokens", admin.create_token),
+            web.delete("/tokens/{id}", admin.revoke_token),
+            web.get("/revocations", admin.revocations),
+            web.post("/revocations", admin.revoke),
+            web.delete("/revocations", admin.undo_revocation),
+        ]
+    )
+    return app
+
+
+async def open_admin_socket(app: web.Application, path: Path) -> web.AppRunner:
+    """Listens on `path`, mode 0600, in place of a socket that a former controller left; the caller cleans the runner up."""
+    _make_way(path)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    # The mode at creation, not after: there is no moment in which another user could connect.
+    former = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, path).start()
+    finally:
+        os.umask(former)
+    return runner
+
+
+def _make_way(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
+        path.unlink()
+
+
+class _Admin:
+    def __init__(self, parts: AdminParts) -> None:
+        self._parts = parts
+
+    async def status(self, _request: web.Request) -> web.Response:
+        parts, issuer = self._parts, self._parts.authority.issuer
+        return _json(
+            {
+                "ready": parts.ready(),
+                "trust_domain": parts.trust_domain,
+                "agents": parts.hub.connected,
+                "roots": len(issuer.roots),
+                "issuer_expires_s": int(issuer.certificate.not_valid_after_utc.timestamp()),
+                "authority_error": parts.authority.reload_error,
+            }
+        )
+
+    async def agents(self, _request: web.Request) -> web.Response:
+        return _json(self._parts.hub.status())
+
+    async def root(self, _request: web.Request) -> web.Response:
+        return _json({"trust_domain": self._parts.trust_domain, "pem": self._parts.authority.issuer.roots_pem.decode("ascii")})
+
+    async def objects(self, request: web.Request) -> web.Response:
+        query = request.query
+        try:
+            return _json(self._parts.objects(query.get("kind", ""), query.get("namespace", ""), query.get("name", "")))
+        except LookupError as error:
+            return _error(404, str(error.args[0]) if error.args else "not found")
+
+    async def tokens(self, _request: web.Request) -> web.Response:
+        return _json([_public(record) for record in self._parts.tokens.all()])
+
+    async def create_token(self, request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=TokenRequest)
+        try:
+            record, token = self._parts.tokens.create(asked.node, asked.ttl_s, self._parts.clock())
+        except (IdentityError, ValueError, TooManyTokensError) as error:
+            return _error(400, str(error))
+        known = self._parts.placement.has_node(asked.node)
+        return _json({**msgspec.to_builtins(_public(record)), "token": token, "node_known": known})
+
+    async def revoke_token(self, request: web.Request) -> web.Response:
+        key = request.match_info["id"]
+        return _json({"id": key}) if self._parts.tokens.revoke(key) else _error(404, f"there is no token {key}")
+
+    async def revocations(self, _request: web.Request) -> web.Response:
+        return _json(self._parts.revocations.all())
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=RevocationRequest)
+        identity = parse_identity(asked.identity)
+        if identity.trust_domain != self._parts.trust_domain:
+            return _error(400, f"{asked.identity} is not of the trust domain {self._parts.trust_domain}")
+        return _json(self._parts.revocations.revoke(identity, self._parts.clock()))
+
+    async def undo_revocation(self, request: web.Request) -> web.Response:
+        identity = request.query.get("identity", "")
+        return _json({"identity": identity}) if self._parts.revocations.undo(identity) else _error(404, f"{identity} is not revoked")
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return _error(error.status, error.reason)
+    except (msgspec.DecodeError, IdentityError) as error:
+        return _error(400, str(error))
+    except OSError as error:
+        return _error(500, f"the change could not be kept on disk: {error}")
+
+
+def _public(record: TokenRecord) -> PublicToken:
+    return PublicToken(record.id, record.node, record.created_s, record.expires_s, record.used_s)
+
+
+def _json(data: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(data), content_type="application/json")
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode({"error": message}), content_type="application/json")

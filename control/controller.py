@@ -1,0 +1,221 @@
+"""The controller as one object: puts the parts together, opens the listeners when the model is whole, and takes them down in order."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from aiohttp import web
+
+from control.admin.server import AdminParts, Objects, make_app, open_admin_socket
+from control.ca.audit import AuditLog
+from control.ca.authority import Authority
+from control.ca.callers import CertificateAuthenticator, TokenAuthenticator
+from control.ca.issuance import Issuance, IssuanceParts
+from control.ca.join_tokens import JoinTokens
+from control.ca.leaf import DEFAULT_TTL_S
+from control.ca.limits import CallerLimits, Limits
+from control.ca.private_files import make_private_directory
+from control.ca.revocations import Revocations
+from control.ca.server_certificate import DEFAULT_HOSTNAMES, ServerCertificate
+from control.ca.service import certificate_handler
+from control.listeners import ServerTLS, make_listener
+from control.metrics import CONTENT_TYPE, Metrics
+from control.resources import Placement, ResourceView, TypeURL
+from control.xds.guard import StreamGuard
+from control.xds.hub import Hub
+from control.xds.service import DiscoveryService
+from control.xds.trust import TrustView
+from meshapi import wire
+
+SIGNING_THREADS = 2
+STOP_GRACE_S = 2.0
+TLS_PERIOD_S = 30.0
+log = logging.getLogger(__name__)
+
+
+class StateInUseError(Exception):
+    """Another controller works in this state directory."""
+
+
+class Model(ResourceView, Placement, Protocol):
+    """The mesh model, as the controller uses it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a controller runs. `authority_dir` None = an authority of its own in the state directory;
+    `metrics_listen` None = all addresses; ports 0 = any."""
+
+    state_dir: Path
+    admin_socket: Path
+    authority_dir: Path | None = None
+    trust_domain: str = wire.DEFAULT_TRUST_DOMAIN
+    cluster: str = wire.DEFAULT_CLUSTER
+    listen: str = "[::]"
+    token_port: int = wire.XDS_TOKEN_PORT
+    agent_port: int = wire.XDS_MTLS_PORT
+    metrics_listen: str | None = None
+    metrics_port: int = 15014
+    hostnames: tuple[str, ...] = ()
+    max_ttl_s: int = DEFAULT_TTL_S
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where a running controller listens."""
+
+    token: int
+    agent: int
+    metrics: int
+
+
+class Controller:
+    """Made once, run once. Raises what the state directory's files are wrong about."""
+
+    def __init__(self, settings: Settings, model: Model, objects: Objects, *, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        make_private_directory(settings.state_dir)
+        self._lock = _lock(settings.state_dir / "lock")
+        self._authority = Authority(
+            settings.authority_dir or settings.state_dir / "ca",
+            trust_domain=settings.trust_domain,
+            own=settings.authority_dir is None,
+            clock=clock,
+        )
+        self._revocations = Revocations(settings.state_dir / "revocations.json")
+        self._tokens = JoinTokens(settings.state_dir / "join-tokens.json")
+        self._audit = AuditLog(settings.state_dir / "audit.log", clock)
+        self._metrics = Metrics()
+        trust = TrustView(self._authority, self._revocations, settings.trust_domain)
+        address, authorization = TypeURL(wire.ADDRESS_TYPE), TypeURL(wire.AUTHORIZATION_TYPE)
+        views: dict[TypeURL, ResourceView] = {address: model, authorization: model, TypeURL(wire.TRUST_TYPE): trust}
+        self._hub = Hub(views, self._metrics, clock)
+        certificate = ServerCertificate(self._authority, (*DEFAULT_HOSTNAMES, *settings.hostnames), clock)
+        self._tls = ServerTLS(certificate)
+        self._authority.on_change(self._tls.refresh)
+        self._signers = ThreadPoolExecutor(SIGNING_THREADS, thread_name_prefix="signer")
+        self._model = model
+        self._clock = clock
+        self._admin = AdminParts(
+            authority=self._authority,
+            tokens=self._tokens,
+            revocations=self._revocations,
+            placement=model,
+            hub=self._hub,
+            objects=objects,
+            trust_domain=settings.trust_domain,
+            clock=clock,
+            ready=lambda: self.ports is not None,
+        )
+        self.ports: Ports | None = None
+        """None until the controller is ready."""
+        self._metrics.observe(
+            connected=lambda: self._hub.connected,
+            reload_failed=lambda: self._authority.reload_error is not None,
+            issuer_end_s=self._issuer_end_s,
+        )
+
+    def _issuer_end_s(self) -> float:
+        return self._authority.issuer.certificate.not_valid_after_utc.timestamp()
+
+    async def run(self, synced: asyncio.Event, ready: asyncio.Event) -> None:
+        """Serves until cancelled; listens for agents only once `synced` is set, since a part of the model would read as removals."""
+        admin = await open_admin_socket(make_app(self._admin), self._settings.admin_socket)
+        metrics, metrics_port = await self._open_metrics()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._authority.watch(), name="authority watch")
+                tasks.create_task(self._follow_certificate(), name="server certificate")
+                await synced.wait()
+                await self._serve(metrics_port, ready)
+        finally:
+            await admin.cleanup()
+            await metrics.cleanup()
+            self._signers.shutdown()
+            self._audit.close()
+            self._settings.admin_socket.unlink(missing_ok=True)
+            os.close(self._lock)
+
+    async def _serve(self, metrics_port: int, ready: asyncio.Event) -> None:
+        settings = self._settings
+        by_certificate = CertificateAuthenticator(
+            self._authority, self._revocations, self._model, trust_domain=settings.trust_domain, clock=self._clock
+        )
+        by_token = TokenAuthenticator(self._tokens, self._clock)
+        parts = self._issuance_parts()
+        servers, ports = [], []
+        for port, authenticator in ((settings.token_port, by_token), (settings.agent_port, by_certificate)):
+            discovery = DiscoveryService(self._hub, authenticator, cluster=settings.cluster, audit=self._audit, metrics=self._metrics)
+            server, bound = make_listener(
+                f"{settings.listen}:{port}",
+                self._tls.credentials(client_certificates=authenticator is by_certificate),
+                [certificate_handler(Issuance(parts, authenticator)), discovery.handler()],
+            )
+            servers.append(server)
+            ports.append(bound)
+        guard = StreamGuard(self._hub, by_certificate, self._authority, self._revocations)
+        try:
+            for server in servers:
+                await server.start()
+            self.ports = Ports(token=ports[0], agent=ports[1], metrics=metrics_port)
+            log.info("serving nodes on port %d (join tokens) and %d (agent certificates)", *ports)
+            ready.set()
+            await guard.run()
+        finally:
+            self.ports = None
+            self._hub.close()
+            await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
+
+    def _issuance_parts(self) -> IssuanceParts:
+        return IssuanceParts(
+            authority=self._authority,
+            revocations=self._revocations,
+            tokens=self._tokens,
+            placement=self._model,
+            audit=self._audit,
+            metrics=self._metrics,
+            limits=CallerLimits(Limits(), time.monotonic),
+            signers=self._signers,
+            trust_domain=self._settings.trust_domain,
+            cluster=self._settings.cluster,
+            clock=self._clock,
+            max_ttl_s=self._settings.max_ttl_s,
+        )
+
+    async def _follow_certificate(self) -> None:
+        while True:
+            await asyncio.sleep(TLS_PERIOD_S)
+            self._tls.refresh()
+
+    async def _open_metrics(self) -> tuple[web.AppRunner, int]:
+        async def metrics(_request: web.Request) -> web.Response:
+            return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+        async def ready(_request: web.Request) -> web.Response:
+            return web.Response(text="ready\n") if self.ports else web.Response(status=503, text="the configuration is not read yet\n")
+
+        app = web.Application()
+        app.add_routes([web.get("/metrics", metrics), web.get("/ready", ready)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, self._settings.metrics_listen, self._settings.metrics_port)
+        await site.start()
+        return runner, int(runner.addresses[0][1])
+
+
+def _lock(path: Path) -> int:
+    """Held as long as the process: two controllers in one directory would undo each other's tokens and revocations."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StateInUseError(f"another controller works in {path.parent}") from None
+    return descriptor
