@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, NoReturn, Protocol
 
 import grpc
@@ -13,9 +14,11 @@ from meshapi.discovery import DELTA_METHOD, DiscoveryError, Request, Resource, d
 from nodeagent.xds.channel import Dial, open_channel
 from nodeagent.xds.core import Core
 from nodeagent.xds.events import DialAt, Effect, Flush, Lost, Opened, Ready, Received, Rejected, Send, Subscribe, Unsubscribe, Update
+from nodeagent.xds.holdings import STRAY_S
 
 WRITE_DEADLINE_S: Final = 30.0
 FIRST_ANSWER_DEADLINE_S: Final = 30.0
+FIRST_ANSWER_HEADSTART_S: Final = 1.0
 Stream = grpc.aio.StreamStreamCall
 
 
@@ -33,7 +36,7 @@ class Handler(Protocol):
 
 
 class Status(Struct, frozen=True):
-    """The connection as `nodeagent status` shows it; times in Unix seconds."""
+    """The connection as `nodeagent status` shows it; times in Unix seconds. `last_error` says how the stream before this one ended."""
 
     target: str
     connected_since_s: float | None
@@ -70,6 +73,7 @@ class XDSClient:
         self._wall = wall
         self._changed = asyncio.Event()
         self._rotated = asyncio.Event()
+        self._answered = asyncio.Event()
         self._writing = asyncio.Lock()
         self._status = Status("", None, None, None, 0, ready=False)
 
@@ -118,6 +122,7 @@ class XDSClient:
     async def _stream(self) -> Lost:
         """Opens a stream and stays until it ends; says how it ended."""
         self._rotated.clear()
+        self._answered.clear()
         try:
             dial = await asyncio.to_thread(self._dial)
         except (OSError, ValueError) as error:
@@ -148,7 +153,8 @@ class XDSClient:
         while True:
             body = await _next_message(stream, deadline_s)
             if deadline_s is not None:
-                self._set(connected_since_s=self._wall(), failures=0, last_error=None)
+                self._answered.set()
+                self._set(connected_since_s=self._wall(), failures=0)
                 deadline_s = None
             try:
                 response = decode_response(body)
@@ -160,9 +166,18 @@ class XDSClient:
 
     async def _write(self, stream: Stream[bytes, bytes]) -> NoReturn:
         self._changed.clear()
-        await self._do(stream, self._core.step(Opened(), self._clock()))
+        opening = self._core.step(Opened(), self._clock())
+        until_first_request = 1 + next(index for index, effect in enumerate(opening) if isinstance(effect, Send))
+        await self._do(stream, opening[:until_first_request])
+        # A server that refuses the caller ends the stream now; a write that fails meanwhile would hide its reason (gRPC reports its own).
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_ANSWER_HEADSTART_S):
+                await self._answered.wait()
+        await self._do(stream, opening[until_first_request:])
         while True:
-            await self._changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STRAY_S):
+                    await self._changed.wait()
             self._changed.clear()
             await self._do(stream, self._core.step(Flush(), self._clock()))
 

@@ -74,9 +74,9 @@ class Core:
     def _open(self, now: float) -> tuple[Effect, ...]:
         self._opened_s = now
         self._answered_on_stream = False
+        drops = [effect for holdings in self._on_demand for effect in _drop(holdings, holdings.unwanted(), now)]
         effects: list[Effect] = []
         for url, holdings in self._holdings.items():
-            effects += _drop(holdings, holdings.unwanted(), now)
             # Subscribing to everything and taking it back in one request is the protocol's "nothing yet".
             everything = ("*",) if holdings.kind.on_demand else ()
             first = Request(
@@ -85,7 +85,7 @@ class Core:
             effects.append(Send(first))
             effects += _subscriptions(url, holdings.wanted, ())
             self._sent[url] = set(holdings.wanted)
-        return tuple(effects)
+        return (*drops, *effects)
 
     def _flush(self, now: float) -> tuple[Effect, ...]:
         if self._opened_s is None:
@@ -95,10 +95,8 @@ class Core:
             url = holdings.kind.type_url
             sent = self._sent[url]
             fresh, gone = holdings.wanted - sent, sent - holdings.wanted
-            dropped = holdings.uncovered_by(gone)
-            effects += _drop(holdings, dropped, now)
-            # A server may watch what was held at the start of the stream by its name: it must forget that too, or would not send it again.
-            effects += _subscriptions(url, fresh, gone.union(dropped))
+            holdings.give_up(gone, now)
+            effects += _subscriptions(url, fresh, gone)
             self._sent[url] = set(holdings.wanted)
         return tuple(effects)
 
@@ -140,6 +138,7 @@ class Core:
         for holdings in self._on_demand:
             names = holdings.strays(now)
             effects += _drop(holdings, names, now)
+            # The server may watch by name what was held at the start of the stream: it must forget that too, or would not send it again.
             effects += _subscriptions(holdings.kind.type_url, (), names)
         return effects
 

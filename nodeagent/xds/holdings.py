@@ -6,7 +6,7 @@ from meshapi.discovery import Resource
 from nodeagent.xds.kinds import Accepted, Kind, Value, keys_of, services_of
 
 STRAY_S = 30.0
-"""How long a resource that no wanted key covers is kept: what covers it may come in the next response."""
+"""How long a resource that no wanted key covers is kept, in seconds: what covers it may be under way."""
 
 
 class Holdings:
@@ -44,8 +44,7 @@ class Holdings:
         self.rejected.pop(resource.name, None)
         if self.kind.on_demand:
             self._link(resource, accepted.value, frozenset(keys_of(accepted)))
-            if not self.is_covered(resource.name):
-                self._strays.setdefault(resource.name, now)
+            self._note_strays((resource.name,), now)
         return earlier
 
     def drop(self, name: str, now: float) -> frozenset[str]:
@@ -55,9 +54,7 @@ class Holdings:
         self._versions.pop(name, None)
         self.rejected.pop(name, None)
         self._strays.pop(name, None)
-        for member in self._members.get(name, ()):
-            if not self.is_covered(member):
-                self._strays.setdefault(member, now)
+        self._note_strays(self._members.get(name, ()), now)
         return keys
 
     def absent(self, keys: Iterable[str]) -> list[str]:
@@ -68,27 +65,31 @@ class Holdings:
         """Whether a wanted key stands for the resource, or for a service that it serves."""
         if not self.wanted.isdisjoint(self._keys.get(name, ())):
             return True
-        return any(
-            service in self.wanted or not self.wanted.isdisjoint(self._keys.get(service, ())) for service in self._services.get(name, ())
-        )
+        return any(not self.wanted.isdisjoint(self._keys.get(service, ())) for service in self._services.get(name, ()))
 
-    def uncovered_by(self, keys: Iterable[str]) -> list[str]:
-        """The names that nobody wants, among those that these keys stood for."""
+    def give_up(self, keys: Iterable[str], now: float) -> None:
+        """Notes that nobody wants these keys any more: what only they stood for is a stray from now on.
+
+        It is not dropped at once, since news under way may make another key stand for it, and the server would not send it again.
+        """
         touched = {name for key in keys for name in self._by_key.get(key, ())}
         touched |= {member for name in [*touched, *keys] for member in self._members.get(name, ())}
-        return sorted(name for name in touched if not self.is_covered(name))
+        self._note_strays(touched, now)
 
     def unwanted(self) -> list[str]:
         """What not to begin a new stream with: of an on-demand type all that no key covers, and what was refused and never accepted."""
-        if not self.kind.on_demand:
-            return []
         return sorted(name for name in self._versions.keys() | self.rejected.keys() if not self.is_covered(name))
 
     def strays(self, now: float) -> list[str]:
-        """The names that came without a wanted key and found none for a while (sent before the server saw that a key was given up)."""
+        """The names that had no wanted key for a while."""
         for name in [name for name in self._strays if self.is_covered(name)]:
             del self._strays[name]
         return sorted(name for name, since in self._strays.items() if now - since >= STRAY_S)
+
+    def _note_strays(self, names: Iterable[str], now: float) -> None:
+        for name in names:
+            if not self.is_covered(name):
+                self._strays.setdefault(name, now)
 
     def _link(self, resource: Resource, value: Value, keys: frozenset[str]) -> None:
         self._keys[resource.name] = keys

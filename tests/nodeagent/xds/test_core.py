@@ -201,9 +201,21 @@ def test_giving_up_a_service_gives_up_its_members_unless_someone_else_wants_them
     members = [workload("a", "10.0.0.1", "ns/web.svc"), workload("b", "10.0.0.2", "ns/web.svc")]
     receive(core, ADDRESS_TYPE, *map(workload_resource, members), service_resource(service("web", "10.9.0.1")))
     core.step(Unsubscribe(frozenset({"/10.9.0.1"})), 1)
-    effects = core.step(Flush(), 1)
-    assert updates(effects) == [Update(ADDRESS_TYPE, removed=("Kubernetes//Pod/ns/a", "ns/web.svc"))]
-    assert sent(effects) == [Request(ADDRESS_TYPE, (), ("/10.9.0.1", "Kubernetes//Pod/ns/a", "ns/web.svc"))]
+    assert core.step(Flush(), 1) == (Send(Request(ADDRESS_TYPE, (), ("/10.9.0.1",))),)
+    assert core.step(Flush(), 1 + STRAY_S) == (
+        Update(ADDRESS_TYPE, removed=("Kubernetes//Pod/ns/a", "ns/web.svc")),
+        Send(Request(ADDRESS_TYPE, (), ("Kubernetes//Pod/ns/a", "ns/web.svc"))),
+    )
+
+
+def test_what_is_asked_for_again_in_time_stays() -> None:
+    core = opened(ALL, "/10.0.0.1")
+    receive(core, ADDRESS_TYPE, workload_resource(workload("web")))
+    core.step(Unsubscribe(frozenset({"/10.0.0.1"})), 1)
+    core.step(Flush(), 1)
+    core.step(Subscribe(frozenset({"Kubernetes//Pod/ns/web"})), 2)
+    core.step(Flush(), 2)
+    assert core.step(Flush(), 2 * STRAY_S) == ()
 
 
 def test_what_was_under_way_when_its_key_was_given_up_goes_after_a_while() -> None:
