@@ -52,9 +52,9 @@ def resolve(view: View, question: RouteQuestion) -> Route | Unknown:
         return Unknown((question.workload,), f"workload {question.workload}")
     if isinstance(source, Missing):
         return refuse(f"workload {question.workload} is not in the mesh's configuration")
-    local = view.local(question.workload)
-    if local is not None and local.identity != str(source.identity):
-        return refuse(f"this node runs {question.workload} as {local.identity}, the controller says {source.identity}", source=source)
+    here = view.local_identity(question.workload)
+    if here is not None and here != str(source.identity):
+        return refuse(f"this node runs {question.workload} as {here}, the controller says {source.identity}", source=source)
     destination = plain(question.destination)
     if destination.is_loopback or destination.is_unspecified or destination.is_multicast:
         return refuse(f"{destination} is no address to forward to", source=source)

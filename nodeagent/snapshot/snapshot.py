@@ -8,7 +8,7 @@ from meshapi import wire
 from meshapi.workload import IPAddress, NetworkMode, Service, ServiceKey, Workload, WorkloadUID
 from nodeagent.policy.compiled import CompiledPolicy
 from nodeagent.snapshot.persistent import PersistentMap
-from nodeagent.snapshot.view import LocalWorkload, Missing, address_dependency
+from nodeagent.snapshot.view import Missing, address_dependency
 
 GLOBAL_NAMESPACE = ""
 """Under which policies of global scope are indexed."""
@@ -36,13 +36,13 @@ class Snapshot:
     rejected: PersistentMap[str, str] = field(default_factory=PersistentMap)
     """Policies that could not be understood, with the error."""
     policies_arrived: bool = False
-    locals: PersistentMap[WorkloadUID, LocalWorkload] = field(default_factory=PersistentMap)
+    local_identities: PersistentMap[WorkloadUID, str] = field(default_factory=PersistentMap)
 
     def workload(self, uid: WorkloadUID) -> Workload | Missing:
         return self.workloads.get(uid) or self._missing(uid)
 
-    def local(self, uid: WorkloadUID) -> LocalWorkload | None:
-        return self.locals.get(uid)
+    def local_identity(self, uid: WorkloadUID) -> str | None:
+        return self.local_identities.get(uid)
 
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
         return tuple(self._services_at(network, address)) or self.workload_at(network, address)

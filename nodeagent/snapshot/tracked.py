@@ -6,7 +6,7 @@ from meshapi.workload import IPAddress, Service, ServiceKey, Workload, WorkloadU
 from nodeagent.policy.compiled import CompiledPolicy
 from nodeagent.snapshot.places import BLOCKS_TOUCHED
 from nodeagent.snapshot.rules import ALL_POLICIES, namespace_dependency, policy_dependency
-from nodeagent.snapshot.view import LocalWorkload, Missing, View, address_dependency
+from nodeagent.snapshot.view import Missing, View, address_dependency
 
 
 class TrackedView:
@@ -21,9 +21,9 @@ class TrackedView:
         self._needed(uid)
         return self._view.workload(uid)
 
-    def local(self, uid: WorkloadUID) -> LocalWorkload | None:
+    def local_identity(self, uid: WorkloadUID) -> str | None:
         self.depends_on.add(uid)
-        return self._view.local(uid)
+        return self._view.local_identity(uid)
 
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
         self._needed(address_dependency(network, address))

@@ -7,7 +7,6 @@ from meshapi.workload import Service, Workload, WorkloadUID
 from nodeagent.snapshot.places import PlacesEdit
 from nodeagent.snapshot.rules import ALL_POLICIES, RulesEdit
 from nodeagent.snapshot.snapshot import Snapshot
-from nodeagent.snapshot.view import LocalWorkload
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,8 @@ class Update:
     rejected_policies: tuple[tuple[str, str], ...] = ()
     """`namespace/name` and the error."""
     policies_arrived: bool = False
-    locals: tuple[LocalWorkload, ...] = ()
-    removed_locals: tuple[WorkloadUID, ...] = ()
+    local_identities: tuple[tuple[WorkloadUID, str | None], ...] = ()
+    """Workloads of this node and their SPIFFE ids; None: runs here no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,7 @@ def apply(snapshot: Snapshot, update: Update) -> Applied:
     _edit_places(places, update)
     _edit_rules(rules, update)
     arrived = update.policies_arrived and not snapshot.policies_arrived
-    changed_locals: dict[WorkloadUID, LocalWorkload | None] = dict.fromkeys(update.removed_locals)
-    changed_locals |= {local.uid: local for local in update.locals}
+    local_identities = dict(update.local_identities)
     following = replace(
         snapshot,
         generation=snapshot.generation + 1,
@@ -61,9 +59,9 @@ def apply(snapshot: Snapshot, update: Update) -> Applied:
         policies_by_namespace=rules.namespaces.applied(),
         rejected=rules.rejected.applied(),
         policies_arrived=snapshot.policies_arrived or arrived,
-        locals=snapshot.locals.changed(changed_locals),
+        local_identities=snapshot.local_identities.changed(local_identities),
     )
-    touched = places.touched | rules.touched | changed_locals.keys()
+    touched = places.touched | rules.touched | local_identities.keys()
     return Applied(following, frozenset(touched | {ALL_POLICIES} if arrived else touched))
 
 

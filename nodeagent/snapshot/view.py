@@ -1,7 +1,6 @@
 """How decisions read a snapshot: through a view, so that a recording one can tell what an answer depended on."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -18,24 +17,14 @@ class Missing(Enum):
     """Never asked, or not answered yet: a reason to ask."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalWorkload:
-    """What the node itself knows of a workload that runs on it."""
-
-    uid: WorkloadUID
-    name: str
-    namespace: str
-    identity: str
-
-
 class View(Protocol):
     """Looks things up; nothing of what it returns changes."""
 
     def workload(self, uid: WorkloadUID) -> Workload | Missing:
         """A workload by uid."""
 
-    def local(self, uid: WorkloadUID) -> LocalWorkload | None:
-        """A workload that runs on this node."""
+    def local_identity(self, uid: WorkloadUID) -> str | None:
+        """The SPIFFE id that the node itself gives a workload that runs on it."""
 
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
         """Whose address it is: services before the workload (never an empty tuple)."""

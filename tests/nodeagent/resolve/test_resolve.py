@@ -31,7 +31,6 @@ from nodeagent.resolve.endpoints import MAX_ENDPOINTS
 from nodeagent.resolve.resolve import RouteQuestion, Unknown, resolve
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.update import Update, apply
-from nodeagent.snapshot.view import LocalWorkload
 from nodeagent.ztunnel.protocol import Forward, Pass, Refuse, Route, Tunnel
 
 KEY = ServiceKey("shop/api.shop.svc.cluster.local")
@@ -181,7 +180,7 @@ def test_an_endpoint_without_the_named_port_is_left_out() -> None:
         ),
         (mesh(changed(node="n3"), service=balanced(BalancingMode.STRICT, Scope.NODE)), "UH", "outside the locality"),
         (Update(removed=(WEB.uid,), absent=(WEB.uid,)), "NR", "not in the mesh's configuration"),
-        (Update(locals=(LocalWorkload(WEB.uid, "web", "shop", "spiffe://cluster.local/ns/shop/sa/other"),)), "NR", "the controller says"),
+        (Update(local_identities=((WEB.uid, "spiffe://cluster.local/ns/shop/sa/other"),)), "NR", "the controller says"),
     ],
 )
 def test_what_cannot_be_reached_is_refused_in_words(update: Update, flag: str, words: str) -> None:

@@ -11,7 +11,7 @@ from meshapi.discovery import Resource
 from nodeagent.state.files import StateDirectory
 from nodeagent.state.keeper import Keeper
 from nodeagent.state.kept import FILE, Kept, encode_kept, load_kept
-from tests.nodeagent.polling import until
+from tests.nodeagent.waiting import until
 
 KEPT = Kept({"type": (Resource("n", "v", b"body", ("alias",)),)}, ("a",), ("b",), {"ns/p": "bad"}, policies_arrived=True)
 

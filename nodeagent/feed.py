@@ -1,0 +1,83 @@
+"""What the xds client delivers, into the snapshot, to those who keep trust, and into what is kept on the node."""
+
+from collections.abc import Callable
+from typing import Final
+
+from meshapi.authorization import Policy
+from meshapi.discovery import Resource
+from meshapi.trust import TrustBundle
+from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
+from meshapi.workload import Service, Workload
+from nodeagent.snapshot.store import SnapshotStore
+from nodeagent.snapshot.update import Update
+from nodeagent.state.kept import Kept
+from nodeagent.xds.events import Rejected
+from nodeagent.xds.events import Update as Delivery
+
+MAX_KEPT_ABSENT: Final = 65536
+
+
+class Feed:
+    """Implements `xds.client.Handler`. `on_trust` gets the bundles of all trust domains whenever one changes."""
+
+    def __init__(self, store: SnapshotStore, on_trust: Callable[[tuple[TrustBundle, ...]], None], on_change: Callable[[], None]) -> None:
+        self._store = store
+        self._on_trust = on_trust
+        self._on_change = on_change
+        self._resources: dict[str, dict[str, Resource]] = {ADDRESS_TYPE: {}, AUTHORIZATION_TYPE: {}, TRUST_TYPE: {}}
+        self._bundles: dict[str, TrustBundle] = {}
+        self.ready = False
+
+    def apply(self, update: Delivery) -> None:
+        """Takes resources that came or went."""
+        held = self._resources[update.type_url]
+        for name in update.removed:
+            held.pop(name, None)
+        for accepted in update.upserts:
+            held[accepted.resource.name] = accepted.resource
+        values = [accepted.value for accepted in update.upserts]
+        if update.type_url == TRUST_TYPE:
+            self._trust([value for value in values if isinstance(value, TrustBundle)], update.removed)
+        elif update.type_url == AUTHORIZATION_TYPE:
+            policies = tuple(value for value in values if isinstance(value, Policy))
+            self._store.apply(Update(policies=policies, removed_policies=update.removed))
+        else:
+            workloads = tuple(value for value in values if isinstance(value, Workload))
+            services = tuple(value for value in values if isinstance(value, Service))
+            self._store.apply(Update(workloads=workloads, services=services, removed=update.removed, absent=update.absent))
+        self._on_change()
+
+    def on_rejected(self, rejected: Rejected) -> None:
+        """A policy that can't be understood denies where it may hold; other resources stay what they were."""
+        if rejected.type_url == AUTHORIZATION_TYPE:
+            self._store.apply(Update(rejected_policies=((rejected.name, rejected.error),)))
+            self._on_change()
+
+    def on_ready(self) -> None:
+        """The whole of the policies is here."""
+        self.ready = True
+        self._store.apply(Update(policies_arrived=True))
+        self._on_change()
+
+    def restore(self, kept: Kept) -> None:
+        """Takes what was kept beside the resources themselves (those come back through the client's `restore`)."""
+        self._store.apply(
+            Update(absent=kept.absent, rejected_policies=tuple(kept.rejected_policies.items()), policies_arrived=kept.policies_arrived)
+        )
+
+    def collect(self, wanted: frozenset[str]) -> Kept:
+        """What is to be kept now."""
+        snapshot = self._store.current
+        return Kept(
+            resources={url: tuple(held.values()) for url, held in self._resources.items()},
+            wanted=tuple(sorted(wanted)),
+            absent=tuple(key for key in snapshot.absent if key in wanted)[:MAX_KEPT_ABSENT],
+            rejected_policies=dict(snapshot.rejected.items()),
+            policies_arrived=snapshot.policies_arrived,
+        )
+
+    def _trust(self, bundles: list[TrustBundle], removed: tuple[str, ...]) -> None:
+        for name in removed:
+            self._bundles.pop(name, None)
+        self._bundles |= {bundle.trust_domain: bundle for bundle in bundles}
+        self._on_trust(tuple(self._bundles.values()))
