@@ -1,0 +1,138 @@
+"""From one object to the resources it stands for, with what it claims and what there is to say about it."""
+
+from collections.abc import Callable
+from functools import partial
+
+from msgspec import Struct
+
+from control.kinds import (
+    AuthorizationPolicy,
+    EndpointSlice,
+    MeshObject,
+    Node,
+    ObjectKey,
+    PeerAuthentication,
+    Pod,
+    Service,
+    ServiceEntry,
+    WorkloadEntry,
+)
+from control.model.authorization import convert
+from control.model.claims import Claim
+from control.model.peer_modes import port_policy, static_strict
+from control.model.services import entry_services, foreign_host, kubernetes_service
+from control.model.settings import MeshSettings
+from control.model.store import Store
+from control.model.workloads import entry_workload, inline_workloads, pod_workload, slice_workloads
+from control.resources import TypeURL
+from control.validation import values
+from meshapi import wire, workload
+from meshapi.authorization import Policy, encode_policy
+from meshapi.workload import AddressKey, NetworkMode, ServiceKey, address_key
+
+ADDRESS = TypeURL(wire.ADDRESS_TYPE)
+AUTHORIZATION = TypeURL(wire.AUTHORIZATION_TYPE)
+
+
+class Candidate(Struct, frozen=True):
+    """A resource that will be there if its object wins what it claims.
+
+    `aliases` are the addresses that name it, `services` those that it is a member of.
+    """
+
+    type_url: TypeURL
+    name: str
+    encode: Callable[[], bytes]
+    claims: tuple[Claim, ...]
+    aliases: tuple[AddressKey, ...] = ()
+    services: tuple[ServiceKey, ...] = ()
+
+
+class Derived(Struct, frozen=True):
+    """What an object amounts to. `claims` are its own, without a resource; `refused` errors, `notes` limits of what was accepted."""
+
+    candidates: tuple[Candidate, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def all_claims(self) -> list[Claim]:
+        return [*self.claims, *(claim for candidate in self.candidates for claim in candidate.claims)]
+
+
+def derive(item: MeshObject, store: Store, settings: MeshSettings) -> Derived:
+    """The resources of an object, given all others."""
+    match item:
+        case Pod():
+            pod = pod_workload(item, store.surroundings(item), settings)
+            return Derived((_workload(pod),) if pod else ())
+        case WorkloadEntry():
+            return Derived((_workload(entry_workload(item, store.surroundings(item), settings)),))
+        case ServiceEntry():
+            return _service_entry(item, store, settings)
+        case EndpointSlice():
+            service = store.slice_service(item)
+            return Derived(tuple(_workload(one) for one in slice_workloads(item, service, settings)) if service else ())
+        case Service():
+            return Derived() if item.external else Derived((_service(kubernetes_service(item, settings)),))
+        case Node():
+            addresses = [values.address(entry.address) for entry in item.status.addresses if entry.type == "InternalIP"]
+            return Derived(claims=tuple(_address_claim(address_key(settings.network, address)) for address in addresses))
+        case AuthorizationPolicy():
+            converted = convert(item, settings.root_namespace)
+            note = (converted.unenforceable,) if converted.unenforceable else ()
+            return Derived((_policy(converted.policy),) if converted.policy else (), notes=note)
+        case PeerAuthentication():
+            policy = port_policy(item, store.policies.parent_mode(item.metadata.namespace))
+            return Derived((_policy(policy),) if policy else ())
+    return Derived()
+
+
+def derive_static_strict(store: Store, settings: MeshSettings) -> Derived:
+    """The policy for STRICT, there as soon as any PeerAuthentication is."""
+    return Derived((_policy(static_strict(settings.root_namespace)),) if store.policies.needs_static_strict else ())
+
+
+def rivals_text(claim: Claim, winner: ObjectKey) -> str:
+    """How to say that another object has what this one claims."""
+    what, _, name = claim.partition(" ")
+    return f"the address {name.partition('/')[2]} belongs to {winner}" if what == "address" else f"{name} is already defined by {winner}"
+
+
+def _service_entry(entry: ServiceEntry, store: Store, settings: MeshSettings) -> Derived:
+    namespace = entry.metadata.namespace
+    services = tuple(_service(service) for service in entry_services(entry, settings))
+    names = tuple(claim for service in services for claim in service.claims if not claim.startswith("address "))
+    # The endpoints go with the hosts: where another object has the name, they must not be added to it.
+    workloads = tuple(_workload(one, names) for one in inline_workloads(entry, store.surroundings(entry), settings))
+    refused = tuple(why for host in entry.spec.hosts if (why := foreign_host(host, namespace, settings.domain)) is not None)
+    return Derived(services + (workloads if services else ()), refused=refused)
+
+
+def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candidate:
+    # A host-network workload shares its node's address: the address is not its own, nor is it found by it.
+    own = one.network_mode is NetworkMode.STANDARD
+    aliases = tuple(address_key(one.network, address) for address in one.addresses) if own else ()
+    return Candidate(
+        ADDRESS,
+        one.uid,
+        partial(workload.encode_workload, one),
+        (*claims, *(_address_claim(alias) for alias in aliases)),
+        aliases,
+        tuple(sorted(one.services)),
+    )
+
+
+def _service(service: workload.Service) -> Candidate:
+    aliases = tuple(address.key for address in service.addresses)
+    claims = (f"service {service.key}", *(_address_claim(alias) for alias in aliases))
+    return Candidate(ADDRESS, service.key, partial(workload.encode_service, service), claims, aliases)
+
+
+def _policy(policy: Policy) -> Candidate:
+    return Candidate(AUTHORIZATION, policy.key, partial(encode_policy, policy), ())
+
+
+def _address_claim(key: AddressKey) -> Claim:
+    return f"address {key}"

@@ -1,0 +1,165 @@
+"""The mesh: takes changes of objects, keeps the resources that agents are served, and answers for placement and status."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+
+from msgspec import Struct
+
+from control.kinds import Kind, MeshObject, Node, ObjectKey
+from control.model.claims import Claims, rank
+from control.model.derivation import Derived, derive, derive_static_strict
+from control.model.published import Published
+from control.model.settings import MeshSettings
+from control.model.store import Store
+from control.resources import Changes, Resource, TypeURL
+from control.source import Change, FileFindings, Reject, Remove, Synced, Upsert
+from control.validation.document import Manifest
+from control.validation.finding import Finding, Origin
+from meshapi.spiffe import WorkloadIdentity
+
+
+class Record(Struct, frozen=True):
+    """What the source last said of an object. `object` is what is in force: None where nothing ever was understood.
+
+    `rejected`: the manifest is not what is in force; `closed`: what is in force is a stand-in that denies.
+    """
+
+    origin: Origin
+    manifest: Manifest
+    findings: tuple[Finding, ...]
+    object: MeshObject | None
+    rejected: bool = False
+    closed: bool = False
+
+
+class Mesh:
+    """Implements ResourceView and Placement. One thread: all calls come from the event loop's."""
+
+    def __init__(self, settings: MeshSettings) -> None:
+        self.settings = settings
+        self.synced = False
+        """Whether the source has delivered all that was there at the start."""
+        self.file_findings: dict[str, tuple[Finding, ...]] = {}
+        self.derivations: Counter[Kind] = Counter()
+        """How often the resources of an object were computed, by kind."""
+        self.records: dict[ObjectKey, Record] = {}
+        self.store = Store(settings)
+        self.claims = Claims()
+        self.derived: dict[ObjectKey, Derived] = {}
+        self._published = Published()
+        self._served: dict[ObjectKey, frozenset[tuple[TypeURL, str]]] = {}
+
+    # ---- what changes
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Applies a batch: computes anew what it touches, and then tells the watchers once."""
+        dirty: set[ObjectKey] = set()
+        for change in changes:
+            match change:
+                case Upsert():
+                    record = Record(change.origin, change.manifest, change.findings, change.object)
+                    dirty |= self._record(change.key, record)
+                case Reject():
+                    dirty |= self._record(change.key, self._rejected(change))
+                case Remove(key):
+                    dirty |= self._record(key, None)
+                case FileFindings(file, findings):
+                    self.file_findings.pop(file, None)
+                    if findings:
+                        self.file_findings[file] = findings
+                case Synced():
+                    self.synced = True
+        self._recompute(dirty)
+
+    def _rejected(self, change: Reject) -> Record:
+        before = self.records.get(change.key)
+        if before is not None and before.object is not None and not before.closed:
+            return Record(change.origin, change.manifest, change.findings, before.object, rejected=True)
+        closed = change.closed
+        return Record(change.origin, change.manifest, change.findings, closed, rejected=True, closed=closed is not None)
+
+    def _record(self, key: ObjectKey, record: Record | None) -> set[ObjectKey]:
+        before = self.records.pop(key, None)
+        if record is not None:
+            self.records[key] = record
+        was, now = before.object if before else None, record.object if record else None
+        return self.store.put(key, now) if was != now else set()
+
+    def _recompute(self, dirty: set[ObjectKey]) -> None:
+        contested: set[ObjectKey] = set()
+        # Sorted, so that the same changes do the same in every run.
+        for key in sorted(dirty):
+            derived = self._derive(key)
+            self.derived.pop(key, None)
+            item = self.store.get(key)
+            if item is not None:
+                contested |= self.claims.put(key, derived.all_claims, rank(item))
+            else:
+                contested |= self.claims.put(key, (), (0, False, (False, "", "", "")))
+            if derived != Derived():
+                self.derived[key] = derived
+        self._publish(contested)
+
+    def _derive(self, key: ObjectKey) -> Derived:
+        if key == self.store.policies.static_key:
+            return derive_static_strict(self.store, self.settings)
+        item = self.store.get(key)
+        if item is None:
+            return Derived()
+        self.derivations[key.kind] += 1
+        return derive(item, self.store, self.settings)
+
+    def _publish(self, keys: set[ObjectKey]) -> None:
+        winning = {key: [one for one in self._derived_of(key).candidates if not self.lost(key, one.claims)] for key in sorted(keys)}
+        # First all that goes, then all that comes: a name may move from one object to another.
+        for key, candidates in winning.items():
+            names = frozenset((one.type_url, one.name) for one in candidates)
+            for type_url, name in self._served.pop(key, frozenset()) - names:
+                self._published.remove(type_url, name)
+            if names:
+                self._served[key] = names
+        for candidates in winning.values():
+            for one in candidates:
+                self._published.put(one)
+        self._published.commit()
+
+    def _derived_of(self, key: ObjectKey) -> Derived:
+        return self.derived.get(key, Derived())
+
+    def lost(self, key: ObjectKey, claims: Iterable[str]) -> list[tuple[str, ObjectKey]]:
+        """The claims that another object has, and which one."""
+        winners = ((claim, self.claims.winner(claim)) for claim in claims)
+        return [(claim, winner) for claim, winner in winners if winner != key]
+
+    # ---- ResourceView
+
+    def names(self, type_url: TypeURL) -> Collection[str]:
+        """Every resource of a type."""
+        return self._published.names(type_url)
+
+    def get(self, type_url: TypeURL, name: str) -> Resource | None:
+        """A resource by its name."""
+        return self._published.get(type_url, name)
+
+    def resolve(self, type_url: TypeURL, key: str) -> Collection[str]:
+        """The names that a key stands for."""
+        return self._published.resolve(type_url, key)
+
+    def members(self, type_url: TypeURL, name: str) -> Collection[str]:
+        """The workloads of a service."""
+        return self._published.members(type_url, name)
+
+    def watch(self, on_change: Callable[[Changes], None]) -> Callable[[], None]:
+        """Calls `on_change` after each batch that changed something; returns what ends it."""
+        return self._published.watch(on_change)
+
+    # ---- Placement
+
+    def has_node(self, node: str) -> bool:
+        """Whether the mesh knows this node."""
+        return self.store.find(Node, "", node) is not None
+
+    def runs_on(self, identity: WorkloadIdentity, node: str) -> bool:
+        """Whether a live pod with this identity is placed on this node."""
+        own = identity.trust_domain == self.settings.trust_domain
+        return own and self.has_node(node) and self.store.placed(node, identity.namespace, identity.service_account)

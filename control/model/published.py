@@ -1,0 +1,83 @@
+"""The resources as they are served, with the look-ups that agents ask for."""
+
+from collections.abc import Callable, Collection
+from hashlib import blake2b
+
+from control.model.derivation import ADDRESS, Candidate
+from control.resources import Changes, Resource, TypeURL
+
+
+class Published:
+    """Implements ResourceView; `commit` tells watchers what a batch of changes really changed."""
+
+    def __init__(self) -> None:
+        self._resources: dict[TypeURL, dict[str, Resource]] = {}
+        self._candidates: dict[tuple[TypeURL, str], Candidate] = {}
+        self._by_alias: dict[str, set[str]] = {}
+        self._members: dict[str, set[str]] = {}
+        self._before: dict[tuple[TypeURL, str], Resource | None] = {}
+        """What was there for each name that the running batch touched."""
+        self._watchers: list[Callable[[Changes], None]] = []
+
+    def names(self, type_url: TypeURL) -> Collection[str]:
+        """Every resource of a type."""
+        return self._resources.get(type_url, {}).keys()
+
+    def get(self, type_url: TypeURL, name: str) -> Resource | None:
+        """A resource by its name."""
+        return self._resources.get(type_url, {}).get(name)
+
+    def resolve(self, type_url: TypeURL, key: str) -> Collection[str]:
+        """The names that a key stands for: a name, or an address of workloads and services."""
+        if self.get(type_url, key) is not None:
+            return (key,)
+        return tuple(sorted(self._by_alias.get(key, ()))) if type_url == ADDRESS else ()
+
+    def members(self, type_url: TypeURL, name: str) -> Collection[str]:
+        """The workloads of a service."""
+        return tuple(sorted(self._members.get(name, ()))) if type_url == ADDRESS else ()
+
+    def watch(self, on_change: Callable[[Changes], None]) -> Callable[[], None]:
+        """Calls `on_change` after each batch that changed something; returns what ends it."""
+
+        # A function of its own for each call: ending one watch must not end an equal other one.
+        def call(changes: Changes) -> None:
+            on_change(changes)
+
+        self._watchers.append(call)
+        return lambda: self._watchers.remove(call) if call in self._watchers else None
+
+    def put(self, candidate: Candidate) -> None:
+        """Serves a resource, within a batch."""
+        self.remove(candidate.type_url, candidate.name)
+        body = candidate.encode()
+        resource = Resource(candidate.name, blake2b(body, digest_size=8).hexdigest(), body)
+        self._resources.setdefault(candidate.type_url, {})[candidate.name] = resource
+        self._candidates[(candidate.type_url, candidate.name)] = candidate
+        for alias in candidate.aliases:
+            self._by_alias.setdefault(alias, set()).add(candidate.name)
+        for service in candidate.services:
+            self._members.setdefault(service, set()).add(candidate.name)
+
+    def remove(self, type_url: TypeURL, name: str) -> None:
+        """Serves a resource no more, within a batch."""
+        self._before.setdefault((type_url, name), self.get(type_url, name))
+        if (candidate := self._candidates.pop((type_url, name), None)) is None:
+            return
+        del self._resources[type_url][name]
+        for index, places in ((self._by_alias, candidate.aliases), (self._members, candidate.services)):
+            for place in places:
+                index[place].discard(name)
+                if not index[place]:
+                    del index[place]
+
+    def commit(self) -> None:
+        """Ends a batch."""
+        changes: dict[TypeURL, set[str]] = {}
+        for (type_url, name), before in self._before.items():
+            if self.get(type_url, name) != before:
+                changes.setdefault(type_url, set()).add(name)
+        self._before.clear()
+        if changes:
+            for watcher in tuple(self._watchers):
+                watcher(changes)

@@ -1,0 +1,19 @@
+"""What holds for the whole mesh."""
+
+from msgspec import Struct
+
+from meshapi import wire
+
+
+class MeshSettings(Struct, frozen=True):
+    """`domain` is the cluster's DNS domain, `network` the name of the network that addresses without one are in."""
+
+    trust_domain: str = wire.DEFAULT_TRUST_DOMAIN
+    cluster: str = wire.DEFAULT_CLUSTER
+    root_namespace: str = wire.DEFAULT_ROOT_NAMESPACE
+    domain: str = "cluster.local"
+    network: str = ""
+
+    def hostname(self, service: str, namespace: str) -> str:
+        """The DNS name of a Kubernetes service."""
+        return f"{service}.{namespace}.svc.{self.domain}"

@@ -1,0 +1,213 @@
+"""All objects in force, indexed so that a change finds what depends on it, and a resource finds what it depends on."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from control.kinds import (
+    AuthorizationPolicy,
+    EndpointSlice,
+    Kind,
+    MeshObject,
+    Namespace,
+    Node,
+    ObjectKey,
+    PeerAuthentication,
+    Pod,
+    Service,
+    ServiceEntry,
+    WorkloadEntry,
+)
+from control.kinds.core import Endpoint
+from control.model.labels import LabelIndex, Labels, SelectorIndex, unfile
+from control.model.policy_store import PolicyStore
+from control.model.services import BoundService, bound_entry, bound_service
+from control.model.settings import MeshSettings
+from control.model.workloads import Surroundings, node_locality
+from meshapi import wire
+
+O = TypeVar("O", bound=MeshObject)  # noqa: E741 - an object of one kind
+
+
+class Store:
+    """`put` replaces an object and returns the keys of all objects whose resources may differ now, its own among them."""
+
+    def __init__(self, settings: MeshSettings) -> None:
+        self._settings = settings
+        self._objects: dict[ObjectKey, MeshObject] = {}
+        self._workloads = LabelIndex()
+        self.policies = PolicyStore(settings.root_namespace, self._workloads)
+        self._services = SelectorIndex()
+        self._pods_by_node: dict[str, set[ObjectKey]] = {}
+        self._slices_by_service: dict[ObjectKey, set[ObjectKey]] = {}
+        self._slices_by_pod: dict[ObjectKey, set[ObjectKey]] = {}
+        self._placed: Counter[tuple[str, str, str]] = Counter()
+        """How many live pods there are by node, namespace and service account."""
+
+    def get(self, key: ObjectKey) -> MeshObject | None:
+        return self._objects.get(key)
+
+    def find(self, kind: type[O], namespace: str, name: str) -> O | None:
+        """An object by kind and name."""
+        found = self._objects.get(ObjectKey(kind.kind_of, namespace, name))
+        return found if isinstance(found, kind) else None
+
+    def placed(self, node: str, namespace: str, service_account: str) -> bool:
+        """Whether a live pod with this service account is on this node."""
+        return self._placed[(node, namespace, service_account)] > 0
+
+    def selected(self, namespace: str, selector: Labels) -> set[ObjectKey]:
+        """The workload objects that a selector selects."""
+        return self._workloads.select(namespace, selector)
+
+    def put(self, key: ObjectKey, new: MeshObject | None) -> set[ObjectKey]:
+        """Replaces an object; None removes it."""
+        old = self._objects.pop(key, None)
+        if new is not None:
+            self._objects[key] = new
+        return {key} | self._reindex(key, old, new)
+
+    def surroundings(self, item: Pod | WorkloadEntry | ServiceEntry) -> Surroundings:
+        """What the workloads of a pod or an entry depend on beside it."""
+        key, labels = item.key, workload_labels(item)
+        policies, peer = self.policies.of_workload(key.namespace, labels)
+        if not isinstance(item, Pod):
+            services = (bound_entry(item, self._settings),) if isinstance(item, ServiceEntry) else self._bound(key, labels)
+            return Surroundings(peer, policies, services)
+        return Surroundings(
+            peer,
+            policies,
+            self._bound(key, labels),
+            self.find(Namespace, "", key.namespace),
+            self.find(Node, "", item.spec.node_name),
+            self._slice_ready(key),
+        )
+
+    def slice_service(self, endpoints: EndpointSlice) -> BoundService | None:
+        """The service that a slice belongs to, unless it chooses its endpoints by selector."""
+        service = self.find(Service, endpoints.metadata.namespace, endpoints.service_name)
+        if service is None or service.external or service.spec.selector:
+            return None
+        return bound_service(service, self._settings)
+
+    def _bound(self, key: ObjectKey, labels: Labels) -> tuple[BoundService, ...]:
+        selecting = [self._objects[one] for one in self._services.matching(key.namespace, labels)]
+        slices = (self._objects[one] for one in sorted(self._slices_by_pod.get(key, ())))
+        named = [self.slice_service(one) for one in slices if isinstance(one, EndpointSlice)]
+        bound = [bound_service(one, self._settings) for one in selecting if isinstance(one, Service)]
+        bound += [bound_entry(one, self._settings) for one in selecting if isinstance(one, ServiceEntry)]
+        return (*bound, *(service for service in named if service is not None))
+
+    def _slice_ready(self, pod: ObjectKey) -> bool | None:
+        slices = [one for key in self._slices_by_pod.get(pod, ()) if isinstance(one := self._objects[key], EndpointSlice)]
+        said = [endpoint.ready for one in slices for endpoint in one.endpoints if _target(one, endpoint) == pod]
+        return any(said) if said else None
+
+    def _reindex(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:
+        match key.kind:
+            case Kind.NAMESPACE:
+                return self._put_namespace(key, old, new)
+            case Kind.NODE:
+                return self._put_node(key, old, new)
+            case Kind.POD:
+                return self._put_pod(key, old, new)
+            case Kind.SERVICE | Kind.SERVICE_ENTRY | Kind.WORKLOAD_ENTRY:
+                return self._put_service(key, old, new)
+            case Kind.ENDPOINT_SLICE:
+                return self._put_slice(key, old, new)
+            case Kind.AUTHORIZATION_POLICY:
+                return self.policies.put_authorization(key, _as(AuthorizationPolicy, old), _as(AuthorizationPolicy, new))
+            case Kind.PEER_AUTHENTICATION:
+                return self.policies.put_peer(key, _as(PeerAuthentication, old), _as(PeerAuthentication, new))
+            case Kind.SERVICE_ACCOUNT:
+                return set()
+
+    def _put_namespace(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:
+        modes = [item.metadata.labels.get(wire.LABEL_DATAPLANE_MODE) if item else None for item in (old, new)]
+        return self._workloads.within(key.name) if modes[0] != modes[1] else set()
+
+    def _put_node(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:
+        moved = node_locality(_as(Node, old)) != node_locality(_as(Node, new))
+        return set(self._pods_by_node.get(key.name, ())) if moved else set()
+
+    def _put_pod(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:
+        if isinstance(old, Pod):
+            unfile(self._pods_by_node, old.spec.node_name, key)
+            self._count(old, -1)
+        if isinstance(new, Pod):
+            self._pods_by_node.setdefault(new.spec.node_name, set()).add(key)
+            self._count(new, 1)
+        self._workloads.put(key, new.metadata.labels if new else None)
+        return set()
+
+    def _count(self, pod: Pod, by: int) -> None:
+        if not pod.live or not pod.spec.node_name:
+            return
+        place = (pod.spec.node_name, pod.metadata.namespace, pod.spec.service_account_name)
+        self._placed[place] += by
+        if not self._placed[place]:
+            del self._placed[place]
+
+    def _put_service(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:
+        if key.kind is not Kind.SERVICE:
+            self._workloads.put(key, workload_labels(new) if new else None)
+        before, after = self._offer(old), self._offer(new)
+        if before == after:
+            return set()
+        self._services.put(key, key.namespace, after[0] if after else None)
+        affected = {workload for offer in (before, after) if offer and offer[0] for workload in self.selected(key.namespace, offer[0])}
+        # A service's selector selects entries too, but never a ServiceEntry's inline endpoints.
+        affected = {workload for workload in affected if workload.kind is not Kind.SERVICE_ENTRY}
+        for endpoints in self._slices_by_service.get(key, ()):
+            affected |= {endpoints} | _targets(_as(EndpointSlice, self._objects[endpoints]))
+        return affected
+
+    def _offer(self, item: MeshObject | None) -> tuple[Labels, BoundService] | None:
+        """What of a service matters to its workloads."""
+        if isinstance(item, Service) and not item.external:
+            return item.spec.selector, bound_service(item, self._settings)
+        if isinstance(item, ServiceEntry):
+            return item.selector, bound_entry(item, self._settings)
+        return None
+
+    def _put_slice(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:
+        affected: set[ObjectKey] = set()
+        for item, add in ((_as(EndpointSlice, old), False), (_as(EndpointSlice, new), True)):
+            if item is None:
+                continue
+            targets = _targets(item)
+            affected |= targets
+            service = ObjectKey(Kind.SERVICE, key.namespace, item.service_name)
+            _link(self._slices_by_service, [service], key, add=add)
+            _link(self._slices_by_pod, targets, key, add=add)
+        return {pod for pod in affected if pod in self._objects}
+
+
+def workload_labels(item: MeshObject) -> Mapping[str, str]:
+    """The labels by which an object's workloads are selected."""
+    return item.labels if isinstance(item, WorkloadEntry) else item.metadata.labels
+
+
+def _as(kind: type[O], item: MeshObject | None) -> O | None:
+    return item if isinstance(item, kind) else None
+
+
+def _target(endpoints: EndpointSlice, endpoint: Endpoint) -> ObjectKey | None:
+    reference = endpoint.target_ref
+    if reference is None or reference.kind != "Pod":
+        return None
+    # A slice speaks for pods of its own namespace only, whatever it says.
+    return ObjectKey(Kind.POD, endpoints.metadata.namespace, reference.name)
+
+
+def _targets(endpoints: EndpointSlice | None) -> set[ObjectKey]:
+    items = endpoints.endpoints if endpoints else ()
+    return {target for one in items if endpoints and (target := _target(endpoints, one)) is not None}
+
+
+def _link(index: dict[ObjectKey, set[ObjectKey]], sources: Iterable[ObjectKey], key: ObjectKey, *, add: bool) -> None:
+    for source in sources:
+        if add:
+            index.setdefault(source, set()).add(key)
+        else:
+            unfile(index, source, key)
