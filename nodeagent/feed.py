@@ -60,10 +60,9 @@ class Feed:
         self._on_change()
 
     def restore(self, kept: Kept) -> None:
-        """Takes what was kept beside the resources themselves (those come back through the client's `restore`)."""
-        self._store.apply(
-            Update(absent=kept.absent, rejected_policies=tuple(kept.rejected_policies.items()), policies_arrived=kept.policies_arrived)
-        )
+        """Takes what was kept beside the resources themselves; call it after the client's `restore` brought those."""
+        rejected = tuple(kept.rejected_policies.items())
+        self._store.apply(Update(absent=kept.absent, rejected_policies=rejected, policies_arrived=kept.policies_arrived))
 
     def collect(self, wanted: frozenset[str]) -> Kept:
         """What is to be kept now."""
