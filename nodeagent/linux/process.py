@@ -1,0 +1,89 @@
+"""Starting and watching processes: without a fork, in a session of their own, seen through a pidfd."""
+
+import asyncio
+import errno
+import logging
+import os
+import shlex
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from nodeagent.linux.errors import KernelError
+
+log = logging.getLogger(__name__)
+
+
+def start(command: Sequence[str], *, log_file: Path) -> int:
+    """Starts `command` detached from this process: own session, no input, output appended to `log_file`. Returns its pid.
+
+    posix_spawn, because a fork beside gRPC crashes. Raises KernelError.
+    """
+    log.info("start: %s >>%s 2>&1", shlex.join(command), shlex.quote(str(log_file)))
+    try:
+        return os.posix_spawn(
+            command[0],
+            list(command),
+            {"PATH": os.defpath},  # nothing of ours: the agent's environment may hold secrets
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log_file), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM),
+        )
+    except OSError as error:
+        raise KernelError(error.errno or errno.EIO, f"start {command[0]}", "is the program there and executable?") from error
+
+
+class Process:
+    """A running process, child or not. Owns a pidfd, so that it is never taken for another that got its number."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises KernelError (ESRCH) if there is no such process."""
+        self.pid = pid
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except OSError as error:
+            raise KernelError(error.errno or errno.EIO, f"process {pid}") from error
+
+    async def wait(self) -> str:
+        """Returns how it ended, in words, once it did; reaps it if it is our child."""
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        loop.add_reader(self._descriptor, lambda: None if ended.done() else ended.set_result(None))
+        try:
+            await ended
+        finally:
+            loop.remove_reader(self._descriptor)
+        return self._reap()
+
+    def _reap(self) -> str:
+        try:
+            result = os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return "ended"
+        if result is None:
+            return "ended"
+        return f"exit code {result.si_status}" if result.si_code == os.CLD_EXITED else f"signal {result.si_status}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal; fine if it has ended."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def close(self) -> None:
+        """Gives the pidfd back; the process goes on."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,148 @@
+"""The supervisor with a real process that locks, waits, dies or refuses to."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeagent.linux.errors import KernelError
+from nodeagent.linux.process import start
+from nodeagent.ztunnel import supervisor as module
+from nodeagent.ztunnel.supervisor import ProxyPaths, ProxySupervisor, holder
+from tests.nodeagent.waiting import until
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxyPaths]:
+    monkeypatch.setenv("SECRET", "canary")
+    monkeypatch.setattr(module, "_GRACE_S", 0.2)
+    binary = tmp_path / "proxy"
+    binary.write_text(f'#!/bin/sh\nexec {sys.executable} -S {Path(__file__).with_name("fake_proxy.py")} "$@"\n')
+    binary.chmod(0o755)
+    made = ProxyPaths(binary, tmp_path / "decisions.sock", tmp_path / "proxy.lock", tmp_path / "proxy.log")
+    yield made
+    with contextlib.suppress(KernelError):
+        if (pid := holder(made.lock)) is not None:
+            reap(pid)
+
+
+def reap(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+@contextlib.asynccontextmanager
+async def running(paths: ProxyPaths) -> AsyncIterator[ProxySupervisor]:
+    made = ProxySupervisor(paths)
+    task = asyncio.ensure_future(made.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def serving(paths: ProxyPaths, *, times: int = 1) -> bool:
+    return paths.log.exists() and paths.log.read_text().count("serving") >= times
+
+
+async def test_it_outlives_the_agent_and_is_found_again(paths: ProxyPaths) -> None:
+    mine = os.memfd_create("mine")
+    async with running(paths) as first:
+        await until(lambda: serving(paths))
+        os.close(mine)
+        pid = first.state.pid
+        assert pid
+        assert not first.state.adopted
+        assert os.getsid(pid) == pid
+        assert holder(paths.lock) == pid
+        assert "canary" not in paths.log.read_text()
+        assert not [link for fd in range(3, 100) if "memfd:mine" in (link := name(pid, fd))], "nothing of the agent's is inherited"
+    os.kill(pid, 0)
+    async with running(paths) as second:
+        await until(lambda: second.state.adopted)
+        assert second.state.pid == pid
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: serving(paths, times=2))
+        assert second.state.pid not in {pid, None}
+        assert second.state.restarts == 1
+
+
+def name(pid: int, fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{fd}")  # noqa: PTH115 - a magic link
+    except FileNotFoundError:
+        return ""
+
+
+async def test_one_that_dies_is_reaped_and_started_again_ever_later(paths: ProxyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.02)
+    paths.socket.with_name("exit-code").write_text("7")
+    async with running(paths) as made:
+        await until(lambda: made.state.restarts >= 3)
+        assert "exit code 7" in made.state.problem
+        paths.socket.with_name("exit-code").unlink()
+        await until(lambda: made.state.pid is not None and holder(paths.lock) is not None)
+    assert not zombies()
+
+
+def zombies() -> list[str]:
+    children = Path("/proc/thread-self/children").read_text().split()
+    return [pid for pid in children if ") Z " in Path(f"/proc/{pid}/stat").read_text()]
+
+
+async def test_a_program_that_is_not_there_is_a_problem_in_words(paths: ProxyPaths) -> None:
+    paths.binary.unlink()
+    async with running(paths) as made:
+        await until(lambda: "is the program there" in made.state.problem)
+
+
+async def test_stop_asks_first_and_then_insists(paths: ProxyPaths) -> None:
+    async with running(paths) as made:
+        await until(lambda: serving(paths))
+        pid = made.state.pid
+        assert pid
+        asked: list[float] = []
+
+        def ask(drain_s: float) -> None:
+            asked.append(drain_s)
+            os.kill(pid, signal.SIGUSR1)
+
+        async with asyncio.timeout(3):
+            await made.stop(1.5, ask)
+        assert asked == [1.5]
+        assert holder(paths.lock) is None
+
+
+async def test_stop_ends_even_a_stubborn_one(paths: ProxyPaths) -> None:
+    paths.socket.with_name("stubborn").touch()
+    async with running(paths) as made:
+        await until(lambda: serving(paths))
+        async with asyncio.timeout(3):
+            await made.stop(0.0, lambda _: None)
+        assert holder(paths.lock) is None
+
+
+async def test_a_pid_that_is_another_process_now_is_not_taken_for_the_proxy(paths: ProxyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is held by someone whose pid the file does not have."""
+    monkeypatch.setattr(module, "_LOCK_DEADLINE_S", 0.1)
+    pid = start(
+        [str(paths.binary), "--socket", str(paths.socket), "--lock", str(paths.lock)],
+        log_file=paths.log,
+    )
+    await until(lambda: serving(paths))
+    paths.lock.write_text("1")
+    with pytest.raises(KernelError, match="not by the process that it names"):
+        holder(paths.lock)
+    reap(pid)
+    assert holder(paths.lock) is None
+
+
+def test_no_lock_file_no_proxy(tmp_path: Path) -> None:
+    assert holder(tmp_path / "absent") is None
