@@ -1,7 +1,7 @@
 """What the xds client delivers, into the snapshot, to those who keep trust, and into what is kept on the node."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from meshapi.authorization import Policy
 from meshapi.discovery import Resource
@@ -17,15 +17,24 @@ from nodeagent.xds.events import Update as Delivery
 MAX_KEPT_ABSENT: Final = 65536
 
 
-class Feed:
-    """Implements `xds.client.Handler`. `on_trust` gets the bundles of all trust domains whenever one changes."""
+class TrustSink(Protocol):
+    """Who keeps trust."""
 
-    def __init__(self, store: SnapshotStore, on_trust: Callable[[tuple[TrustBundle, ...]], None], on_change: Callable[[], None]) -> None:
+    def apply(self, bundle: TrustBundle) -> None:
+        """The whole truth of a trust domain."""
+
+    def forget(self, trust_domain: str) -> None:
+        """The controller has no bundle of it any more."""
+
+
+class Feed:
+    """Implements `xds.client.Handler`. `on_change` is called after each change of what is to be kept."""
+
+    def __init__(self, store: SnapshotStore, trust: TrustSink, on_change: Callable[[], None]) -> None:
         self._store = store
-        self._on_trust = on_trust
+        self._trust = trust
         self._on_change = on_change
         self._resources: dict[str, dict[str, Resource]] = {ADDRESS_TYPE: {}, AUTHORIZATION_TYPE: {}, TRUST_TYPE: {}}
-        self._bundles: dict[str, TrustBundle] = {}
         self.ready = False
 
     def apply(self, update: Delivery) -> None:
@@ -37,7 +46,7 @@ class Feed:
             held[accepted.resource.name] = accepted.resource
         values = [accepted.value for accepted in update.upserts]
         if update.type_url == TRUST_TYPE:
-            self._trust([value for value in values if isinstance(value, TrustBundle)], update.removed)
+            self._apply_trust([value for value in values if isinstance(value, TrustBundle)], update.removed)
         elif update.type_url == AUTHORIZATION_TYPE:
             policies = tuple(value for value in values if isinstance(value, Policy))
             self._store.apply(Update(policies=policies, removed_policies=update.removed))
@@ -75,8 +84,8 @@ class Feed:
             policies_arrived=snapshot.policies_arrived,
         )
 
-    def _trust(self, bundles: list[TrustBundle], removed: tuple[str, ...]) -> None:
+    def _apply_trust(self, bundles: list[TrustBundle], removed: tuple[str, ...]) -> None:
         for name in removed:
-            self._bundles.pop(name, None)
-        self._bundles |= {bundle.trust_domain: bundle for bundle in bundles}
-        self._on_trust(tuple(self._bundles.values()))
+            self._trust.forget(name)
+        for bundle in bundles:
+            self._trust.apply(bundle)

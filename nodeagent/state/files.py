@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 _MAGIC: Final = b"nodemesh state 1 "
+_ASIDE: Final = ".damaged"
 _DIGEST_CHARS: Final = 64
 _HEADER_BYTES: Final = len(_MAGIC) + _DIGEST_CHARS + 1
 
@@ -53,9 +54,14 @@ class StateDirectory:
             self.set_aside(name, "its checksum is wrong")
         return body
 
+    def names(self, prefix: str) -> list[str]:
+        """The files whose names begin so, without what was set aside."""
+        found = (file.name for file in self.path.iterdir())
+        return sorted(name for name in found if name.startswith(prefix) and not name.endswith(_ASIDE))
+
     def set_aside(self, name: str, why: str) -> None:
         """Keeps a file that can't be used under another name, for whoever wants to look; only the last one is kept."""
-        aside = self.path / f"{name}.damaged"
+        aside = self.path / f"{name}{_ASIDE}"
         (self.path / name).replace(aside)
         log.error("%s can't be used, %s: set aside as %s, starting without it", self.path / name, why, aside.name)
 

@@ -24,12 +24,20 @@ BUNDLE = TrustBundle("cluster.local", (b"root",))
 KIND = {kind.type_url: kind for kind in KINDS}
 
 
+class Bundles(dict[str, TrustBundle]):
+    def apply(self, bundle: TrustBundle) -> None:
+        self[bundle.trust_domain] = bundle
+
+    def forget(self, trust_domain: str) -> None:
+        del self[trust_domain]
+
+
 class Scene:
     def __init__(self) -> None:
         self.store = SnapshotStore(Snapshot())
-        self.trust: list[tuple[TrustBundle, ...]] = []
+        self.trust = Bundles()
         self.changes = 0
-        self.feed = Feed(self.store, self.trust.append, self._on_change)
+        self.feed = Feed(self.store, self.trust, self._on_change)
 
     def _on_change(self) -> None:
         self.changes += 1
@@ -67,7 +75,7 @@ EXPECTED = (API, SERVICE, Missing.ABSENT, ["shop/p"], ("shop/bad",), True)
 def test_what_is_delivered_is_known() -> None:
     scene = everything()
     assert known(scene) == EXPECTED
-    assert scene.trust == [(BUNDLE,)]
+    assert scene.trust == {"cluster.local": BUNDLE}
     assert scene.feed.ready
     assert scene.changes == 6
 
@@ -80,7 +88,7 @@ def test_what_is_removed_is_known_no_more() -> None:
     assert known(scene)[:1] == (Missing.UNKNOWN,)
     assert scene.store.current.address("", ip_address("10.0.0.9")) is Missing.ABSENT
     assert known(scene)[3:] == ([], (), True)
-    assert scene.trust[-1] == ()
+    assert scene.trust == {}
     kept = scene.feed.collect(frozenset())
     assert all(not resources for resources in kept.resources.values())
 
@@ -90,7 +98,7 @@ def test_what_is_kept_comes_back() -> None:
     assert kept.wanted == ("/192.0.2.1", "api", "shop/api.shop")
     fresh = restored(kept)
     assert known(fresh) == EXPECTED
-    assert fresh.trust == [(BUNDLE,)]
+    assert fresh.trust == {"cluster.local": BUNDLE}
     assert not fresh.feed.ready, "ready is what the controller said in this run"
     assert fresh.feed.collect(frozenset(kept.wanted)) == kept
 
