@@ -64,6 +64,12 @@ class PolicyStore:
         own = oldest(self._peer_objects[key] for key in self._peers.matching(namespace, labels))
         return named, modes_of(own, self.parent_mode(namespace), self._root)
 
+    def older_than(self, key: ObjectKey) -> ObjectKey | None:
+        """The PeerAuthentication that holds in place of this one for the same namespace or mesh, if there is one."""
+        rivals = self._wide.get(key.namespace, {})
+        first = oldest(rivals.values()) if key in rivals else None
+        return first.key if first is not None and first.key != key else None
+
     def _concerned(self, key: ObjectKey, peer: PeerAuthentication) -> set[ObjectKey]:
         if peer.selector:
             return self._workloads.select(key.namespace, peer.selector)

@@ -128,14 +128,19 @@ class DirectoryScanner:
         self._known[file] = signature
         if isinstance(signature, str):
             return Unreadable(signature)
-        try:
-            # Without O_NONBLOCK, opening a FIFO that took the file's place would hang.
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            with os.fdopen(descriptor, "rb") as stream:
-                content = stream.read(MAX_FILE_BYTES + 1)
-            return content.decode("utf-8-sig") if len(content) <= MAX_FILE_BYTES else Unreadable(f"larger than {MAX_FILE_BYTES} bytes")
-        except (OSError, UnicodeDecodeError) as error:
-            return Unreadable(str(error))
+        return read_file(file)
+
+
+def read_file(file: str) -> FileState:
+    """The text of a file, or why there is none."""
+    try:
+        # Without O_NONBLOCK, opening a FIFO that took the file's place would hang.
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+        return content.decode("utf-8-sig") if len(content) <= MAX_FILE_BYTES else Unreadable(f"larger than {MAX_FILE_BYTES} bytes")
+    except (OSError, UnicodeDecodeError) as error:
+        return Unreadable(str(error))
 
 
 def _signature(file: str) -> Signature | str:
