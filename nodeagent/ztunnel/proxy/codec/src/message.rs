@@ -129,7 +129,9 @@ mod tests {
 
     fn malformed(fields: &[(&str, &str)]) -> Option<Malformed> {
         let mut request = RequestFields::default();
-        fields.iter().for_each(|(name, value)| request.push(name.as_bytes(), value.as_bytes()));
+        for (name, value) in fields {
+            request.push(name.as_bytes(), value.as_bytes());
+        }
         request.finish().2
     }
 
@@ -179,7 +181,9 @@ mod tests {
     fn statuses() {
         let status = |fields: &[(&str, &str)]| {
             let mut response = ResponseFields::default();
-            fields.iter().for_each(|(name, value)| response.push(name.as_bytes(), value.as_bytes()));
+            for (name, value) in fields {
+                response.push(name.as_bytes(), value.as_bytes());
+            }
             response.status()
         };
         assert_eq!(status(&[(":status", "200"), ("server", "x")]), Some(200));

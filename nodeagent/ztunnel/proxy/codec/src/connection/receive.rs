@@ -189,32 +189,36 @@ impl Connection {
         if (on_connection && stream != 0) || (on_stream && stream == 0) {
             return Err(protocol_error("a frame is on a stream where it has no place"));
         }
-        let fixed =
-            |wanted: u32| if length == wanted { Ok(Reading::Payload(header)) } else { Err(frame_size_error("a frame has a wrong size")) };
         match kind {
             kind::DATA => self.begin_data(header),
-            kind::HEADERS if length > self.config.max_header_list_bytes + HEADERS_EXTRA_BYTES => {
-                Err(calm("a header block is larger than allowed"))
-            }
-            kind::CONTINUATION if length > self.config.max_header_list_bytes => Err(calm("a header block is larger than allowed")),
-            kind::HEADERS | kind::CONTINUATION => Ok(Reading::Payload(header)),
             kind::PRIORITY => self.begin_priority(header),
-            kind::RST_STREAM | kind::WINDOW_UPDATE => fixed(4),
-            kind::PING => fixed(8),
-            kind::SETTINGS if header.has(flag::ACK) => fixed(0),
-            kind::SETTINGS if length % 6 != 0 => Err(frame_size_error("SETTINGS are cut inside an entry")),
-            kind::SETTINGS if length > MAX_SETTINGS_BYTES => Err(calm("SETTINGS have too many entries")),
-            kind::SETTINGS => Ok(Reading::Payload(header)),
-            kind::GOAWAY if length < 8 => Err(frame_size_error("GOAWAY is too short")),
-            // Its debug data is for people; a page of it is enough.
-            kind::GOAWAY if length > self.config.max_header_list_bytes => Err(calm("GOAWAY has too much debug data")),
-            kind::GOAWAY => Ok(Reading::Payload(header)),
             kind::PUSH_PROMISE => Err(protocol_error("PUSH_PROMISE, which nobody allowed")),
+            kind::HEADERS | kind::RST_STREAM | kind::SETTINGS | kind::PING | kind::GOAWAY | kind::WINDOW_UPDATE | kind::CONTINUATION => {
+                self.check_size(header)?;
+                Ok(Reading::Payload(header))
+            }
             _ => {
                 self.charge(cost::SMALL_FRAME + length / cost::IGNORED_BYTES, "unknown frames without end")?;
                 Ok(Reading::Skip { left: length })
             }
         }
+    }
+
+    /// Bound what is gathered: the payload of any frame but DATA.
+    fn check_size(&self, header: FrameHeader) -> Result<(), ConnectionError> {
+        let length = header.length;
+        let most = self.config.max_header_list_bytes;
+        let (holds, error) = match header.kind {
+            kind::HEADERS => (length <= most + HEADERS_EXTRA_BYTES, calm("a header block is larger than allowed")),
+            kind::CONTINUATION => (length <= most, calm("a header block is larger than allowed")),
+            kind::GOAWAY if length >= 8 => (length <= most, calm("GOAWAY has too much debug data")),
+            kind::SETTINGS if header.has(flag::ACK) => (length == 0, frame_size_error("an acknowledgement of SETTINGS has a payload")),
+            kind::SETTINGS if length % 6 == 0 => (length <= MAX_SETTINGS_BYTES, calm("SETTINGS have too many entries")),
+            kind::RST_STREAM | kind::WINDOW_UPDATE => (length == 4, frame_size_error("a frame has a wrong size")),
+            kind::PING => (length == 8, frame_size_error("a frame has a wrong size")),
+            _ => (false, frame_size_error("a frame has a wrong size")),
+        };
+        if holds { Ok(()) } else { Err(error) }
     }
 
     fn on_frame(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), ConnectionError> {

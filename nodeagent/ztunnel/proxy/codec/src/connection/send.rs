@@ -6,9 +6,9 @@ use crate::hpack::encoder;
 use crate::stream::{Phase, Stream};
 use crate::{Code, HeaderBlock, OpenError, SendError, StreamId};
 
-/// Bytes sent for which the peer's frames around them (WINDOW_UPDATE above all) cost nothing.
-const BYTES_PER_EARNED_TOKEN: usize = 512;
-/// What each DATA frame earns besides: a peer that reads frame by frame updates the windows of stream and connection.
+/// Bytes sent that earn a token: a peer that reads in steps of 512 updates the windows of stream and connection for each.
+const BYTES_PER_EARNED_TOKEN: usize = 256;
+/// What each DATA frame earns besides, so that frames of a few bytes may be answered likewise.
 const FRAME_EARNS: u32 = 2;
 
 impl Connection {
