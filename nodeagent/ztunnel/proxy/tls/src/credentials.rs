@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 
 use crate::identity::Identity;
 use crate::leaf::{is_self_issued, read_leaf};
-use crate::trust::PeerRefused;
+use crate::peer::PeerRefused;
 
 /// A certificate chain and its key. `Debug` shows the identity alone.
 #[derive(Clone)]

@@ -12,7 +12,8 @@ use crate::error::{Class, Stage, TlsError};
 use crate::handshake::Handshake;
 use crate::leaf::read_leaf;
 use crate::open::Open;
-use crate::trust::{PeerCertificate, Role, Trust};
+use crate::peer::{PeerCertificate, Role};
+use crate::trust::Trust;
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,5 +188,38 @@ fn not_open() -> TlsError {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("state", &self.state()).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki;
+
+    fn open(engine: &mut Engine) -> &mut Open {
+        engine.open().unwrap()
+    }
+
+    #[test]
+    fn a_worn_key_is_changed_before_the_next_record() {
+        let mesh = pki::Mesh::new();
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        let mut client = Engine::client(&mesh.dial("a", &["b"]), &mut to_server).unwrap();
+        let mut server = Engine::server(&mesh.server("b")).unwrap();
+        server.receive(&mut to_server, &mut to_client, |_| {}).unwrap();
+        to_server.clear();
+        client.receive(&mut to_client, &mut to_server, |_| {}).unwrap();
+        server.receive(&mut to_server, &mut Vec::new(), |_| {}).unwrap();
+
+        open(&mut client).wear_out_sending();
+        open(&mut server).wear_out_receiving();
+        for round in 0..3 {
+            let (mut records, mut answer, mut delivered) = (Vec::new(), Vec::new(), Vec::new());
+            client.seal(b"data", &mut records).unwrap();
+            let expected = if round == 0 { 2 * crate::RECORD_OVERHEAD_BYTES + 5 + 4 } else { crate::RECORD_OVERHEAD_BYTES + 4 };
+            assert_eq!(records.len(), expected, "round {round}");
+            server.receive(&mut records, &mut answer, |plain| delivered.extend_from_slice(plain)).unwrap();
+            assert_eq!((delivered.as_slice(), answer.is_empty()), (&b"data"[..], true));
+        }
     }
 }

@@ -109,23 +109,30 @@ impl Handshake {
 
     /// Runs rustls until it has nothing to send and waits for the peer.
     fn pump(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
-        let mut failed = None;
-        loop {
-            let (discard, step) = match &mut self.connection {
-                Connection::Client(connection) => take_step(connection.process_tls_records(&mut self.buffer), out),
-                Connection::Server(connection) => take_step(connection.process_tls_records(&mut self.buffer), out),
-            };
-            self.buffer.drain(..discard);
-            self.record_start = self.record_start.saturating_sub(discard);
-            match step {
+        let failed = loop {
+            match self.step(out) {
                 Step::More => {}
-                Step::Blocked => break,
-                // rustls may have queued an alert that says why: once more, to send it. The second time there is none.
-                Step::Failed(error) if failed.is_none() => failed = Some(error),
-                Step::Failed(_) => break,
+                Step::Blocked => return Ok(()),
+                Step::Failed(error) => break error,
+            }
+        };
+        // rustls may have queued an alert that says why. It is taken and no more: rustls panics if it reads the bad bytes again.
+        while self.common().wants_write() {
+            if let Step::Failed(_) = self.step(out) {
+                break;
             }
         }
-        failed.map_or(Ok(()), Err)
+        Err(failed)
+    }
+
+    fn step(&mut self, out: &mut Vec<u8>) -> Step {
+        let (discard, step) = match &mut self.connection {
+            Connection::Client(connection) => take_step(connection.process_tls_records(&mut self.buffer), out),
+            Connection::Server(connection) => take_step(connection.process_tls_records(&mut self.buffer), out),
+        };
+        self.buffer.drain(..discard);
+        self.record_start = self.record_start.saturating_sub(discard);
+        step
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {

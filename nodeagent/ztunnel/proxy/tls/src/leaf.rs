@@ -16,7 +16,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, NameConstraints, SubjectAltName};
 
 use crate::identity::Identity;
-use crate::trust::PeerRefused;
+use crate::peer::PeerRefused;
 
 /// What a leaf says, and when it holds.
 pub(crate) struct Leaf {

@@ -12,6 +12,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate self as hbone_tls;
+
 mod alert;
 mod config;
 mod credentials;
@@ -21,6 +24,11 @@ mod handshake;
 mod identity;
 mod leaf;
 mod open;
+mod peer;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../tests/tls/pki.rs"]
+mod pki;
 mod post_handshake;
 mod record;
 mod trust;
@@ -31,6 +39,7 @@ pub use credentials::{Credentials, CredentialsError};
 pub use engine::{Engine, State};
 pub use error::{Class, Stage, TlsError};
 pub use identity::{Identity, IdentityError};
+pub use peer::{PeerCertificate, PeerRefused, Role};
 pub use record::{MAX_PLAINTEXT_BYTES, RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES};
 pub use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-pub use trust::{PeerCertificate, PeerRefused, Role, Trust, TrustStore, TrustStoreError};
+pub use trust::{Trust, TrustStore, TrustStoreError};

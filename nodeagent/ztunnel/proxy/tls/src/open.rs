@@ -206,6 +206,16 @@ impl Open {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn wear_out_sending(&mut self) {
+        self.sealer.wear_out();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn wear_out_receiving(&mut self) {
+        self.opener.wear_out();
+    }
+
     /// Ends our side, once.
     pub(crate) fn close(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
         if self.closed {

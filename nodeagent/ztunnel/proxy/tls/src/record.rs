@@ -14,7 +14,7 @@ pub const RECORD_OVERHEAD_BYTES: usize = RECORD_HEADER_BYTES + 1 + TAG_BYTES;
 const MAX_SEALED_BYTES: usize = MAX_PLAINTEXT_BYTES + 256;
 
 /// Records that one AES-GCM key may seal: section 5.5 allows 2^24.5; we change keys well before.
-pub(crate) const MAX_RECORDS_PER_KEY: u64 = 1 << 23;
+const MAX_RECORDS_PER_KEY: u64 = 1 << 23;
 
 const LEGACY_VERSION: [u8; 2] = [3, 3];
 
@@ -95,6 +95,12 @@ impl Opener {
         TrafficKey::new(secrets).map(Self)
     }
 
+    /// As after as many records as one key should see.
+    #[cfg(test)]
+    pub(crate) fn wear_out(&mut self) {
+        self.0.records = MAX_RECORDS_PER_KEY;
+    }
+
     /// Opens a whole record in place: its content's type and plaintext. `record` is as long as [`sealed_len`] says.
     pub(crate) fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<(Content, &'a [u8]), BadRecord> {
         let (header, body) = record.split_first_chunk_mut::<RECORD_HEADER_BYTES>().ok_or(BadRecord::Unexpected)?;
@@ -128,6 +134,12 @@ impl Sealer {
         self.0.records >= MAX_RECORDS_PER_KEY
     }
 
+    /// As after as many records as one key should seal.
+    #[cfg(test)]
+    pub(crate) fn wear_out(&mut self) {
+        self.0.records = MAX_RECORDS_PER_KEY;
+    }
+
     /// Makes room in `out` for a record's header; its plaintext is appended next, then [`Sealer::finish`] seals it.
     pub(crate) fn start(out: &mut Vec<u8>) -> usize {
         let start = out.len();
@@ -147,5 +159,75 @@ impl Sealer {
         let tag = self.0.key.seal_in_place_separate_tag(nonce, Aad::from(header), &mut out[body..]).map_err(|_| UnusableSecrets)?;
         out.extend_from_slice(tag.as_ref());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::cipher::{AeadKey, Iv};
+
+    use super::*;
+
+    fn keys() -> (Sealer, Opener) {
+        let secrets = || (0, ConnectionTrafficSecrets::Aes256Gcm { key: AeadKey::from([7; 32]), iv: Iv::from([9; NONCE_LEN]) });
+        (Sealer::new(secrets()).unwrap(), Opener::new(secrets()).unwrap())
+    }
+
+    /// Seals `inner` as it is, without adding a type.
+    fn seal_raw(sealer: &mut Sealer, inner: &[u8]) -> Vec<u8> {
+        let len = (inner.len() + TAG_BYTES) as u16;
+        let mut record = vec![23, 3, 3, (len >> 8) as u8, len as u8];
+        record.extend_from_slice(inner);
+        let header: [u8; RECORD_HEADER_BYTES] = record[..RECORD_HEADER_BYTES].try_into().unwrap();
+        let nonce = sealer.0.next_nonce();
+        let tag = sealer.0.key.seal_in_place_separate_tag(nonce, Aad::from(header), &mut record[RECORD_HEADER_BYTES..]).unwrap();
+        record.extend_from_slice(tag.as_ref());
+        record
+    }
+
+    #[test]
+    fn padding_is_taken_off_and_zeros_of_the_plaintext_stay() {
+        let (mut sealer, mut opener) = keys();
+        let mut record = seal_raw(&mut sealer, &[1, 0, 0, 23, 0, 0, 0]);
+        assert_eq!(opener.open(&mut record), Ok((Content::ApplicationData, &[1, 0, 0][..])));
+        let mut record = seal_raw(&mut sealer, &[23]);
+        assert_eq!(opener.open(&mut record), Ok((Content::ApplicationData, &[][..])));
+    }
+
+    #[test]
+    fn a_record_without_a_known_type_is_refused() {
+        let (mut sealer, mut opener) = keys();
+        for inner in [&[0; 40][..], &[], &[1, 2, 20], &[1, 2, 24]] {
+            let mut record = seal_raw(&mut sealer, inner);
+            assert_eq!(opener.open(&mut record), Err(BadRecord::Unexpected), "{inner:?}");
+        }
+    }
+
+    #[test]
+    fn plaintext_over_the_limit_is_refused_with_and_without_padding() {
+        let (mut sealer, mut opener) = keys();
+        let mut inner = vec![1; MAX_PLAINTEXT_BYTES];
+        inner.push(23);
+        assert!(opener.open(&mut seal_raw(&mut sealer, &inner)).is_ok());
+        inner.push(0);
+        assert_eq!(opener.open(&mut seal_raw(&mut sealer, &inner)), Err(BadRecord::Overflow));
+    }
+
+    #[test]
+    fn no_two_records_share_a_nonce() {
+        let (mut sealer, _) = keys();
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..1000 {
+            assert!(seen.insert(*sealer.0.next_nonce().as_ref()));
+        }
+    }
+
+    #[test]
+    fn a_header_is_judged_as_soon_as_it_is_there() {
+        assert_eq!(sealed_len(&[23, 3, 3, 0]), Ok(None));
+        assert_eq!(sealed_len(&[23, 3, 3, 0, 17]), Ok(Some(22)));
+        assert_eq!(sealed_len(&[23, 3, 3, 0x41, 0]), Ok(Some(MAX_SEALED_BYTES + RECORD_HEADER_BYTES)));
+        assert_eq!(sealed_len(&[23, 3, 3, 0x41, 1]), Err(BadRecord::Overflow));
+        assert_eq!(sealed_len(&[22, 3, 3, 0, 17]), Err(BadRecord::Unexpected));
     }
 }

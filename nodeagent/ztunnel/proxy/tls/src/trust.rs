@@ -10,92 +10,9 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::config::provider;
-use crate::identity::{Identity, IdentityError, is_trust_domain};
+use crate::identity::{Identity, is_trust_domain};
 use crate::leaf::{Validity, read_authority, read_leaf};
-
-/// The side that the peer is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It dialled us.
-    Client,
-    /// We dialled it.
-    Server,
-}
-
-/// Why a peer's certificate was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerRefused {
-    /// Not a canonical X.509 v3 certificate.
-    Malformed,
-    /// A critical extension that is not understood here.
-    CriticalExtension,
-    /// A certificate that may sign others never authenticates.
-    LeafIsAuthority,
-    /// A certificate signed another and may not.
-    NotAuthority,
-    /// Key usage is missing, lacks digitalSignature, or lets it sign certificates.
-    KeyUsage,
-    /// Not exactly one name, or not a URI.
-    Names,
-    /// The URI is no identity of a workload.
-    Identity(IdentityError),
-    /// No roots are known for the trust domain.
-    UnknownTrustDomain(Identity),
-    /// The chain does not verify.
-    Chain(Identity, String),
-    /// Issued before the time from which certificates of this identity are accepted.
-    Revoked(Identity),
-    /// Someone else than was dialled.
-    Unexpected(Identity, Arc<[Identity]>),
-}
-
-impl fmt::Display for PeerRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Malformed => f.write_str("the peer's certificate is not canonical X.509 version 3"),
-            Self::CriticalExtension => f.write_str("the peer's certificate has a critical extension that is not understood"),
-            Self::LeafIsAuthority => f.write_str("the peer's certificate is one of an authority"),
-            Self::NotAuthority => f.write_str("a certificate in the peer's chain may not sign others"),
-            Self::KeyUsage => f.write_str("the key usage of the peer's certificate is not digitalSignature alone among signing uses"),
-            Self::Names => f.write_str("the peer's certificate has not exactly one name, a SPIFFE id"),
-            Self::Identity(error) => write!(f, "the peer's certificate: {error}"),
-            Self::UnknownTrustDomain(peer) => write!(f, "no roots for the trust domain of {peer}"),
-            Self::Chain(peer, reason) => write!(f, "the certificate of {peer}: {reason}"),
-            Self::Revoked(peer) => write!(f, "the certificate of {peer} is revoked"),
-            Self::Unexpected(peer, expected) => write!(f, "the peer is {peer}, expected was one of {expected:?}"),
-        }
-    }
-}
-
-impl std::error::Error for PeerRefused {}
-
-/// The verified certificate of a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerCertificate {
-    pub(crate) identity: Identity,
-    pub(crate) role: Role,
-    /// Leaf first.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) not_after_s: u64,
-    pub(crate) trust_generation: u64,
-}
-
-impl PeerCertificate {
-    /// Who the peer is.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// The Unix second after which the leaf, and so the connection, is no longer valid.
-    pub fn not_after_s(&self) -> u64 {
-        self.not_after_s
-    }
-
-    /// The generation of [`Trust`] under which it was verified, or an earlier one.
-    pub fn trust_generation(&self) -> u64 {
-        self.trust_generation
-    }
-}
+use crate::peer::{PeerCertificate, PeerRefused, Role};
 
 /// The roots of one trust domain. `validity[i]` is that of `anchors[i]`: webpki looks at no root's validity.
 #[derive(Default)]
@@ -164,7 +81,7 @@ impl TrustStore {
         let read = read_leaf(leaf)?;
         let identity = read.identity;
         let roots = self.roots.get(identity.trust_domain()).ok_or_else(|| PeerRefused::UnknownTrustDomain(identity.clone()))?;
-        verify_chain(leaf, intermediates, roots, role, now_s).map_err(|error| PeerRefused::Chain(identity.clone(), error.to_string()))?;
+        verify_chain(leaf, intermediates, roots, role, now_s).map_err(|error| PeerRefused::Chain(identity.clone(), in_words(&error)))?;
         if self.issued_before_s.get(&identity).is_some_and(|&before_s| read.validity.not_before_s < before_s) {
             return Err(PeerRefused::Revoked(identity));
         }
@@ -219,6 +136,21 @@ fn verify_chain(
     let algorithms = provider().signature_verification_algorithms.all;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now_s));
     certificate.verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, None, Some(&may_sign)).map(|_| ())
+}
+
+/// What an operator can act on, in words.
+fn in_words(error: &webpki::Error) -> String {
+    match error {
+        webpki::Error::CertExpired { time, not_after } => format!("expired {} s ago", time.as_secs() - not_after.as_secs()),
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            format!("not valid for another {} s (do the clocks agree?)", not_before.as_secs() - time.as_secs())
+        }
+        webpki::Error::UnknownIssuer => "no valid root of its trust domain signed it".to_owned(),
+        webpki::Error::InvalidSignatureForPublicKey => "a signature in its chain is wrong".to_owned(),
+        webpki::Error::EndEntityUsedAsCa => "signed by a certificate that may not sign".to_owned(),
+        webpki::Error::RequiredEkuNotFoundContext(_) => "its extended key usage does not fit the side that it is on".to_owned(),
+        other => format!("its chain does not verify: {other}"),
+    }
 }
 
 /// The trust in force: one handle that every configuration reads at each handshake, so that a change is seen at once.

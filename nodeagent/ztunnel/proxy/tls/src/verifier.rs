@@ -13,7 +13,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible, SignatureScheme};
 
 use crate::identity::Identity;
-use crate::trust::{PeerRefused, Role, Trust};
+use crate::peer::{PeerRefused, Role};
+use crate::trust::Trust;
 
 /// Accepts the peers that the trust in force accepts; as a client, only those that are expected.
 pub(crate) struct PeerVerifier {
