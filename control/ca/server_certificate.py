@@ -1,5 +1,6 @@
 """The controller's own TLS certificate: issued by its own authority, in memory only, renewed at half its life or with the issuer."""
 
+import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
@@ -12,6 +13,7 @@ from control.ca.issuer import Issuer
 from control.ca.leaf import sign_leaf, validity
 
 TTL_S = 24 * 3600
+HOSTNAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
 DEFAULT_HOSTNAMES = ("istiod.istio-system.svc", "nodemesh-controller", "localhost", "127.0.0.1", "::1")
 
 
@@ -24,6 +26,8 @@ def _name(hostname: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(hostname))
     except ValueError:
+        if not HOSTNAME.match(hostname):
+            raise ValueError(f"{hostname[:100]!r} is neither a DNS name nor an address") from None
         return x509.DNSName(hostname)
 
 

@@ -40,6 +40,8 @@ class Subscription:
         """Name -> the keys that stand for it: the reverse."""
         self._held: dict[str, str] = {}
         """What the client has: name -> version."""
+        self._vouched = set(first.initial_versions)
+        """What the client said on this stream that it has, and was sent nothing for since."""
         self._told_absent: set[str] = set()
         self._dirty_keys: dict[str, None] = {}
         self._dirty_names: dict[str, None] = {}
@@ -70,12 +72,9 @@ class Subscription:
         if request.initial_versions:
             raise RequestError("initial versions belong in the first request of a type")
         self._subscribe(request.subscribe)
-        # What is asked for by name is sent, whatever the client was sent before: it may have dropped it (xDS, delta protocol).
         for key in request.subscribe:
             for name in self._view.resolve(self._type_url, key):
-                if name in self._held:
-                    self._held[name] = UNKNOWN_VERSION
-                    self._dirty_names[name] = None
+                self._send_again(name)
         self._unsubscribe(request.unsubscribe)
 
     def acknowledged(self, nonce: str) -> bool:
@@ -123,6 +122,17 @@ class Subscription:
             # Istio's agents name what they had only here when they come back.
             self._subscribe([name for name in first.initial_versions if name not in self._keys_of])
         self._dirty_names.update(dict.fromkeys(self._held))
+
+    def _send_again(self, name: str) -> None:
+        """What is asked for by name is sent, whatever was sent before: the client may have dropped it (xDS, delta protocol).
+
+        Not so what it said to have when it came back, and now asks for: else each restart of the controller would send everything anew.
+        """
+        if name in self._vouched:
+            self._vouched.discard(name)
+        elif name in self._held:
+            self._held[name] = UNKNOWN_VERSION
+            self._dirty_names[name] = None
 
     def _want_everything(self) -> None:
         self._wildcard = True
@@ -192,6 +202,7 @@ class Subscription:
             wanted = self._wildcard or name in self._keys_of
             resource = self._view.get(self._type_url, name) if wanted else None
             if resource is None:
+                self._vouched.discard(name)
                 if self._held.pop(name, None) is not None:
                     removed[name] = None
             elif self._held.get(name) != resource.version:
@@ -204,5 +215,6 @@ class Subscription:
 
     def _sent(self, resource: Resource) -> discovery.Resource:
         self._held[resource.name] = resource.version
+        self._vouched.discard(resource.name)
         aliases = () if self._wildcard else keys_of(self._type_url, resource).aliases
         return discovery.Resource(resource.name, resource.version, resource.body, aliases)

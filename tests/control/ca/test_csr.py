@@ -63,7 +63,7 @@ def test_refuses_other_names(extensions) -> None:
     "key",
     [
         rsa.generate_private_key(65537, 2048),
-        rsa.generate_private_key(65537, 1024),
+        rsa.generate_private_key(65537, 1024),  # noqa: S505 -- what must be refused
         ec.generate_private_key(ec.SECP384R1()),
         ec.generate_private_key(ec.SECP256K1()),
         ed25519.Ed25519PrivateKey.generate(),

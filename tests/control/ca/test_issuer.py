@@ -155,6 +155,7 @@ def leaf_like(key) -> x509.Certificate:
 
 
 KEY, OTHER = new_key(), new_key()
+WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505 -- what must be refused
 ROOT = authority_certificate("root", KEY)
 BAD = {
     "not the key": ({"roots": pem(ROOT), "certificate": pem(ROOT), "key": key_pem(OTHER)}, "is not the key"),
@@ -164,7 +165,11 @@ BAD = {
     ),
     "no authority": ({"roots": pem(leaf_like(KEY)), "certificate": pem(leaf_like(KEY)), "key": key_pem(KEY)}, "no certificate authority"),
     "expired": (
-        {"roots": pem(authority_certificate("old", KEY, days=0)), "certificate": pem(authority_certificate("old", KEY, days=0)), "key": key_pem(KEY)},
+        {
+            "roots": pem(authority_certificate("old", KEY, days=0)),
+            "certificate": pem(authority_certificate("old", KEY, days=0)),
+            "key": key_pem(KEY),
+        },
         "not now",
     ),
     "no key": ({"roots": pem(ROOT), "certificate": pem(ROOT), "key": b"x"}, "no unencrypted private key"),
@@ -173,7 +178,7 @@ BAD = {
         {
             "roots": pem(ROOT),
             "certificate": pem(ROOT),
-            "key": rsa.generate_private_key(65537, 1024).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            "key": WEAK.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         },
         "2048",
     ),

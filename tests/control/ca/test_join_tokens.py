@@ -58,7 +58,9 @@ def test_revoked(path: Path) -> None:
         tokens.use(record.id, NOW_S)
 
 
-@pytest.mark.parametrize("mangle", [lambda t: t[:-1], lambda t: t + "A", lambda t: t[:-1] + ("A" if t[-1] != "A" else "B"), lambda t: "nmj1.00.x"])
+@pytest.mark.parametrize(
+    "mangle", [lambda t: t[:-1], lambda t: t + "A", lambda t: t[:-1] + ("A" if t[-1] != "A" else "B"), lambda _: "nmj1.00.x"]
+)
 def test_a_wrong_secret(path: Path, mangle) -> None:
     tokens = JoinTokens(path)
     _, token = tokens.create("n1", 60, NOW_S)

@@ -31,8 +31,16 @@ def test_the_profile(issuer) -> None:
     assert (name.critical, list(name.value)) == (True, [x509.UniformResourceIdentifier(ID)])
     assert not list(made.subject)
     assert not found.get_extension_for_class(x509.BasicConstraints).value.ca
-    assert (usage.critical, usage.value.digital_signature, usage.value.key_cert_sign, usage.value.key_encipherment) == (True, True, False, False)
-    assert set(found.get_extension_for_class(x509.ExtendedKeyUsage).value) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    assert (usage.critical, usage.value.digital_signature, usage.value.key_cert_sign, usage.value.key_encipherment) == (
+        True,
+        True,
+        False,
+        False,
+    )
+    assert set(found.get_extension_for_class(x509.ExtendedKeyUsage).value) == {
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        ExtendedKeyUsageOID.CLIENT_AUTH,
+    }
     issuer_id = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     assert found.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier == issuer_id
     assert found.get_extension_for_class(x509.SubjectKeyIdentifier)

@@ -1,0 +1,20 @@
+"""`meshctl`: the commands, each in a file of its own."""
+
+import click
+
+from control.cli.agents import agents, status
+from control.cli.get import get
+from control.cli.revoke import revoke
+from control.cli.root import root
+from control.cli.serve import serve
+from control.cli.token import token
+from control.cli.validate import validate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run the mesh's controller, and ask and tell a running one."""
+
+
+for command in (serve, token, revoke, agents, status, root, get, validate):
+    main.add_command(command)

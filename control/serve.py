@@ -1,0 +1,57 @@
+"""`meshctl serve`: a source feeds the model, the controller serves it, until a signal ends both."""
+
+import asyncio
+import logging
+import signal
+from functools import partial
+
+from control.controller import Controller, Settings
+from control.model.mesh import Mesh
+from control.model.settings import MeshSettings
+from control.model.status import objects
+from control.source import Source
+
+log = logging.getLogger(__name__)
+
+
+class SourceEndedError(Exception):
+    """The source of configuration stopped by itself: what is served would grow old unseen."""
+
+
+async def serve(settings: Settings, mesh_settings: MeshSettings, source: Source, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    """Serves until `stop` is set; sets `ready` when agents can connect."""
+    mesh = Mesh(mesh_settings)
+    controller = Controller(settings, mesh, partial(objects, mesh))
+    synced = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(follow(source, mesh, synced), name="configuration source"),
+            tasks.create_task(controller.run(synced, ready), name="controller"),
+        ]
+        await stop.wait()
+        log.info("stopping")
+        for task in running:
+            task.cancel()
+
+
+async def follow(source: Source, mesh: Mesh, synced: asyncio.Event) -> None:
+    """Brings every change of the source to the model; raises SourceEndedError if there will be no more."""
+    async for changes in source.changes():
+        mesh.apply(changes)
+        if mesh.synced:
+            synced.set()
+    raise SourceEndedError("the source of configuration ended")
+
+
+async def run_until_signal(settings: Settings, mesh_settings: MeshSettings, source: Source) -> None:
+    """Serves until SIGTERM or SIGINT; a second one ends the process as if it were not handled."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def first(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, first, number)
+    await serve(settings, mesh_settings, source, stop, asyncio.Event())

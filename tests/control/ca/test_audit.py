@@ -1,0 +1,92 @@
+"""The audit log: private, bounded, one line a decision, and not drowned by a flood."""
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from control.ca.audit import KEPT_FILES, REFUSALS_PER_WINDOW, AuditLog, AuditRecord
+from tests.control.fakes import FakeClock
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+
+
+def refusal(caller: str = "node/n1", check: str = "placement", **fields: str) -> AuditRecord:
+    return AuditRecord("certificate", "refused", caller, "ipv4:10.0.0.1:4000", check=check, **fields)
+
+
+def test_a_line_each_in_a_private_file(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", FakeClock())
+    log.granted(
+        AuditRecord("certificate", "granted", "node/n1", "ipv4:10.0.0.1:4000", node="n1", identity="spiffe://a/ns/b/sa/c", serial="ab")
+    )
+    log.refused(refusal(detail="no"))
+    log.close()
+    granted, refused = lines(tmp_path / "audit.log")
+    assert granted["outcome"] == "granted"
+    assert granted["time"] == "2027-01-15T08:00:00.000+00:00"
+    assert refused["check"] == "placement"
+    assert stat.S_IMODE((tmp_path / "audit.log").stat().st_mode) == 0o600
+
+
+def test_what_a_caller_sends_can_neither_break_a_line_nor_fill_it(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", FakeClock())
+    log.refused(refusal(identity='spiffe://x\n{"outcome":"granted"}\x00\x1b[2J' + "y" * 100_000))
+    log.close()
+    text = (tmp_path / "audit.log").read_text()
+    assert text.count("\n") == 1
+    assert len(text) < 1500
+    assert "\x1b" not in text
+
+
+def test_is_bounded_by_rotation(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", FakeClock(), max_file_bytes=2000)
+    for number in range(200):
+        log.granted(AuditRecord("certificate", "granted", f"node/{number}", "p"))
+    log.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == KEPT_FILES
+    assert all(file.stat().st_size <= 2000 and stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
+    assert lines(tmp_path / "audit.log")[-1]["caller"] == "node/199"
+    assert lines(tmp_path / "audit.log.1")[-1]["caller"] == f"node/{199 - len(lines(tmp_path / 'audit.log'))}"
+
+
+def test_goes_on_after_a_restart(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = AuditLog(tmp_path / "audit.log", FakeClock())
+        log.refused(refusal())
+        log.close()
+    assert len(lines(tmp_path / "audit.log")) == 2
+
+
+def test_a_flood_of_refusals_leaves_room_for_others(tmp_path: Path) -> None:
+    clock = FakeClock()
+    log = AuditLog(tmp_path / "audit.log", clock)
+    for _ in range(10_000):
+        log.refused(refusal())
+    log.refused(refusal(caller="node/n2"))
+    log.granted(AuditRecord("certificate", "granted", "node/n1", "p"))
+    clock.now_s += 1
+    log.refused(refusal())
+    log.close()
+    found = lines(tmp_path / "audit.log")
+    assert len(found) == REFUSALS_PER_WINDOW + 3
+    assert found[-1]["suppressed"] == 10_000 - REFUSALS_PER_WINDOW
+    assert [line["caller"] for line in found[REFUSALS_PER_WINDOW:]] == ["node/n2", "node/n1", "node/n1"]
+
+
+def test_callers_without_a_name_are_told_apart_by_address_not_port(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", FakeClock())
+    for port in range(100):
+        log.refused(AuditRecord("certificate", "refused", "", f"ipv4:10.0.0.1:{port}", check="token-unknown"))
+    log.close()
+    assert len(lines(tmp_path / "audit.log")) == REFUSALS_PER_WINDOW
+
+
+def test_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "audit.log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        AuditLog(tmp_path / "audit.log", FakeClock())
