@@ -1,0 +1,1 @@
+"""Who the agent and its workloads are: keys made here, certificates asked for, checked, renewed and kept."""
