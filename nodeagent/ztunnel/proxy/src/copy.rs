@@ -1,0 +1,129 @@
+//! Plaintext from one socket to another and back, with half-close. What comes in bulk never enters this process: splice(2).
+
+use crate::buffers::{Buffers, Pipe, READ_BYTES};
+use crate::failure::Failure;
+use crate::readiness;
+use crate::sys;
+use crate::worker::Conn;
+use rustix::pipe::{SpliceFlags, splice};
+use std::io;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// A read that brought this much is taken for the beginning of bulk.
+const BULK_BYTES: usize = 16 << 10;
+/// Splices before the other connections of this worker get their turn.
+const TURNS: u32 = 8;
+
+/// Copies until both directions have ended.
+pub async fn both_ways(buffers: &Buffers, conn: &Conn, client: &TcpStream, server: &TcpStream) -> Result<(), Failure> {
+    let sent = |bytes| conn.add_sent(bytes);
+    let received = |bytes| conn.add_received(bytes);
+    let outward = one_way(buffers, client, server, &sent);
+    let inward = one_way(buffers, server, client, &received);
+    tokio::pin!(outward, inward);
+    let (mut outward_open, mut inward_open) = (true, true);
+    while outward_open || inward_open {
+        let result = tokio::select! {
+            result = &mut outward, if outward_open => { outward_open = false; result }
+            result = &mut inward, if inward_open => { inward_open = false; result }
+        };
+        result.map_err(|error| Failure::reset(error.to_string()))?;
+        conn.half_closed.set(true);
+    }
+    Ok(())
+}
+
+async fn one_way(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<()> {
+    loop {
+        from.readable().await?;
+        match copy_some(buffers, from, to, count).await {
+            Ok(0) => {
+                sys::shut_down_writing(to);
+                return Ok(());
+            }
+            Ok(copied) if copied >= BULK_BYTES => {
+                if splice_bulk(buffers, from, to, count).await? {
+                    sys::shut_down_writing(to);
+                    return Ok(());
+                }
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One read through the worker's buffer; what `to` does not take at once is kept until it does.
+async fn copy_some(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<usize> {
+    let (got, rest) = {
+        let mut buffer = buffers.send();
+        let got = readiness::read(from, &mut buffer[..])?;
+        let written = match to.try_write(&buffer[..got]) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        count(written);
+        (got, buffer[written..got].to_vec())
+    };
+    let mut left = &rest[..];
+    while !left.is_empty() {
+        to.writable().await?;
+        match to.try_write(left) {
+            Ok(written) => {
+                count(written);
+                left = &left[written..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
+/// Splices until `from` has nothing left for now; true at its end.
+async fn splice_bulk(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<bool> {
+    let Ok(pipe) = buffers.take_pipe() else {
+        return Ok(false);
+    };
+    let mut turns = 0;
+    let ended = loop {
+        let got = match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.write, READ_BYTES)) {
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
+            Err(error) => return Err(error),
+        };
+        if got == 0 {
+            break true;
+        }
+        drain(&pipe, got, to, count).await?;
+        turns += 1;
+        if turns % TURNS == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // Only an empty pipe goes back: after an error it is closed with what it holds.
+    buffers.give_pipe(pipe);
+    Ok(ended)
+}
+
+async fn drain(pipe: &Pipe, bytes: usize, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<()> {
+    let mut left = bytes;
+    while left > 0 {
+        match to.try_io(Interest::WRITABLE, || move_bytes(&pipe.read, to, left)) {
+            Ok(moved) => {
+                count(moved);
+                left -= moved;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn move_bytes(from: &impl std::os::fd::AsFd, to: &impl std::os::fd::AsFd, most: usize) -> io::Result<usize> {
+    Ok(splice(from.as_fd(), None, to.as_fd(), None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
+}

@@ -1,0 +1,175 @@
+//! Connections that the workload's applications open: ask where to, get there, relay.
+
+use crate::answers::{Endpoint, Route, TunnelTarget};
+use crate::authority::is_proxy_port;
+use crate::endpoints::{Candidate, choose};
+use crate::failure::{Failure, Flag};
+use crate::health::{Health, Load};
+use crate::protocol::{Direction, Via, seconds};
+use crate::tunnel::{StreamGuard, relay};
+use crate::worker::{Conn, ConnGuard, Opening, Worker, Workload};
+use crate::{copy, sys};
+use hbone_codec::HeaderBlock;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+use tokio::net::TcpStream;
+
+/// The way to an endpoint that answered.
+enum Path {
+    Plain(TcpStream),
+    Tunnel(StreamGuard),
+}
+
+pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, client: TcpStream, source: SocketAddr) {
+    // Not redirected, or redirected to ourselves: there is nowhere to go.
+    let Some(destination) = sys::original_destination(&client).ok().filter(|to| !is_loop(*to, &workload)) else {
+        return sys::reset_on_close(&client);
+    };
+    let opening = Opening { workload, direction: Direction::Outbound, via: Via::Plaintext, source, destination, source_identity: None };
+    let Some(conn) = worker.open_connection(opening) else {
+        return sys::reset_on_close(&client);
+    };
+    Box::pin(serve_connection(&worker, &conn, client)).await;
+}
+
+fn is_loop(destination: SocketAddr, workload: &Workload) -> bool {
+    let own = destination.ip().is_loopback() || destination.ip().is_unspecified() || workload.spec().addresses.contains(&destination.ip());
+    own && is_proxy_port(destination.port())
+}
+
+async fn serve_connection(worker: &Rc<Worker>, conn: &ConnGuard, client: TcpStream) {
+    let mut client = Some(client);
+    let way = conn.run(find_way(worker, conn)).await;
+    let Ok((path, _load)) = way else {
+        return client.iter().for_each(sys::reset_on_close);
+    };
+    conn.establish();
+    match path {
+        Path::Plain(server) => {
+            let Some(client) = client.take() else { return };
+            let result = conn.run(copy::both_ways(&worker.buffers, conn, &client, &server)).await;
+            if result.is_err() {
+                sys::reset_on_close(&client);
+                sys::reset_on_close(&server);
+            }
+        }
+        Path::Tunnel(stream) => {
+            let Some(client) = client.take() else { return };
+            let application = stream.attach(client, Rc::clone(conn));
+            // Dropping the stream before it finished resets both sides.
+            let _ = conn.run(relay(&stream, application)).await;
+        }
+    }
+}
+
+async fn find_way(worker: &Rc<Worker>, conn: &ConnGuard) -> Result<(Path, Option<Load>), Failure> {
+    let route = worker.route(&conn.workload.uid, conn.destination).await?;
+    match &*route {
+        Route::Pass(series) => {
+            conn.counted_as(series);
+            Ok((Path::Plain(worker.connect(&conn.workload, conn.destination).await?), None))
+        }
+        Route::Refuse { flag, reason, series } => {
+            conn.counted_as(series);
+            Err(Failure::new(*flag, reason.clone()))
+        }
+        Route::Forward(endpoints) => try_endpoints(worker, conn, endpoints).await,
+    }
+}
+
+/// Tries endpoints in their order until one answers; the client notices none of the failures before.
+async fn try_endpoints(worker: &Rc<Worker>, conn: &Conn, endpoints: &[Endpoint]) -> Result<(Path, Option<Load>), Failure> {
+    let settings = worker.settings();
+    let health: Vec<Rc<Health>> = endpoints.iter().map(|endpoint| worker.health.of(&endpoint.uid, endpoint.address)).collect();
+    let mut tried = vec![false; endpoints.len()];
+    let mut last = Failure::new(Flag::UH, "there is no endpoint");
+    for _ in 0..settings.connect_tries {
+        let now = Instant::now();
+        let candidates: Vec<Candidate> = endpoints
+            .iter()
+            .zip(health.iter().zip(&tried))
+            .map(|(endpoint, (health, tried))| Candidate {
+                tier: endpoint.tier,
+                weight: endpoint.weight,
+                load: health.load(),
+                ejected: health.is_ejected(now),
+                tried: *tried,
+            })
+            .collect();
+        let Some(index) = choose(&candidates, worker.random()) else { break };
+        tried[index] = true;
+        conn.counted_as(&endpoints[index].series);
+        let load = Load::on(&health[index]);
+        match reach(worker, conn, &endpoints[index]).await {
+            Ok(path) => {
+                health[index].succeeded();
+                return Ok((path, Some(load)));
+            }
+            Err(Refusal::Final(failure)) => return Err(failure),
+            Err(Refusal::TryNext(failure)) => {
+                health[index].failed(Instant::now(), settings.eject_after_failures, seconds(settings.eject_s));
+                last = failure;
+            }
+        }
+    }
+    Err(last)
+}
+
+enum Refusal {
+    /// Another endpoint may do better.
+    TryNext(Failure),
+    /// The endpoint said no: asking another would be going around its policy.
+    Final(Failure),
+}
+
+async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<Path, Refusal> {
+    let Some(target) = &endpoint.tunnel else {
+        conn.via.set(Via::Plaintext);
+        conn.hbone_address.set(None);
+        conn.destination_identity.replace(None);
+        return worker.connect(&conn.workload, endpoint.address).await.map(Path::Plain).map_err(Refusal::TryNext);
+    };
+    conn.via.set(Via::Hbone);
+    conn.hbone_address.set(Some(endpoint.address));
+    conn.source_identity.replace(Some(target.identity.clone()));
+    conn.destination_identity.replace(None);
+    let deadline = worker.deadlines().answer;
+    loop {
+        // Connecting has its own deadlines, each of which gives everyone who waits an answer.
+        let lease = worker.lease(&conn.workload, target).await.map_err(Refusal::TryNext)?;
+        let reused = lease.reused;
+        conn.destination_identity.replace(lease.tunnel.peer_identity().cloned());
+        let opening = async {
+            let stream = open(&lease.tunnel, conn, target)?;
+            let status = stream.answer().await?;
+            Ok::<_, Failure>((stream, status))
+        };
+        match tokio::time::timeout(deadline, opening).await {
+            Err(_) => return Err(Refusal::TryNext(Failure::new(Flag::DT, "the other side gave no answer in time"))),
+            Ok(Ok((stream, status))) => return judge(stream, status),
+            // A kept tunnel that had died unnoticed says nothing about the endpoint.
+            Ok(Err(_)) if reused && lease.tunnel.available_streams() == 0 => {}
+            Ok(Err(failure)) => {
+                let flag = failure.flag.unwrap_or(Flag::UF);
+                return Err(Refusal::TryNext(Failure::new(flag, failure.text)));
+            }
+        }
+    }
+}
+
+fn open(tunnel: &Rc<crate::tunnel::Tunnel>, conn: &Conn, target: &TunnelTarget) -> Result<StreamGuard, Failure> {
+    let block =
+        HeaderBlock::connect(&target.authority).map_err(|_| Failure::new(Flag::NR, "the agent gave an authority that cannot be sent"))?;
+    let client = format!("for=\"{}\"", conn.source);
+    tunnel.open(&block, &[("forwarded", &client)]).map_err(|error| Failure::new(Flag::UF, error.to_string()))
+}
+
+fn judge(stream: StreamGuard, status: u16) -> Result<Path, Refusal> {
+    match status {
+        200..=299 => Ok(Path::Tunnel(stream)),
+        401 | 403 => Err(Refusal::Final(Failure::new(Flag::UAEX, "the other side denies it by its policy"))),
+        503 => Err(Refusal::TryNext(Failure::new(Flag::UF, "the other side could not reach its application"))),
+        _ => Err(Refusal::TryNext(Failure::new(Flag::UF, format!("the other side answered {status}")))),
+    }
+}

@@ -1,0 +1,110 @@
+//! System calls of sockets and of this process, each in a few lines, over libraries that make them safe.
+
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Marks the proxy's own connections, so that capture leaves them alone.
+const MARK_OWN: u32 = 0x539;
+/// Marks connections to the application that keep the client's address, so that their replies come back here.
+const MARK_TO_APPLICATION: u32 = 0x111;
+
+/// Where a redirected connection was going before nftables turned it here.
+pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let address = if stream.local_addr()?.is_ipv4() { socket.original_dst_v4()? } else { socket.original_dst_v6()? };
+    address.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// An IPv4 address that a dual-stack socket shows as IPv6, as IPv4.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+pub fn tcp_socket(v6: bool) -> io::Result<Socket> {
+    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)
+}
+
+/// Makes a socket one that goes out as the proxy, from the pod's own address.
+pub fn prepare_outgoing(socket: &Socket) -> io::Result<()> {
+    socket.set_mark(MARK_OWN)?;
+    prepare(socket)
+}
+
+/// Makes a socket one that reaches the application of this pod with the client's address as its source.
+///
+/// Bound to `lo`, since its first packet would else be captured again; a client of the other IP family cannot be shown.
+pub fn prepare_to_application(socket: &Socket, client: IpAddr, v6: bool) -> io::Result<()> {
+    socket.set_mark(MARK_TO_APPLICATION)?;
+    socket.bind_device(Some(b"lo"))?;
+    prepare(socket)?;
+    if client.is_ipv6() != v6 {
+        return Ok(());
+    }
+    if v6 {
+        socket.set_ip_transparent_v6(true)?;
+    } else {
+        socket.set_ip_transparent_v4(true)?;
+    }
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SockAddr::from(SocketAddr::new(client, 0)))
+}
+
+fn prepare(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&SockRef::from(socket))
+}
+
+/// What an accepted socket needs.
+pub fn prepare_accepted(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    keep_alive(&SockRef::from(stream))
+}
+
+fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(30)).with_retries(5);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// The next close resets the connection, so that the other end sees an error instead of a clean end.
+pub fn reset_on_close(stream: &TcpStream) {
+    // Fails only on a socket that is broken already.
+    drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+}
+
+/// Ends our direction.
+pub fn shut_down_writing(stream: &TcpStream) {
+    // Fails only if the connection is gone, which the reading side will see.
+    drop(SockRef::from(stream).shutdown(std::net::Shutdown::Write));
+}
+
+/// Moves the calling thread into a network namespace.
+pub fn enter_network_namespace(namespace: &impl AsFd) -> io::Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
+/// The network namespace of the calling thread.
+pub fn own_network_namespace() -> io::Result<OwnedFd> {
+    Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
+}
+
+/// Private keys live in this process: no core of it is ever written, and no other process of this user may look inside.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
+}
+
+/// Raises the limit of descriptors as far as this process may.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is refused, the limit that there is holds: running out is handled.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
