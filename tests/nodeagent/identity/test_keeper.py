@@ -40,6 +40,8 @@ class Node:
         )
 
     def _take(self, identity: str, chain_pem: str, key_pem: str) -> None:
+        assert chain_pem.startswith("-----BEGIN CERTIFICATE-----")
+        assert key_pem.startswith("-----BEGIN PRIVATE KEY-----")
         self.handed.append(identity)
 
     def state(self, identity: WorkloadIdentity = WEB) -> State:
