@@ -2,19 +2,29 @@
 //!
 //! Only `CONNECT` tunnels exist here. The caller owns sockets, TLS, deadlines and buffers:
 //!
-//! ```ignore
-//! let mut input: &[u8] = plaintext;                       // one decrypted TLS record, or any other cut
-//! while let Some(event) = connection.receive(&mut input, now)? {
-//!     match event {
-//!         Event::Data { stream, payload } => {            // borrowed from `plaintext`, not from `connection`
-//!             let written = application.try_write(payload)?;
-//!             connection.release(stream, written);        // so calling back in the same turn is fine
+//! ```
+//! use hbone_codec::{Connection, ConnectionError, Event};
+//!
+//! /// One turn: a decrypted TLS record, or any other cut of the peer's bytes.
+//! fn turn(connection: &mut Connection, mut input: &[u8], application: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), ConnectionError> {
+//!     let now = std::time::Instant::now();
+//!     while let Some(event) = connection.receive(&mut input, now)? {
+//!         match event {
+//!             // Borrowed from the input and not from the connection, which can be called back in the same turn.
+//!             Event::Data { stream, payload } => {
+//!                 application.extend_from_slice(payload);
+//!                 connection.release(stream, payload.len());
+//!             }
+//!             Event::Request(request) => {
+//!                 let status = if request.malformed.is_some() { 400 } else { 200 };
+//!                 connection.respond(request.stream, status).expect("asked just now");
+//!             }
+//!             _ => {}
 //!         }
-//!         Event::Request(request) => connection.respond(request.stream, 200)?,
-//!         ...
 //!     }
+//!     connection.take_control(out); // SETTINGS, HEADERS, WINDOW_UPDATE, ...: encrypt and write
+//!     Ok(())
 //! }
-//! connection.take_control(&mut out);                      // SETTINGS, WINDOW_UPDATE, RST_STREAM, ... to encrypt and write
 //! ```
 //!
 //! After an error `take_control` yields the GOAWAY that tells the peer why; write it if that needs no waiting, then close.

@@ -203,10 +203,10 @@ fn a_block_that_grows() {
     let mut server = Subject::server();
     server.feed(&frame(HEADERS, 0, 1, &[0; 10_000])).unwrap();
     assert_eq!(server.fatal(&frame(CONTINUATION, 0, 1, &[0; 10_000])), Code::ENHANCE_YOUR_CALM);
-    assert_eq!(Subject::server().fatal(&frame(HEADERS, END_HEADERS, 1, &[0; 20_000])), Code::ENHANCE_YOUR_CALM);
+    assert_eq!(Subject::server().fatal(&frame(HEADERS, END_HEADERS, 1, &vec![0; 20_000])), Code::ENHANCE_YOUR_CALM);
     // Judged by its header: nothing of it is kept.
     let mut server = Subject::server();
-    assert_eq!(server.fatal(&frame(HEADERS, END_HEADERS, 1, &[0; 1 << 20])[..9]), Code::ENHANCE_YOUR_CALM);
+    assert_eq!(server.fatal(&frame(HEADERS, END_HEADERS, 1, &vec![0; 1 << 20])[..9]), Code::ENHANCE_YOUR_CALM);
 }
 
 #[test]
@@ -229,7 +229,9 @@ fn a_broken_block_ends_the_connection() {
 #[test]
 fn interrupted_blocks() {
     let open = frame(HEADERS, 0, 1, &connect_block());
-    for other in [connect(3), frame(DATA, 0, 1, b"x"), frame(PING, 0, 0, &[0; 8]), frame(CONTINUATION, END_HEADERS, 3, b""), frame(0xee, 0, 0, b"")] {
+    for other in
+        [connect(3), frame(DATA, 0, 1, b"x"), frame(PING, 0, 0, &[0; 8]), frame(CONTINUATION, END_HEADERS, 3, b""), frame(0xee, 0, 0, b"")]
+    {
         assert_eq!(Subject::server().fatal(&[open.clone(), other].concat()), Code::PROTOCOL_ERROR);
     }
     assert_eq!(Subject::server().fatal(&frame(CONTINUATION, END_HEADERS, 1, b"")), Code::PROTOCOL_ERROR);
@@ -304,13 +306,13 @@ fn what_a_server_bears_from_no_client() {
         ),
         ("ENABLE_PUSH of two", settings(&[(0x2, 2)]), Code::PROTOCOL_ERROR),
         ("PUSH_PROMISE", frame(PUSH_PROMISE, END_HEADERS, 1, &[0; 9]), Code::PROTOCOL_ERROR),
-        ("a frame too large", frame(DATA, 0, 1, &[0; (1 << 20) + 1])[..9].to_vec(), Code::FRAME_SIZE_ERROR),
+        ("a frame too large", frame(DATA, 0, 1, &vec![0; (1 << 20) + 1])[..9].to_vec(), Code::FRAME_SIZE_ERROR),
         ("PRIORITY on stream zero", frame(PRIORITY, 0, 0, &[0; 5]), Code::PROTOCOL_ERROR),
         ("PRIORITY of a wrong size on an idle stream", frame(PRIORITY, 0, 1, &[0; 4]), Code::FRAME_SIZE_ERROR),
         ("GOAWAY of a wrong size", frame(GOAWAY, 0, 0, b"1234567"), Code::FRAME_SIZE_ERROR),
         ("GOAWAY on a stream", frame(GOAWAY, 0, 1, &[0; 8]), Code::PROTOCOL_ERROR),
         ("GOAWAY that takes back", [goaway(1, Code::NO_ERROR), goaway(3, Code::NO_ERROR)].concat(), Code::PROTOCOL_ERROR),
-        ("GOAWAY with a book in it", frame(GOAWAY, 0, 0, &[0; 100_000])[..9].to_vec(), Code::ENHANCE_YOUR_CALM),
+        ("GOAWAY with a book in it", frame(GOAWAY, 0, 0, &vec![0; 100_000])[..9].to_vec(), Code::ENHANCE_YOUR_CALM),
         ("padding longer than DATA", [connect(1), frame(DATA, PADDED, 1, &[5, 0, 0, 0, 0])].concat(), Code::PROTOCOL_ERROR),
         ("padded DATA without a pad length", [connect(1), frame(DATA, PADDED, 1, b"")].concat(), Code::FRAME_SIZE_ERROR),
         ("padding longer than HEADERS", frame(HEADERS, END_HEADERS | PADDED, 1, &[9, 0x88]), Code::PROTOCOL_ERROR),
@@ -334,7 +336,11 @@ fn what_a_client_bears_from_no_server() {
         ("DATA on an even stream", frame(DATA, 0, 2, b"x"), Code::PROTOCOL_ERROR),
         ("push", frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2]), Code::PROTOCOL_ERROR),
         ("push switched on", settings(&[(0x2, 1)]), Code::PROTOCOL_ERROR),
-        ("HEADERS after the end", [response(1, "200", END_STREAM), rst(1, Code::CANCEL), response(1, "200", 0)].concat(), Code::STREAM_CLOSED),
+        (
+            "HEADERS after the end",
+            [response(1, "200", END_STREAM), rst(1, Code::CANCEL), response(1, "200", 0)].concat(),
+            Code::STREAM_CLOSED,
+        ),
     ];
     for (name, input, code) in cases {
         let mut client = Subject::client(&[]);
@@ -348,7 +354,7 @@ fn beyond_a_window() {
     let mut server = Subject::server();
     server.tunnel(1);
     for _ in 0..4 {
-        server.feed(&frame(DATA, 0, 1, &[0; 1 << 20])).unwrap();
+        server.feed(&frame(DATA, 0, 1, &vec![0; 1 << 20])).unwrap();
     }
     assert_eq!(server.fatal(&frame(DATA, 0, 1, b"x")[..9]), Code::FLOW_CONTROL_ERROR, "the stream's");
 
@@ -356,7 +362,7 @@ fn beyond_a_window() {
     for id in [1, 3, 5, 7] {
         server.tunnel(id);
         for _ in 0..4 {
-            server.feed(&frame(DATA, 0, id, &[0; 1 << 20])).unwrap();
+            server.feed(&frame(DATA, 0, id, &vec![0; 1 << 20])).unwrap();
         }
     }
     server.tunnel(9);
@@ -391,7 +397,7 @@ fn what_crosses_our_reset_is_borne_as_far_as_it_can_be_honest() {
     let stream = server.tunnel(1);
     server.connection.reset(stream, Code::CANCEL);
     for _ in 0..4 {
-        assert_eq!(server.feed(&frame(DATA, 0, 1, &[0; 1 << 20])).unwrap(), []);
+        assert_eq!(server.feed(&frame(DATA, 0, 1, &vec![0; 1 << 20])).unwrap(), []);
     }
     assert_eq!(server.fatal(&frame(DATA, 0, 1, b"x")), Code::STREAM_CLOSED, "a whole window came already");
 
@@ -408,4 +414,36 @@ fn memory_is_that_of_the_streams() {
         server.tunnel(odd(id));
     }
     assert!(server.connection.heap_bytes() + size_of::<Connection>() < 24 << 10, "{}", server.connection.heap_bytes());
+}
+
+#[test]
+fn refusals_that_the_peer_does_not_read_are_bounded() {
+    let mut server = Subject::server();
+    let error = (0..FOREVER).find_map(|round| {
+        assert!(server.connection.heap_bytes() < 256 << 10, "memory grows");
+        let error = server.feed(&connect(odd(round))).err();
+        if error.is_none() {
+            server.connection.respond(server.streams[round], 401).unwrap();
+        }
+        error
+    });
+    assert_eq!(error.expect("borne without end").code, Code::ENHANCE_YOUR_CALM);
+}
+
+#[test]
+fn refusals_may_come_at_any_rate() {
+    let mut client = Subject::client(&[]);
+    let mut server = Subject::server();
+    for round in 0..10_000 {
+        let stream = client.open();
+        client.feed(&response(odd(round), "401", END_STREAM)).unwrap();
+        client.connection.reset(stream, Code::CANCEL);
+        client.feed(&rst(odd(round), Code::NO_ERROR)).unwrap();
+        client.written();
+
+        server.feed(&connect(odd(round))).unwrap();
+        server.connection.respond(server.streams[round], 401).unwrap();
+        server.feed(&rst(odd(round), Code::CANCEL)).unwrap();
+        server.written();
+    }
 }

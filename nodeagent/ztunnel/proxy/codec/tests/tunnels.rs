@@ -158,7 +158,7 @@ fn settings_change_the_windows_of_open_streams() {
 fn released_bytes_open_the_windows_again() {
     let mut server = Subject::server();
     let stream = server.tunnel(1);
-    let chunk = frame(DATA, 0, 1, &[0; 1 << 20]);
+    let chunk = frame(DATA, 0, 1, &vec![0; 1 << 20]);
     server.feed(&chunk).unwrap();
     server.feed(&chunk).unwrap();
     assert!(server.written().is_empty(), "not released yet");
@@ -175,7 +175,7 @@ fn what_a_lost_stream_held_goes_back_to_the_connection() {
     let tunnels = [1, 3, 5].map(|id| (id, server.tunnel(id)));
     for (id, stream) in tunnels {
         for _ in 0..4 {
-            server.feed(&frame(DATA, 0, id, &[0; 1 << 20])).unwrap();
+            server.feed(&frame(DATA, 0, id, &vec![0; 1 << 20])).unwrap();
         }
         server.connection.reset(stream, Code::CANCEL);
     }

@@ -23,6 +23,7 @@ impl Connection {
     /// Queue RST_STREAM for a live stream, and expect what the peer sends before it has read that.
     pub(super) fn write_reset(&mut self, id: u32, code: Code) {
         frame::write_reset(id, code.0, &mut self.control);
+        self.control_budget.earn(cost::SMALL_FRAME); // the peer's own reset may cross it
         if let Some(stream) = self.streams.get(id) {
             if !stream.remote_ended {
                 self.stray_bytes += u64::from(stream.receive.available());

@@ -83,6 +83,7 @@ impl Connection {
     }
 
     fn on_request(&mut self, id: u32, end: bool, block: &[u8]) -> Result<(), ConnectionError> {
+        self.check_output()?; // the caller's answer is output too
         let mut fields = RequestFields::default();
         self.decode(block, |name, value| fields.push(name, value))?;
         let (authority, headers, malformed) = fields.finish();

@@ -8,6 +8,8 @@ use crate::{Code, HeaderBlock, OpenError, SendError, StreamId};
 
 /// Bytes sent that earn a token: a peer that reads in steps of 512 updates the windows of stream and connection for each.
 const BYTES_PER_EARNED_TOKEN: usize = 256;
+/// What each stream that we open earns: a refusal may bring a reset that we no longer wait for.
+const OPEN_EARNS: u32 = 1;
 /// What each DATA frame earns besides, so that frames of a few bytes may be answered likewise.
 const FRAME_EARNS: u32 = 2;
 
@@ -30,6 +32,7 @@ impl Connection {
         self.next_stream += 2;
         self.push_stream(id);
         self.write_headers(id, &fields.encoded, false);
+        self.control_budget.earn(OPEN_EARNS);
         Ok(StreamId(id))
     }
 
@@ -175,6 +178,7 @@ impl Connection {
         if self.sender(id)?.headers_end > taken {
             return Err(SendError::ControlPending);
         }
+        debug_assert!(payload_bytes > 0 || end, "an empty frame that says nothing");
         self.account(id, payload_bytes, end);
         Ok(frame::data_header(id, payload_bytes, end))
     }
