@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from control.ca.leaf import SigningError
 from control.ca.server_certificate import ServerCertificate
-from control.rpc import aio, grpc
+from control.rpc import RPCHandler, aio, grpc
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 MAX_CONCURRENT_STREAMS = 64
@@ -63,7 +63,7 @@ class ServerTLS:
 
 
 def make_listener(
-    address: str, credentials: grpc.ServerCredentials, handlers: Sequence[grpc.GenericRpcHandler[bytes, bytes]]
+    address: str, credentials: grpc.ServerCredentials, handlers: Sequence[RPCHandler]
 ) -> tuple[aio.Server, int]:
     """A server, not started yet, and its port; `address` is `host:port`, port 0 = any. Raises RuntimeError if it can't be bound."""
     server = aio.server(options=OPTIONS)

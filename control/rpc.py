@@ -1,6 +1,7 @@
 """The one import of grpc in the controller, and what each call is read with."""
 
 import os
+from typing import TypeAlias
 
 # Before the import: with fork support grpc installs handlers that crash beside threads, and nothing here forks.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
@@ -11,7 +12,10 @@ from grpc import aio
 from control.ca.callers import Credentials
 from control.ca.refusal import BusyError, ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 
-__all__ = ["END_OF_STREAM", "aio", "credentials_of", "grpc", "status_of"]
+__all__ = ["END_OF_STREAM", "RPCHandler", "aio", "credentials_of", "grpc", "status_of"]
+
+# Text, since only the stubs know the parameters.
+RPCHandler: TypeAlias = "grpc.GenericRpcHandler[bytes, bytes]"
 
 END_OF_STREAM: object = aio.EOF  # type: ignore[attr-defined] # the stubs lack it
 """What reading from a stream gives when the client has closed its side."""

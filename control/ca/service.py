@@ -5,13 +5,13 @@ import logging
 from control.ca.issuance import Issuance
 from control.ca.leaf import SigningError
 from control.ca.refusal import RefusedError
-from control.rpc import aio, credentials_of, grpc, status_of
+from control.rpc import RPCHandler, aio, credentials_of, grpc, status_of
 
 SERVICE = "istio.v1.auth.IstioCertificateService"
 log = logging.getLogger(__name__)
 
 
-def certificate_handler(issuance: Issuance) -> grpc.GenericRpcHandler[bytes, bytes]:
+def certificate_handler(issuance: Issuance) -> RPCHandler:
     """Serves CreateCertificate; messages stay bytes until the caller has proved itself."""
 
     async def create(body: bytes, context: "aio.ServicerContext[bytes, bytes]") -> bytes:

@@ -7,7 +7,7 @@ from control.ca.audit import AuditLog, AuditRecord
 from control.ca.callers import Authenticator, NodeAgent
 from control.ca.refusal import ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 from control.metrics import Metrics
-from control.rpc import END_OF_STREAM, aio, credentials_of, grpc, status_of
+from control.rpc import END_OF_STREAM, RPCHandler, aio, credentials_of, grpc, status_of
 from control.xds.hub import ClosedError, Connection, Hub
 from control.xds.subscription import RequestError
 from meshapi import discovery
@@ -29,7 +29,7 @@ class DiscoveryService:
         self._audit = audit
         self._metrics = metrics
 
-    def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+    def handler(self) -> RPCHandler:
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._serve)})
 
     async def _serve(self, _requests: object, context: "Context[bytes, bytes]") -> None:
