@@ -11,6 +11,11 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConnection, ConnectionCommon, ServerConnection, SideData};
+
 use hbone_tls::{Dial, Engine, MAX_PLAINTEXT_BYTES, ServerConfig};
 
 const BATCH_BYTES: usize = 8 * MAX_PLAINTEXT_BYTES;
@@ -77,68 +82,67 @@ fn engines(mesh: &pki::Mesh) {
     print_rate("opening", per_second(|| seal_then_open(true)));
 }
 
-fn plain_rustls(mesh: &pki::Mesh) {
+/// Two ends of plain rustls that know each other, ahead of their handshake.
+fn rustls_pair(mesh: &pki::Mesh) -> (ClientConnection, ServerConnection) {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(mesh.root.der.clone()).unwrap();
     let mut params = pki::svid("spiffe://cluster.local/ns/default/sa/b");
     params.subject_alt_names = vec![rcgen::SanType::DnsName("localhost".try_into().unwrap())];
     let leaf = mesh.root.issue(params);
-    let key = <rustls::pki_types::PrivateKeyDer as rustls::pki_types::pem::PemObject>::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
-    let clock = || Arc::new(pki::FixedClock);
-    let provider = || {
-        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-        provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
-        Arc::new(provider)
-    };
-    let server = rustls::ServerConfig::builder_with_details(provider(), clock())
+    let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
+    let cipher_suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
+    let provider = Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() });
+    let server = rustls::ServerConfig::builder_with_details(provider.clone(), Arc::new(pki::FixedClock))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der], key)
         .unwrap();
-    let client = rustls::ClientConfig::builder_with_details(provider(), clock())
+    let client = rustls::ClientConfig::builder_with_details(provider, Arc::new(pki::FixedClock))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let mut client = rustls::ClientConnection::new(Arc::new(client), "localhost".try_into().unwrap()).unwrap();
-    let mut server = rustls::ServerConnection::new(Arc::new(server)).unwrap();
+    let mut client = ClientConnection::new(Arc::new(client), "localhost".try_into().unwrap()).unwrap();
     client.set_buffer_limit(None);
-    let carry = |client: &mut rustls::ClientConnection, server: &mut rustls::ServerConnection| {
-        let mut bytes = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut bytes).unwrap();
-        }
-        let mut rest = &bytes[..];
-        let mut into = vec![0; BATCH_BYTES];
-        timed(|| {
-            while !rest.is_empty() {
-                server.read_tls(&mut rest).unwrap();
-                server.process_new_packets().unwrap();
-                while matches!(server.reader().read(&mut into), Ok(1..)) {}
-            }
-        })
-    };
+    (client, ServerConnection::new(Arc::new(server)).unwrap())
+}
+
+fn sent<D>(from: &mut ConnectionCommon<D>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+fn receive<D: SideData>(to: &mut ConnectionCommon<D>, mut bytes: &[u8], into: &mut [u8]) {
+    while !bytes.is_empty() {
+        to.read_tls(&mut bytes).unwrap();
+        to.process_new_packets().unwrap();
+        while matches!(to.reader().read(into), Ok(1..)) {}
+    }
+}
+
+fn plain_rustls(mesh: &pki::Mesh) {
+    let (mut client, mut server) = rustls_pair(mesh);
+    let mut into = vec![0; BATCH_BYTES];
     while client.is_handshaking() || server.is_handshaking() {
-        carry(&mut client, &mut server);
-        let mut bytes = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut bytes).unwrap();
-        }
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            client.read_tls(&mut rest).unwrap();
-            client.process_new_packets().unwrap();
-        }
+        receive(&mut *server, &sent(&mut client), &mut into);
+        receive(&mut *client, &sent(&mut server), &mut into);
     }
     let plain = vec![7; BATCH_BYTES];
-    let mut turn = |opening: bool| {
-        let sealing = timed(|| client.writer().write_all(&plain).unwrap());
-        let open = carry(&mut client, &mut server);
+    let mut seal_then_open = |opening: bool| {
+        let mut sealed = Vec::new();
+        let sealing = timed(|| {
+            client.writer().write_all(&plain).unwrap();
+            sealed = sent(&mut client);
+        });
+        let open = timed(|| receive(&mut *server, &sealed, &mut into));
         if opening { open } else { sealing }
     };
-    print_rate("sealing by rustls", per_second(|| turn(false)));
-    print_rate("opening by rustls", per_second(|| turn(true)));
+    print_rate("sealing by rustls", per_second(|| seal_then_open(false)));
+    print_rate("opening by rustls", per_second(|| seal_then_open(true)));
 }
 
 fn main() {

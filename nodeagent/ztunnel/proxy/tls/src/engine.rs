@@ -13,7 +13,6 @@ use crate::handshake::Handshake;
 use crate::leaf::read_leaf;
 use crate::open::Open;
 use crate::peer::{PeerCertificate, Role};
-use crate::trust::Trust;
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +35,6 @@ enum Phase {
 pub struct Engine {
     phase: Phase,
     role_of_peer: Role,
-    trust: Trust,
     /// Read before the handshake, so never later than what its verification used.
     trust_generation: u64,
     peer: Option<Arc<PeerCertificate>>,
@@ -47,18 +45,18 @@ impl Engine {
     pub fn server(config: &ServerConfig) -> Result<Self, TlsError> {
         let trust_generation = config.trust.generation();
         let handshake = Handshake::accept(config)?;
-        Ok(Self::new(handshake, Role::Client, config.trust.clone(), trust_generation))
+        Ok(Self::new(handshake, Role::Client, trust_generation))
     }
 
     /// Dials, and appends the first flight to `out`.
     pub fn client(config: &Dial, out: &mut Vec<u8>) -> Result<Self, TlsError> {
         let trust_generation = config.trust.generation();
         let handshake = Handshake::dial(config, out)?;
-        Ok(Self::new(handshake, Role::Server, config.trust.clone(), trust_generation))
+        Ok(Self::new(handshake, Role::Server, trust_generation))
     }
 
-    fn new(handshake: Handshake, role_of_peer: Role, trust: Trust, trust_generation: u64) -> Self {
-        Self { phase: Phase::Handshake(Box::new(handshake)), role_of_peer, trust, trust_generation, peer: None }
+    fn new(handshake: Handshake, role_of_peer: Role, trust_generation: u64) -> Self {
+        Self { phase: Phase::Handshake(Box::new(handshake)), role_of_peer, trust_generation, peer: None }
     }
 
     /// Takes bytes that came from the peer, all of them, and hands out the plaintext of each record as it is opened.
@@ -145,9 +143,13 @@ impl Engine {
         self.peer.as_ref()
     }
 
-    /// The trust that the peer was verified against.
-    pub fn trust(&self) -> &Trust {
-        &self.trust
+    /// Bytes held of input that is incomplete: none of an idle connection, up to 50 KB of one that dribbles.
+    pub fn buffered_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Handshake(handshake) => handshake.buffered_bytes(),
+            Phase::Open(open) => open.buffered_bytes(),
+            Phase::Ended(_) => 0,
+        }
     }
 
     /// Appends `plain` to `out` as sealed records, each as full as can be.
@@ -167,7 +169,9 @@ impl Engine {
         self.open()?.start_record(out)
     }
 
-    /// Seals in place what was appended to `out` since [`Engine::start_record`] returned `start`.
+    /// Seals in place what was appended to `out` since [`Engine::start_record`] returned `start`; nothing appended, nothing sent.
+    ///
+    /// If it fails, `out` is cut back to `start`. A caller that gives up before this call does the same.
     pub fn finish_record(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
         self.open()?.finish_record(out, start)
     }

@@ -135,6 +135,10 @@ impl Handshake {
         step
     }
 
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     pub(crate) fn is_handshaking(&self) -> bool {
         self.common().is_handshaking()
     }

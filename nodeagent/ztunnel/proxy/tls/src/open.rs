@@ -8,7 +8,7 @@ use crate::alert;
 use crate::error::{Stage, TlsError};
 use crate::handshake::KeySchedule;
 use crate::post_handshake::{Message, OUR_KEY_UPDATE, PostHandshake, Refused};
-use crate::record::{BadRecord, Content, MAX_PLAINTEXT_BYTES, Opener, RECORD_OVERHEAD_BYTES, Sealer, sealed_len};
+use crate::record::{BadRecord, Content, MAX_PLAINTEXT_BYTES, Opener, RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES, Sealer, sealed_len};
 
 /// What ends the connection, and the alert that says so to the peer, if it should be told.
 struct Ending {
@@ -155,9 +155,10 @@ impl Open {
     }
 
     fn change_sending_key(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
-        self.seal_whole(Content::Handshake, &OUR_KEY_UPDATE, out)?;
         let secrets = self.keys.next_sending().map_err(|error| TlsError::internal(Stage::Records, error.to_string()))?;
-        self.sealer = Sealer::new(secrets).map_err(|_| unsealed())?;
+        let next = Sealer::new(secrets).map_err(|_| unsealed())?;
+        self.seal_whole(Content::Handshake, &OUR_KEY_UPDATE, out)?;
+        self.sealer = next;
         Ok(())
     }
 
@@ -178,7 +179,12 @@ impl Open {
         Ok(Sealer::start(out))
     }
 
+    /// Seals the record, unless nothing was put into it.
     pub(crate) fn finish_record(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), TlsError> {
+        if out.len() == start + RECORD_HEADER_BYTES {
+            out.truncate(start);
+            return Ok(());
+        }
         self.sealer.finish(Content::ApplicationData, out, start).map_err(|_| unsealed())
     }
 
@@ -204,6 +210,10 @@ impl Open {
             self.finish_record(out, start)?;
         }
         Ok(())
+    }
+
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.partial.capacity() + self.messages.buffered_bytes()
     }
 
     #[cfg(test)]

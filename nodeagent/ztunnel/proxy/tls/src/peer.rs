@@ -64,7 +64,7 @@ impl fmt::Display for PeerRefused {
 impl std::error::Error for PeerRefused {}
 
 /// The verified certificate of a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PeerCertificate {
     pub(crate) identity: Identity,
     pub(crate) role: Role,
@@ -88,5 +88,16 @@ impl PeerCertificate {
     /// The generation of [`Trust`] under which it was verified, or an earlier one.
     pub fn trust_generation(&self) -> u64 {
         self.trust_generation
+    }
+}
+
+impl fmt::Debug for PeerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerCertificate")
+            .field("identity", &self.identity)
+            .field("role", &self.role)
+            .field("certificates", &self.chain.len())
+            .field("not_after_s", &self.not_after_s)
+            .finish_non_exhaustive()
     }
 }

@@ -85,6 +85,10 @@ impl PostHandshake {
         Ok(None)
     }
 
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
     fn next_header(&self) -> Result<Option<(u8, usize)>, Refused> {
         let Some((&[kind, high, middle, low], _)) = self.partial.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
@@ -163,6 +167,15 @@ mod tests {
         assert_eq!(client.on_handshake(&two), Ok(None));
         assert_eq!(client.partial.capacity(), 0);
         assert_eq!(PostHandshake::new(false).on_handshake(&two), Err(Refused::Unexpected));
+    }
+
+    #[test]
+    fn renegotiation_and_later_authentication_are_refused() {
+        let (hello_request, client_hello, certificate_request, finished) = ([0, 0, 0, 0], [1, 0, 0, 9], [13, 0, 0, 9], [20, 0, 0, 9]);
+        for message in [hello_request, client_hello, certificate_request, finished] {
+            assert_eq!(PostHandshake::new(true).on_handshake(&message), Err(Refused::Unexpected), "{message:?}");
+            assert_eq!(PostHandshake::new(false).on_handshake(&message), Err(Refused::Unexpected), "{message:?}");
+        }
     }
 
     #[test]

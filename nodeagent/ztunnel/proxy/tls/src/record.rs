@@ -1,4 +1,7 @@
 //! The record layer of TLS 1.3 (RFC 8446, section 5) under keys that a handshake agreed on: seals and opens in place.
+//!
+//! Not rustls' own, because that one copies: its unbuffered interface gives each record that it opens a vector of its own, and
+//! seals into a vector that is then copied to the output. Here a record is opened where it was read and sealed where it is sent from.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
@@ -148,7 +151,17 @@ impl Sealer {
     }
 
     /// Seals what `out` holds behind the header at `start`; at most [`MAX_PLAINTEXT_BYTES`].
+    ///
+    /// If it fails, the record is taken out of `out`: what was not sealed must not be sent.
     pub(crate) fn finish(&mut self, content: Content, out: &mut Vec<u8>, start: usize) -> Result<(), UnusableSecrets> {
+        let sealed = self.seal(content, out, start);
+        if sealed.is_err() {
+            out.truncate(start);
+        }
+        sealed
+    }
+
+    fn seal(&mut self, content: Content, out: &mut Vec<u8>, start: usize) -> Result<(), UnusableSecrets> {
         let body = start + RECORD_HEADER_BYTES;
         let plain_len = out.len().checked_sub(body).filter(|&len| len <= MAX_PLAINTEXT_BYTES).ok_or(UnusableSecrets)?;
         let sealed_len = u16::try_from(plain_len + 1 + TAG_BYTES).map_err(|_| UnusableSecrets)?.to_be_bytes();

@@ -7,12 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hbone_tls::{Class, Engine, State, TlsError};
-use rustls::CipherSuite;
-use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
-use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::{CipherSuite, SupportedCipherSuite};
 
 use crate::pki::{Issued, Mesh, id, svid, uri};
-use crate::wire::{judge, rustls_client, rustls_server};
+use crate::wire::{Judged, judge, rustls_client, rustls_client_of, rustls_server};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -44,28 +45,33 @@ fn a_peer_that_does_not_speak_h2_is_refused() {
 fn the_server_imposes_its_order_of_ciphers() {
     let mesh = Mesh::new();
     let peer = peer(&mesh);
-    let preferring = |suites: &[rustls::SupportedCipherSuite]| {
-        let mut provider = default_provider();
-        provider.cipher_suites = suites.to_vec();
-        let config = |config: &mut rustls::ClientConfig| {
-            let mut changed = rustls::ClientConfig::builder_with_provider(provider.into())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .dangerous()
-                .with_custom_certificate_verifier(crate::wire::credulous())
-                .with_client_cert_resolver(config.client_auth_cert_resolver.clone());
-            changed.alpn_protocols = config.alpn_protocols.clone();
-            *config = changed;
-        };
-        judge(accepting(&mesh), Vec::new(), rustls_client(Some((&[&peer], &peer)), config))
+    let preferring = |suites: &[SupportedCipherSuite]| {
+        let provider = CryptoProvider { cipher_suites: suites.to_vec(), ..default_provider() };
+        judge(accepting(&mesh), Vec::new(), rustls_client_of(provider, Some((&[&peer], &peer)), |_| {}))
     };
-    let suite = |judged: &crate::wire::Judged| judged.connection.negotiated_cipher_suite().unwrap().suite();
-    let aes_128 = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    let reversed = preferring(&[TLS13_AES_256_GCM_SHA384, aes_128]);
+    let suite = |judged: &Judged| judged.connection.negotiated_cipher_suite().unwrap().suite();
+    let reversed = preferring(&[TLS13_AES_256_GCM_SHA384, TLS13_AES_128_GCM_SHA256]);
     assert_eq!((suite(&reversed), reversed.delivered.as_slice()), (CipherSuite::TLS13_AES_128_GCM_SHA256, &b"hello"[..]));
     let only_256 = preferring(&[TLS13_AES_256_GCM_SHA384]);
     assert_eq!((suite(&only_256), only_256.delivered.as_slice()), (CipherSuite::TLS13_AES_256_GCM_SHA384, &b"hello"[..]));
     assert_eq!(preferring(&[TLS13_CHACHA20_POLY1305_SHA256]).result.unwrap_err().class, Class::Protocol);
+}
+
+#[test]
+fn a_peer_may_be_limited_to_p256_and_is_asked_again_if_it_guessed_another_group() {
+    let mesh = Mesh::new();
+    let peer = peer(&mesh);
+    for (groups, accepts) in [
+        (vec![kx_group::SECP256R1], true),
+        (vec![kx_group::SECP384R1, kx_group::X25519], true),
+        (vec![kx_group::X25519MLKEM768, kx_group::X25519], true),
+        (vec![kx_group::SECP384R1], false),
+    ] {
+        let provider = CryptoProvider { kx_groups: groups.clone(), ..default_provider() };
+        let judged = judge(accepting(&mesh), Vec::new(), rustls_client_of(provider, Some((&[&peer], &peer)), |_| {}));
+        assert_eq!(judged.result.is_ok(), accepts, "{groups:?}: {}", judged.reason());
+        assert_eq!(judged.delivered.is_empty(), !accepts);
+    }
 }
 
 #[test]

@@ -254,6 +254,22 @@ fn a_changed_certificate_is_refused() {
 }
 
 #[test]
+fn the_same_certificate_in_another_encoding_is_refused() {
+    let mesh = Mesh::new();
+    let mut peer = peer_with(&mesh, |_| {});
+    let der = peer.der.to_vec();
+    // The signature, which nothing signs, with its length in the long form.
+    let signature = (0..der.len() - 1).rfind(|&at| der[at] == 3 && at + 2 + usize::from(der[at + 1]) == der.len()).unwrap();
+    let mut longer = [&der[..=signature], &[0x81], &der[signature + 1..]].concat();
+    let len = (longer.len() - 4) as u16;
+    longer[2..4].copy_from_slice(&len.to_be_bytes());
+    peer.der = longer.into();
+    refused(&mesh, &[&peer], "canonical");
+    peer.der = [&der[..], &[0]].concat().into();
+    refused(&mesh, &[&peer], "canonical");
+}
+
+#[test]
 fn a_certificate_without_its_key_is_refused() {
     let mesh = Mesh::new();
     let (peer, thief) = (peer_with(&mesh, |_| {}), peer_with(&mesh, |_| {}));

@@ -65,7 +65,7 @@ fn what_was_issued_before_a_revocation_is_refused_and_what_was_issued_later_is_n
 }
 
 #[test]
-fn a_tunnel_outlives_neither_its_leaf_nor_its_role() {
+fn a_tunnel_does_not_outlive_its_leaf() {
     let mesh = Mesh::new();
     let open = Pair::ready(&mesh.dial("a", &["b"]), &mesh.server("b"));
     let peer = open.server.peer().unwrap();
@@ -130,7 +130,8 @@ fn roots_at_the_end_of_a_chain_are_not_sent() {
     let credentials = Credentials::from_pem(&id("a"), &chain, &leaf.key_pem).unwrap();
     let server = ServerConfig::new(&credentials, &mesh.trust, Arc::new(FixedClock)).unwrap();
     let pair = Pair::ready(&mesh.dial("b", &["a"]), &server);
-    assert!(format!("{:?}", pair.client.peer().unwrap()).matches("CertificateDer").count() == 2);
+    let shown = format!("{:?}", pair.client.peer().unwrap());
+    assert!(shown.contains("certificates: 2"), "{shown}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hbone_tls::{Dial, Engine, ServerConfig, State, TlsError};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -109,7 +110,16 @@ fn feed(connection: &mut Connection, mut bytes: &[u8], peer: &mut Result<(), Err
 
 /// A client of plain rustls that shows `chain` signed with `key`, believes every server, and is changed by `edit`.
 pub fn rustls_client(shows: Option<(&[&Issued], &Issued)>, edit: impl FnOnce(&mut rustls::ClientConfig)) -> Connection {
-    let builder = rustls::ClientConfig::builder_with_details(Arc::new(default_provider()), Arc::new(FixedClock))
+    rustls_client_of(default_provider(), shows, edit)
+}
+
+/// As [`rustls_client`], with other ciphers or groups.
+pub fn rustls_client_of(
+    provider: CryptoProvider,
+    shows: Option<(&[&Issued], &Issued)>,
+    edit: impl FnOnce(&mut rustls::ClientConfig),
+) -> Connection {
+    let builder = rustls::ClientConfig::builder_with_details(Arc::new(provider), Arc::new(FixedClock))
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
@@ -139,10 +149,6 @@ pub fn rustls_server(chain: &[&Issued], key: &Issued, edit: impl FnOnce(&mut rus
 fn certified(chain: &[&Issued], key: &Issued) -> CertifiedKey {
     let key = any_supported_type(&PrivateKeyDer::from_pem_slice(key.key_pem.as_bytes()).unwrap()).unwrap();
     CertifiedKey::new(chain.iter().map(|issued| issued.der.clone()).collect(), key)
-}
-
-pub fn credulous() -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Credulous)
 }
 
 /// Believes everybody, so that only the engine judges.
