@@ -1,0 +1,141 @@
+"""One enrolled workload as the agent holds it: its namespace, its listeners, and how they are made, adopted and given back."""
+
+import errno
+import os
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from nodeagent.capture.base import Capture, CaptureState, Inspection
+from nodeagent.capture.listeners import Listener, open_listeners
+from nodeagent.linux import netlink
+from nodeagent.linux.errors import KernelError
+from nodeagent.linux.namespaces import Namespace
+from nodeagent.runtime.base import LocalWorkload
+from nodeagent.ztunnel.protocol import Attributes, Held, SetWorkload, ToProxy
+
+
+class Sender(Protocol):
+    """The side of a proxy session that enrolment needs."""
+
+    def send(self, message: ToProxy, fds: tuple[int, ...] = ()) -> None: ...
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What the proxy must know of a workload beside its sockets."""
+
+    identity: str
+    addresses: tuple[str, ...]
+    inbound_attributes: Attributes
+    outbound_attributes: Attributes
+    identity_ready: bool
+    """The proxy has, or is being sent, the certificate of `identity`."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """Owns its namespace and its listeners. `opened_s` is of the monotonic clock, `captured_since_s` Unix time."""
+
+    workload: LocalWorkload
+    generation: int
+    namespace: Namespace
+    listeners: tuple[Listener, ...]
+    addresses: tuple[str, ...]
+    inspection: Inspection
+    opened_s: float
+    adopted: bool = False
+    captured_since_s: float | None = None
+    announced: Description | None = None
+    sent_descriptors: bool = False
+    """The proxy of the current session holds the sockets of this generation."""
+
+    @property
+    def captured(self) -> bool:
+        return self.inspection.state == CaptureState.CAPTURED
+
+    def announce(self, session: Sender, description: Description) -> None:
+        """Sends the workload, with its descriptors if the proxy does not hold them yet."""
+        fds = () if self.sent_descriptors else (self.namespace.fileno(), *(listener.socket.fileno() for listener in self.listeners))
+        kinds = tuple(listener.kind for listener in self.listeners)
+        session.send(
+            SetWorkload(
+                uid=self.workload.uid,
+                generation=self.generation,
+                identity=description.identity,
+                addresses=description.addresses,
+                listeners=kinds,
+                inbound_attributes=description.inbound_attributes,
+                outbound_attributes=description.outbound_attributes,
+            ),
+            fds,
+        )
+        self.sent_descriptors = True
+        self.announced = description
+
+    def close_listeners(self) -> None:
+        """Ours only: the proxy has its own descriptors of the same sockets."""
+        for listener in self.listeners:
+            listener.socket.close()
+        self.listeners = ()
+
+    def close(self) -> None:
+        self.close_listeners()
+        self.namespace.close()
+
+
+def make(workload: LocalWorkload, capture: Capture, *, generation: int, now_s: float) -> Entry:
+    """Opens the namespace and its listeners; raises KernelError. Blocks."""
+    with ExitStack() as undo:
+        namespace = undo.enter_context(Namespace.open(workload.netns))
+        if namespace.key != workload.network:
+            raise KernelError(errno.ESTALE, workload.netns, detail="was replaced just now")
+        listeners = open_listeners(namespace)
+        for listener in listeners:
+            undo.enter_context(listener.socket)
+        entry = _entry(workload, capture, namespace, listeners, generation, now_s)
+        undo.pop_all()
+        return entry
+
+
+def adopt(workload: LocalWorkload, capture: Capture, held: Held, fds: tuple[int, ...], *, now_s: float) -> Entry | None:
+    """Duplicates the sockets that a proxy gave back, if they are of the workload's namespace; `fds` stay the caller's. Blocks.
+
+    Raises OSError for descriptors that are not what they should be.
+    """
+    if len(fds) != len(held.listeners) + 1:
+        return None
+    with ExitStack() as undo:
+        namespace = undo.enter_context(Namespace(os.dup(fds[0]), workload.netns))
+        if namespace.key != workload.network:
+            return None
+        listeners = tuple(Listener(kind, undo.enter_context(_socket(fd))) for kind, fd in zip(held.listeners, fds[1:], strict=True))
+        entry = _entry(workload, capture, namespace, listeners, held.generation, now_s)
+        entry.adopted = entry.sent_descriptors = True
+        undo.pop_all()
+        return entry
+
+
+def _socket(fd: int) -> socket.socket:
+    duplicate = os.dup(fd)
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+
+
+def _entry(
+    workload: LocalWorkload, capture: Capture, namespace: Namespace, listeners: tuple[Listener, ...], generation: int, now_s: float
+) -> Entry:
+    return Entry(
+        workload=workload,
+        generation=generation,
+        namespace=namespace,
+        listeners=listeners,
+        addresses=namespace.run(netlink.addresses),
+        inspection=capture.inspect(namespace),
+        opened_s=now_s,
+    )

@@ -1,0 +1,140 @@
+"""What to do next so that the enrolled workloads become the desired ones: a pure function, its plan is data that can be printed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nodeagent.linux.namespaces import NamespaceKey
+from nodeagent.runtime.base import LocalWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What there is of one workload: its listeners are open. `captured`: its rules are in force."""
+
+    workload: LocalWorkload
+    captured: bool
+    announced: bool
+    """The proxy of the current session has it, as it is described now."""
+    announceable: bool
+    """There is a session, and what it must be told is known."""
+    overdue: bool
+    """It waited long enough: captured without being served means closed, which is what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Take capture off, let the proxy finish. `gone`: the namespace went first, so there is nothing to finish."""
+
+    uid: str
+    gone: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Make the listeners in the workload's namespace."""
+
+    workload: LocalWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the proxy to serve it."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enforce:
+    """Put the capture's rules in force."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The namespace stays, who is in it is another: its listing was edited."""
+
+    workload: LocalWorkload
+
+
+Step = Release | Open | Change | Announce | Enforce
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps in their order, and the desired workloads that can't be enrolled, each with the reason."""
+
+    steps: tuple[Step, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "\n".join([*map(_words, self.steps), *(f"refuse {uid}: {reason}" for uid, reason in self.refused.items())])
+
+
+def uid_of(step: Step) -> str:
+    """The workload that the step is about."""
+    return step.workload.uid if isinstance(step, Open | Change) else step.uid
+
+
+def plan(desired: Mapping[str, LocalWorkload], enrolled: Mapping[str, Enrolled], *, node: NamespaceKey) -> Plan:
+    """The way from `enrolled` to `desired`, both by uid. `node` is the node's own namespace, which is never captured.
+
+    Releases come first: a namespace may pass from one workload to another. A workload is announced before its rules are put in force,
+    so that its connections are not refused longer than they must be.
+    """
+    accepted, refused = _accept(desired, node)
+    releases = [_release(held.workload, desired.get(uid)) for uid, held in enrolled.items() if _moved(held, accepted.get(uid))]
+    released = {step.uid for step in releases}
+    opens = [Open(workload) for uid, workload in accepted.items() if uid not in enrolled or uid in released]
+    staying = {uid: held for uid, held in enrolled.items() if uid not in released}
+    changes = [Change(accepted[uid]) for uid, held in staying.items() if held.workload != accepted[uid]]
+    announces = [Announce(uid) for uid, held in staying.items() if held.announceable and not held.announced]
+    served = {step.uid for step in announces} | {uid for uid, held in staying.items() if held.announced}
+    enforces = [Enforce(uid) for uid, held in staying.items() if not held.captured and (uid in served or held.overdue)]
+    return Plan((*releases, *opens, *changes, *announces, *enforces), refused)
+
+
+def _accept(desired: Mapping[str, LocalWorkload], node: NamespaceKey) -> tuple[dict[str, LocalWorkload], dict[str, str]]:
+    """Those that can be enrolled; of several in one namespace the first by uid, since traffic must never carry another's identity."""
+    accepted: dict[str, LocalWorkload] = {}
+    refused: dict[str, str] = {}
+    owners: dict[NamespaceKey, str] = {}
+    for uid, workload in sorted(desired.items()):
+        if workload.network is None:
+            refused[uid] = f"its network namespace {workload.netns} does not exist yet"
+        elif workload.network == node:
+            refused[uid] = f"{workload.netns} is the node's own network, which is never captured"
+        elif (owner := owners.setdefault(workload.network, uid)) != uid:
+            refused[uid] = f"its network namespace belongs to {owner} already"
+        else:
+            accepted[uid] = workload
+    return accepted, refused
+
+
+def _moved(held: Enrolled, wanted: LocalWorkload | None) -> bool:
+    return wanted is None or held.workload.network != wanted.network
+
+
+def _release(held: LocalWorkload, listed: LocalWorkload | None) -> Release:
+    if listed is None:
+        return Release(held.uid, gone=False, reason="no longer listed")
+    if listed.network is None:
+        return Release(held.uid, gone=True, reason="its network namespace is gone")
+    if listed.network != held.network:
+        return Release(held.uid, gone=True, reason="its network namespace was replaced")
+    return Release(held.uid, gone=False, reason="its network namespace belongs to another")
+
+
+def _words(step: Step) -> str:
+    match step:
+        case Release(uid, _, reason):
+            return f"release {uid}: {reason}"
+        case Open(workload):
+            return f"open listeners of {workload.uid} in {workload.netns}"
+        case Change(workload):
+            return f"change {workload.uid} to service account {workload.service_account}"
+        case Announce(uid):
+            return f"announce {uid} to the proxy"
+        case Enforce(uid):
+            return f"capture {uid}"

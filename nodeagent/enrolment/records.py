@@ -1,0 +1,46 @@
+"""What was enrolled, on disk: an agent that starts anew knows what to keep, and what to take off."""
+
+from typing import Final, Protocol
+
+import msgspec
+
+from nodeagent.runtime.base import LocalWorkload
+
+_NAME: Final = "enrolled"
+
+
+class Store(Protocol):
+    """Private files that are whole or not there (`nodeagent.state.files.StateDirectory`)."""
+
+    def read(self, name: str) -> bytes | None: ...
+
+    def write(self, name: str, body: bytes) -> None: ...
+
+    def set_aside(self, name: str, why: str) -> None: ...
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A namespace that may hold something of ours. `leaving`: it was released, only the removal is missing."""
+
+    workload: LocalWorkload
+    leaving: bool = False
+
+
+_decoder = msgspec.json.Decoder(tuple[Record, ...])
+
+
+def load(store: Store) -> tuple[Record, ...]:
+    """Blocks."""
+    body = store.read(_NAME)
+    if body is None:
+        return ()
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        store.set_aside(_NAME, str(error))
+        return ()
+
+
+def save(store: Store, records: tuple[Record, ...]) -> None:
+    """Blocks."""
+    store.write(_NAME, msgspec.json.encode(records))

@@ -1,0 +1,110 @@
+"""The plan as a table, and as a property: applied again and again it reaches what is desired, and never by a forbidden way."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.enrolment.plan import Announce, Change, Enforce, Enrolled, Open, Plan, Release, plan, uid_of
+from nodeagent.linux.namespaces import NamespaceKey
+from nodeagent.runtime.base import LocalWorkload
+
+NODE = NamespaceKey(4, 1)
+ONE, TWO = NamespaceKey(4, 11), NamespaceKey(4, 12)
+
+
+def workload(uid: str = "a", network: NamespaceKey | None = ONE, account: str = "default") -> LocalWorkload:
+    return LocalWorkload(uid, uid, "shop", account, f"/run/netns/{uid}", network)
+
+
+def held(one: LocalWorkload, **changes: bool) -> Enrolled:
+    base = Enrolled(one, captured=True, announced=True, announceable=True, overdue=False)
+    return replace(base, **changes)
+
+
+FRESH = {"captured": False, "announced": False, "announceable": False}
+
+
+@pytest.mark.parametrize(
+    ("desired", "enrolled", "text"),
+    [
+        ([], [], ""),
+        ([workload()], [], "open listeners of a in /run/netns/a"),
+        ([workload()], [held(workload(), **FRESH)], ""),
+        ([workload()], [held(workload(), captured=False, announced=False)], "announce a to the proxy\ncapture a"),
+        ([workload()], [held(workload(), **{**FRESH, "overdue": True})], "capture a"),
+        ([workload()], [held(workload(), captured=False)], "capture a"),
+        ([workload()], [held(workload())], ""),
+        ([workload()], [held(workload(), announced=False)], "announce a to the proxy"),
+        ([], [held(workload())], "release a: no longer listed"),
+        (
+            [workload(network=TWO)],
+            [held(workload())],
+            "release a: its network namespace was replaced\nopen listeners of a in /run/netns/a",
+        ),
+        (
+            [workload(network=None)],
+            [held(workload())],
+            "release a: its network namespace is gone\nrefuse a: its network namespace /run/netns/a does not exist yet",
+        ),
+        ([workload("b")], [held(workload("a"))], "release a: no longer listed\nopen listeners of b in /run/netns/b"),
+        (
+            [workload("a"), workload("b")],
+            [held(workload("b"))],
+            (
+                "release b: its network namespace belongs to another\n"
+                "open listeners of a in /run/netns/a\n"
+                "refuse b: its network namespace belongs to a already"
+            ),
+        ),
+        ([workload(network=NODE)], [], "refuse a: /run/netns/a is the node's own network, which is never captured"),
+        ([workload(account="web")], [held(workload())], "change a to service account web"),
+    ],
+)
+def test_what_is_done_next(desired: list[LocalWorkload], enrolled: list[Enrolled], text: str) -> None:
+    made = plan({one.uid: one for one in desired}, {one.workload.uid: one for one in enrolled}, node=NODE)
+    assert str(made) == text
+
+
+networks = st.sampled_from([None, NODE, ONE, TWO, NamespaceKey(4, 13)])
+workloads = st.builds(workload, st.sampled_from("abcd"), networks, st.sampled_from(["default", "web"]))
+desired_sets = st.lists(workloads, max_size=4, unique_by=lambda one: one.uid).map(lambda found: {one.uid: one for one in found})
+
+
+def applied(made: Plan, enrolled: dict[str, Enrolled]) -> dict[str, Enrolled]:
+    after = dict(enrolled)
+    for step in made.steps:
+        match step:
+            case Release(uid):
+                del after[uid]
+            case Open(one):
+                assert one.network is not None
+                assert one.network not in {other.workload.network for other in after.values()}
+                assert one.network != NODE
+                assert one.uid not in after
+                after[one.uid] = held(one, captured=False, announced=False)
+            case Change(one):
+                assert after[one.uid].workload.network == one.network
+                after[one.uid] = replace(after[one.uid], workload=one, announced=False)
+            case Announce(uid):
+                after[uid] = replace(after[uid], announced=True)
+            case Enforce(uid):
+                assert after[uid].announced or after[uid].overdue
+                after[uid] = replace(after[uid], captured=True)
+        assert uid_of(step)
+    return after
+
+
+@given(st.lists(desired_sets, min_size=1, max_size=4), st.booleans())
+def test_it_reaches_what_is_desired_and_then_rests(history: list[dict[str, LocalWorkload]], patient: bool) -> None:
+    enrolled: dict[str, Enrolled] = {}
+    for desired in history:
+        for _ in range(2 if patient else 6):
+            enrolled = applied(plan(desired, enrolled, node=NODE), enrolled)
+    for _ in range(4):
+        enrolled = applied(plan(history[-1], enrolled, node=NODE), enrolled)
+    final = plan(history[-1], enrolled, node=NODE)
+    assert not final.steps
+    assert {one.workload for one in enrolled.values()} == {one for uid, one in history[-1].items() if uid not in final.refused}
+    assert all(one.captured and one.announced for one in enrolled.values())
