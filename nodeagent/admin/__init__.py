@@ -1,0 +1,1 @@
+"""What the agent tells about itself: reports as values, made from its live state, served as JSON on a private unix socket."""

@@ -1,0 +1,47 @@
+"""The command line's entry."""
+
+from pathlib import Path
+
+import click
+
+from nodeagent.cli import run_dir as directories
+from nodeagent.cli import show
+from nodeagent.cli.down import down
+from nodeagent.cli.explain import explain
+from nodeagent.cli.run import run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    default=directories.DEFAULT,
+    show_default=True,
+    envvar="NODEMESH_RUN_DIR",
+    show_envvar=True,
+    help="Where the agent's sockets are: says which agent is meant where several run.",
+)
+@click.version_option(package_name="nodemesh")
+@click.pass_context
+def main(context: click.Context, run_dir: Path) -> None:
+    """The node agent of the mesh: runs it, and shows what it does.
+
+    Exit codes: 0 all well, 1 a problem was found or a call would be denied, 2 wrong usage, 3 no agent runs.
+    """
+    context.obj = run_dir
+
+
+for _command in (
+    run,
+    show.status,
+    show.workloads,
+    show.services,
+    show.policies,
+    show.certs,
+    show.connections,
+    show.capture,
+    show.logs,
+    explain,
+    down,
+):
+    main.add_command(_command)

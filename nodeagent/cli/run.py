@@ -1,0 +1,85 @@
+"""`nodeagent run`: the agent itself."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nodeagent.cli.run_dir import pass_run_dir
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "NODEMESH", "show_default": True})
+@click.option("--node", required=True, show_envvar=True, help="This node's name, as the controller knows it.")
+@click.option(
+    "--controller", required=True, show_envvar=True, metavar="HOST[:PORT]", help="The controller; the port for certificates is 15011."
+)
+@click.option("--controller-token-port", type=click.IntRange(1, 65535), default=15012, show_envvar=True, help="Its port for tokens.")
+@click.option("--controller-name", show_envvar=True, help="The name that its certificate must have, if not HOST.")
+@click.option("--root-ca", required=True, type=_FILE, show_envvar=True, help="PEM roots that the controller's certificate must chain to.")
+@click.option("--join-token", type=_FILE, show_envvar=True, help="A one-time token to join with; not read again once the node has joined.")
+@click.option("--token", type=_FILE, show_envvar=True, help="A service account token to present each time, instead of joining (istiod).")
+@click.option("--runtime", required=True, show_envvar=True, metavar="static:FILE", help="Which workloads run here: a YAML list, watched.")
+@click.option(
+    "--state-dir", type=click.Path(path_type=Path), default=Path("/var/lib/nodemesh"), show_envvar=True, help="Kept over restarts."
+)
+@click.option("--trust-domain", default="cluster.local", show_envvar=True, help="The mesh's trust domain.")
+@click.option("--cluster", default="Kubernetes", show_envvar=True, help="The name of the cluster that this node is in.")
+@click.option("--root-namespace", default="istio-system", show_envvar=True, help="Policies there hold in all namespaces.")
+@click.option("--metrics-listen", default="0.0.0.0:15020", show_envvar=True, metavar="ADDRESS:PORT", help="Prometheus metrics.")
+@click.option("--ready-listen", default="0.0.0.0:15021", show_envvar=True, metavar="ADDRESS:PORT", help="Readiness: /healthz/ready.")
+@click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
+@click.option("--proxy-workers", type=click.IntRange(1, 1024), show_envvar=True, help="Its threads; all CPUs if not given.")
+@click.option(
+    "--access-log", type=_FILE, show_envvar=True, help="A file for the access log, rotated by size; standard output if not given."
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_envvar=True, help="Of the access log.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_envvar=True, help="Of the agent's log."
+)
+@pass_run_dir
+def run(run_dir: Path, /, log_level: str, **options: Any) -> None:
+    """Runs the agent until it is told to end; proxy and captures stay in force then (see `down`).
+
+    Every option can be given as the environment variable that is named beside it.
+    """
+    from nodeagent.config import ConfigError
+
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        config = _config(run_dir, options)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    from nodeagent.agent import main
+
+    sys.exit(main(config))
+
+
+def _config(run_dir: Path, options: dict[str, Any]) -> Any:
+    """Any: the type's module is not to be imported by the other commands."""
+    from nodeagent.config import Config, LogFormat, parse_controller, parse_listen, parse_runtime
+
+    return Config(
+        node=options["node"],
+        controller=parse_controller(
+            options["controller"], token_port=options["controller_token_port"], server_name=options["controller_name"]
+        ),
+        root_ca=options["root_ca"],
+        runtime=parse_runtime(options["runtime"]),
+        join_token=options["join_token"],
+        token=options["token"],
+        run_dir=run_dir,
+        state_dir=options["state_dir"],
+        trust_domain=options["trust_domain"],
+        cluster=options["cluster"],
+        root_namespace=options["root_namespace"],
+        metrics_listen=parse_listen(options["metrics_listen"], "--metrics-listen"),
+        ready_listen=parse_listen(options["ready_listen"], "--ready-listen"),
+        proxy_binary=options["proxy_binary"],
+        proxy_workers=options["proxy_workers"],
+        access_log=options["access_log"],
+        log_format=LogFormat(options["log_format"]),
+    )

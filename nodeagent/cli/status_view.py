@@ -1,0 +1,70 @@
+"""`nodeagent status` on one screen: what is wrong first, then who is connected, what is captured, and what was denied."""
+
+from rich.console import Console
+from rich.markup import escape
+
+from nodeagent.admin.reports import StatusReport
+from nodeagent.cli import tables
+from nodeagent.cli.words import ago, duration, plural, size
+
+SHOWN_DENIALS = 5
+
+
+def status(console: Console, report: StatusReport) -> None:
+    """Draws the report."""
+    now_s = report.now_s
+    state = "ready" if report.ready else "NOT READY"
+    running = duration(now_s - report.started_s)
+    console.print(f"[bold]node {escape(report.node)}: {state}[/bold], running for {running}, version {report.version}")
+    for problem in report.problems:
+        console.print(escape(f"  problem: {problem.what}"), style="red")
+        if problem.hint:
+            console.print(escape(f"           {problem.hint}"))
+    console.print(escape(f"controller     {_controller(report)}"))
+    console.print(escape(f"configuration  {_configuration(report)}"))
+    console.print(escape(f"proxy          {_proxy(report)}"))
+    console.print()
+    tables.workloads(console, report.workloads, now_s)
+    _denials(console, report)
+
+
+def _controller(report: StatusReport) -> str:
+    controller = report.controller
+    if controller.connected:
+        last = ago(controller.last_response_s, report.now_s)
+        return f"connected to {controller.target} for {_since(controller.since_s, report)}, last word from it {last}"
+    return f"NOT CONNECTED to {controller.target or 'anything yet'}: {controller.error or 'not tried yet'}"
+
+
+def _since(at_s: float | None, report: StatusReport) -> str:
+    return duration(report.now_s - (report.now_s if at_s is None else at_s))
+
+
+def _configuration(report: StatusReport) -> str:
+    known = report.configuration
+    source = "confirmed by the controller" if known.current else "kept on this node from before, not confirmed yet"
+    numbers = (known.workloads, "workload"), (known.services, "service"), (known.policies, "policy"), (known.subscriptions, "subscription")
+    counts = ", ".join(plural(number, noun) for number, noun in numbers)
+    return f"{counts}; {source}" + (f"; {plural(len(known.rejected), 'resource')} not understood" if known.rejected else "")
+
+
+def _proxy(report: StatusReport) -> str:
+    proxy = report.proxy
+    if proxy.pid is None:
+        return f"NOT RUNNING: {proxy.problem or 'not started yet'}"
+    words = f"process {proxy.pid}, " + (f"connected for {_since(proxy.since_s, report)}" if proxy.connected else "NOT CONNECTED")
+    if proxy.connections is not None:
+        words += f", {plural(proxy.connections, 'connection')}, tunnels: {proxy.tunnels_in} in, {proxy.tunnels_out} out"
+    if proxy.resident_bytes is not None:
+        words += f", {size(proxy.resident_bytes)}"
+    return words + (f", turned away: {', '.join(f'{count} {why}' for why, count in sorted(proxy.shed.items()))}" if proxy.shed else "")
+
+
+def _denials(console: Console, report: StatusReport) -> None:
+    if not report.denials:
+        console.print("\nno connection was denied lately")
+        return
+    latest = sorted(report.denials, key=lambda denial: denial.at_s, reverse=True)[:SHOWN_DENIALS]
+    rows = [[ago(denial.at_s, report.now_s), denial.direction, denial.source, denial.destination, denial.reason] for denial in latest]
+    console.print()
+    console.print(tables.table(("DENIED", "DIRECTION", "SOURCE", "DESTINATION", "WHY"), rows))

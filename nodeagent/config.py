@@ -1,0 +1,105 @@
+"""What an agent is told when it starts."""
+
+from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct
+
+from meshapi import wire
+from meshapi.spiffe import AgentIdentity, check_segment, check_trust_domain
+
+
+class ConfigError(ValueError):
+    """A setting that can't be; the text names it."""
+
+
+class LogFormat(StrEnum):
+    JSON = "json"
+    TEXT = "text"
+
+
+class ControllerAddress(Struct, frozen=True):
+    """`host`: name or address. Two ports: one for callers with a certificate, one for callers with a token."""
+
+    host: str
+    certificate_port: int = wire.XDS_MTLS_PORT
+    token_port: int = wire.XDS_TOKEN_PORT
+    server_name: str | None = None
+
+    @property
+    def certificate_target(self) -> str:
+        return _target(self.host, self.certificate_port)
+
+    @property
+    def token_target(self) -> str:
+        return _target(self.host, self.token_port)
+
+
+class Config(Struct, frozen=True):
+    """Settings of `nodeagent run`. Exactly one of `join_token` and `token` is set."""
+
+    node: str
+    controller: ControllerAddress
+    root_ca: Path
+    runtime: Path
+    """The static list of workloads."""
+    join_token: Path | None = None
+    token: Path | None = None
+    run_dir: Path = Path("/run/nodemesh")
+    state_dir: Path = Path("/var/lib/nodemesh")
+    trust_domain: str = wire.DEFAULT_TRUST_DOMAIN
+    cluster: str = wire.DEFAULT_CLUSTER
+    root_namespace: str = wire.DEFAULT_ROOT_NAMESPACE
+    metrics_listen: tuple[str, int] = ("0.0.0.0", wire.METRICS_PORT)
+    ready_listen: tuple[str, int] = ("0.0.0.0", wire.READINESS_PORT)
+    proxy_binary: Path | None = None
+    proxy_workers: int | None = None
+    access_log: Path | None = None
+    log_format: LogFormat = LogFormat.TEXT
+
+    def __post_init__(self) -> None:
+        try:
+            check_segment(self.node)
+            check_trust_domain(self.trust_domain)
+            AgentIdentity(self.trust_domain, self.node)
+        except ValueError as error:
+            raise ConfigError(f"--node, --trust-domain: {error}") from error
+        if (self.join_token is None) == (self.token is None):
+            raise ConfigError("one of --join-token and --token says how the agent proves itself to the controller")
+
+
+def parse_controller(text: str, *, token_port: int = wire.XDS_TOKEN_PORT, server_name: str | None = None) -> ControllerAddress:
+    """Reads `host`, `host:port`, `[ip]` or `[ip]:port`, the port being the one for certificates; raises ConfigError."""
+    host, port = _split(text, wire.XDS_MTLS_PORT, f"--controller {text!r}")
+    return ControllerAddress(host, port, token_port, server_name)
+
+
+def parse_listen(text: str, option: str) -> tuple[str, int]:
+    """Reads `address:port`, or `port` alone for all IPv4 addresses; raises ConfigError."""
+    if text.isascii() and text.isdigit():
+        return _split(f"0.0.0.0:{text}", 0, f"{option} {text!r}")
+    return _split(text, 0, f"{option} {text!r}")
+
+
+def parse_runtime(text: str) -> Path:
+    """Reads `static:FILE`; raises ConfigError."""
+    kind, colon, rest = text.partition(":")
+    if kind != "static" or not colon or not rest:
+        raise ConfigError(f"--runtime {text!r}: must be static:FILE")
+    return Path(rest)
+
+
+def _split(text: str, default_port: int, what: str) -> tuple[str, int]:
+    host, colon, digits = text.rpartition(":")
+    if not colon or (text.startswith("[") and text.endswith("]")) or (":" in host and not host.startswith("[")):
+        host, digits = text, str(default_port)
+    if not digits.isascii() or not digits.isdigit() or not 0 < int(digits) <= 65535:
+        raise ConfigError(f"{what}: must be host:port, the port 1 to 65535")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or any(character.isspace() for character in host):
+        raise ConfigError(f"{what}: names no host")
+    return host, int(digits)
+
+
+def _target(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
