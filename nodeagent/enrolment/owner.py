@@ -22,7 +22,7 @@ from nodeagent.enrolment.removal import Removals
 from nodeagent.enrolment.status import EnrolmentState, Trouble, WorkloadStatus
 from nodeagent.linux import netlink
 from nodeagent.linux.errors import KernelError
-from nodeagent.linux.namespaces import Namespace, key_at
+from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
 from nodeagent.runtime.base import LocalWorkload, Runtime
 from nodeagent.ztunnel.protocol import Held, HeldWorkload, RemoveWorkload
 from nodeagent.ztunnel.transport import SessionClosed
@@ -67,6 +67,7 @@ class Enrolment:
         self._troubles: dict[str, Trouble] = {}
         self._refused: dict[str, str] = {}
         self._recorded: tuple[Record, ...] = ()
+        self._recalled: dict[NamespaceKey, LocalWorkload] = {}
         self._session: Sender | None = None
         self._down = False
         self._known = asyncio.Event()
@@ -132,6 +133,7 @@ class Enrolment:
         self._known.set()
         self._desired = {}
         self._timing = replace(self._timing, drain_s=drain_s)
+        self._disown()
         self._removals.hasten(time.monotonic() + drain_s)
         while True:
             async with self._busy:
@@ -150,6 +152,11 @@ class Enrolment:
         desired = [self._status(workload) for uid, workload in self._desired.items() if uid not in self._entries]
         enrolled = [self._status(entry.workload) for entry in self._entries.values()]
         leaving = [WorkloadStatus(one, EnrolmentState.LEAVING, self._capture.name, problem=why) for one, why in self._removals]
+        leaving += [
+            WorkloadStatus(one, EnrolmentState.LEAVING, self._capture.name)
+            for one in self._recalled.values()
+            if one.uid not in self._desired and one.uid not in self._entries
+        ]
         return tuple(sorted((*desired, *enrolled, *leaving), key=lambda status: status.workload.uid))
 
     def _status(self, workload: LocalWorkload) -> WorkloadStatus:
@@ -176,9 +183,20 @@ class Enrolment:
             if workload.network is None or key_at(workload.netns) != workload.network:
                 continue
             if record.leaving:
-                self._removals.add_former(workload, workload.network)
+                self._removals.add_former(workload, workload.network, until_s=0.0)
             else:
+                self._recalled[workload.network] = workload
                 self._desired[workload.uid] = workload
+
+    def _disown(self) -> None:
+        """What a former agent enrolled and nobody wants any more goes; what is wanted stays remembered until it is enrolled anew."""
+        if not self._known.is_set():
+            return
+        wanted = {workload.network for workload in self._desired.values()}
+        for key, workload in list(self._recalled.items()):
+            if key not in wanted:
+                del self._recalled[key]
+                self._removals.add_former(workload, key, until_s=time.monotonic() + self._timing.drain_s)
 
     async def _follow(self) -> None:
         async for workloads in self._runtime.watch():
@@ -208,6 +226,7 @@ class Enrolment:
     async def _reconcile(self) -> None:
         if time.monotonic() >= self._resync_at_s:
             await self._resync()
+        self._disown()
         for _ in range(_MAX_ROUNDS):
             made = self.plan()
             self._refused = made.refused
@@ -285,6 +304,7 @@ class Enrolment:
         self._entries[entry.workload.uid] = entry
         self._troubles.pop(entry.workload.uid, None)
         self._removals.forget(entry.namespace.key)
+        self._recalled.pop(entry.namespace.key, None)
 
     def _change(self, entry: Entry, workload: LocalWorkload) -> None:
         """Another identity in the same namespace is another pod: closed at once, captured throughout, served when it is announced."""

@@ -1,7 +1,7 @@
 """Captures on their way out: those of released workloads, until the proxy's connections are done, and those that a former agent left."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nodeagent.capture.base import Capture
@@ -20,6 +20,7 @@ class _Leaving:
     key: NamespaceKey
     namespace: Namespace | None
     until_s: float
+    drained: bool = True
     problem: str = ""
 
 
@@ -36,9 +37,9 @@ class Removals:
         self.forget(namespace.key)
         self._leaving[namespace.key] = _Leaving(workload, namespace.key, namespace, until_s)
 
-    def add_former(self, workload: LocalWorkload, key: NamespaceKey) -> None:
-        """What a former agent had released already."""
-        self._leaving[key] = _Leaving(workload, key, None, 0.0)
+    def add_former(self, workload: LocalWorkload, key: NamespaceKey, *, until_s: float) -> None:
+        """What a former agent left in the namespace `key`."""
+        self._leaving[key] = _Leaving(workload, key, None, until_s, drained=False)
 
     def forget(self, key: NamespaceKey) -> None:
         """The namespace is enrolled again: it is not to be cleared when its former workload's time is up."""
@@ -65,15 +66,21 @@ class Removals:
         return [Record(one.workload, leaving=True) for one in self._leaving.values()]
 
     def finish(self, now_s: float) -> None:
-        """Removes the captures whose time has come; one that fails is tried again later. Blocks."""
-        for one in [one for one in self._leaving.values() if one.until_s <= now_s]:
+        """Drains what is not draining yet and removes what has had its time; what fails is tried again later. Blocks."""
+        for one in list(self._leaving.values()):
+            due = one.until_s <= now_s
             try:
-                self._remove(one)
+                if due:
+                    self._do(self._capture.remove, one)
+                elif not one.drained:
+                    self._do(self._capture.drain, one)
+                    one.drained = True
             except OSError as error:
                 one.problem = f"its capture is not removed yet: {error}"
-                one.until_s = now_s + self._retry_s
+                one.until_s = max(one.until_s, now_s + self._retry_s)
                 log.warning("workload %s: %s", one.workload.uid, one.problem)
-            else:
+                continue
+            if due:
                 log.info("workload %s: its namespace is as it was before", one.workload.uid)
                 self.forget(one.key)
 
@@ -82,9 +89,9 @@ class Removals:
             if one.namespace:
                 one.namespace.close()
 
-    def _remove(self, one: _Leaving) -> None:
+    def _do(self, action: Callable[[Namespace], None], one: _Leaving) -> None:
         if one.namespace:
-            self._capture.remove(one.namespace)
+            action(one.namespace)
         elif key_at(one.workload.netns) == one.key:
             with Namespace.open(one.workload.netns) as namespace:
-                self._capture.remove(namespace)
+                action(namespace)

@@ -301,8 +301,7 @@ async def test_tampering_is_put_right(network: Pair, store: StateDirectory, peer
         await enrolment.begin_session(peer.session, (), ())
         network.pod.shell("nft", "delete", "table", "inet", "nodemesh")
         assert not captured(network.pod)
-        await until(lambda: captured(network.pod))
-        assert state(enrolment) == EnrolmentState.CAPTURED
+        await until(lambda: captured(network.pod) and state(enrolment) == EnrolmentState.CAPTURED)
 
 
 async def test_another_account_is_another_generation_and_capture_stays(network: Pair, store: StateDirectory, peer: Peer) -> None:
