@@ -113,7 +113,7 @@ def _service_entry(entry: ServiceEntry, store: Store, settings: MeshSettings) ->
 def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candidate:
     # A host-network workload shares its node's address: the address is not its own, nor is it found by it.
     own = one.network_mode is NetworkMode.STANDARD
-    aliases = tuple(address_key(one.network, address) for address in one.addresses) if own else ()
+    aliases = tuple(dict.fromkeys(address_key(one.network, address) for address in one.addresses)) if own else ()
     return Candidate(
         ADDRESS,
         one.uid,
@@ -125,7 +125,7 @@ def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candida
 
 
 def _service(service: workload.Service) -> Candidate:
-    aliases = tuple(address.key for address in service.addresses)
+    aliases = tuple(dict.fromkeys(address.key for address in service.addresses))
     claims = (f"service {service.key}", *(_address_claim(alias) for alias in aliases))
     return Candidate(ADDRESS, service.key, partial(workload.encode_service, service), claims, aliases)
 

@@ -127,9 +127,9 @@ def bound_entry(entry: ServiceEntry, settings: MeshSettings) -> BoundService:
 
 def foreign_host(host: str, namespace: str, domain: str) -> str | None:
     """Why a host is not this namespace's to define: names of the cluster belong to the namespace that they contain."""
-    if host.startswith("*"):
-        return f"{host} would cover names of the cluster" if f".svc.{domain}".endswith(host[1:]) else None
     suffix = next((suffix for suffix in (f".svc.{domain}", ".svc", f".{domain}") if host.endswith(suffix)), None)
+    if host.startswith("*") and (suffix or f".svc.{domain}".endswith(host[1:])):
+        return f"{host} would cover names of the cluster"
     if suffix is None or (suffix == f".svc.{domain}" and host.removesuffix(suffix).split(".")[1:] == [namespace]):
         return None
     return f"{host} is a name of the cluster, of which namespace {namespace} defines only <name>.{namespace}.svc.{domain}"

@@ -67,7 +67,9 @@ def pod_remarks(pod: Pod) -> Iterator[Remark]:
     elif pod.live and pod.ready is None:
         hint = "add a condition of type Ready, or name the pod in an EndpointSlice"
         yield warning(("status",), "nothing says that the pod is ready: it counts as unhealthy", hint)
-    if not pod.spec.node_name:
+    if pod.spec.node_name:
+        yield from attempt(values.segment, pod.spec.node_name, ("spec", "nodeName"))
+    else:
         yield warning(("spec",), "the pod is on no node: nobody can obtain its identity", "set spec.nodeName")
 
 

@@ -87,5 +87,5 @@ def address_or_host(text: str) -> None:
     """An address that may be served, or a host name; never a path, a wildcard, or a number that some resolvers take for an address."""
     if ":" in text or text.replace(".", "").isdigit():
         values.serving_address(text)
-    elif values.host(text).startswith("*") or text == "localhost" or text.endswith(".localhost"):
+    elif values.host(text).startswith("*"):
         raise ValueError(f"{text[:80]!r} can't be an endpoint's address")

@@ -158,6 +158,8 @@ def host(text: str) -> str:
     name = text.removeprefix("*.")
     if not _SUBDOMAIN.match(name) or not all(_LABEL.match(label) for label in name.split(".")):
         raise ValueError(f"{text[:80]!r} is no host name: a DNS name in lower case, with *. only in front")
+    if name == "localhost" or name.endswith(".localhost"):
+        raise ValueError(f"{text[:80]!r} is each machine's own name and can't be defined")
     return text
 
 
