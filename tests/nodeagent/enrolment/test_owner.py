@@ -14,6 +14,7 @@ from nodeagent.capture.base import CaptureState
 from nodeagent.capture.nftables import NftablesCapture
 from nodeagent.enrolment.entry import Description
 from nodeagent.enrolment.owner import Enrolment, Timing
+from nodeagent.enrolment.records import load
 from nodeagent.enrolment.status import EnrolmentState
 from nodeagent.linux.namespaces import Namespace, key_at
 from nodeagent.runtime.base import LocalWorkload
@@ -290,7 +291,7 @@ async def test_an_agent_that_died_while_a_workload_left_finishes_it(network: Pai
     async with enrolling(runtime, store, timing=timed(drain_s=60.0)) as first:
         await first.begin_session(peer.session, (), ())
         runtime.say()
-        await until(lambda: state(first) == EnrolmentState.LEAVING)
+        await until(lambda: [record.leaving for record in load(store)] == [True])
     assert capture.inspect(network.pod.namespace).state == CaptureState.DRAINING
     async with enrolling(Listed(), store):
         await until(lambda: capture.inspect(network.pod.namespace).state == CaptureState.ABSENT)
