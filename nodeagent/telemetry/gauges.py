@@ -1,0 +1,117 @@
+"""What the agent tells about itself, as Prometheus metrics: read when it is asked for, kept nowhere."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from nodeagent.identity.schedule import IdentityState, State
+from nodeagent.telemetry.flow_metrics import FlowMetrics
+from nodeagent.telemetry.recorder import Recorder
+from nodeagent.ztunnel.protocol import ProxyStatus
+
+Family = GaugeMetricFamily | CounterMetricFamily
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """The state of the agent at one moment. `rejected`: by type URL, the names that were refused."""
+
+    connected: bool
+    config_age_s: float | None
+    workloads: int
+    certificates: Sequence[IdentityState] = ()
+    rejected: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    proxy: ProxyStatus | None = None
+
+
+class AgentMetrics:
+    """Renders the whole page: the flows, then the agent's own."""
+
+    def __init__(self, recorder: Recorder, read: Callable[[], Readings]) -> None:
+        self._flows: FlowMetrics = recorder.flows
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_AgentCollector(recorder, read))
+
+    def render(self) -> bytes:
+        """The text format, version 0.0.4."""
+        return self._flows.render().encode("utf-8", "backslashreplace") + generate_latest(self._registry)
+
+
+class _AgentCollector(Collector):
+    def __init__(self, recorder: Recorder, read: Callable[[], Readings]) -> None:
+        self._recorder = recorder
+        self._read = read
+
+    def collect(self) -> Iterator[Family]:
+        readings = self._read()
+        yield _gauge("nodemesh_controller_connected", "1 while the agent has a stream to its controller.", float(readings.connected))
+        if readings.config_age_s is not None:
+            yield _gauge("nodemesh_config_age_seconds", "Time since the controller last sent anything.", readings.config_age_s)
+        yield _gauge("nodemesh_workloads", "Workloads served on this node.", readings.workloads)
+        yield _labelled(
+            "nodemesh_rejected_resources",
+            "Resources in their last form refused.",
+            "type",
+            {u: len(n) for u, n in readings.rejected.items()},
+        )
+        yield from _certificates(readings.certificates)
+        yield from self._counts()
+        if readings.proxy is not None:
+            yield from _proxy(readings.proxy)
+
+    def _counts(self) -> Iterator[Family]:
+        recorder = self._recorder
+        yield _counter("nodemesh_denied_connections", "Connections denied, by the policy that decided.", "policy", recorder.denied)
+        yield _counter(
+            "nodemesh_access_log_lost_entries",
+            "Entries of the access log that were shed.",
+            "by",
+            {"proxy": recorder.lost_entries, "agent": recorder.access_log.lost},
+        )
+        yield _counter(
+            "nodemesh_flow_metrics_lost",
+            "Label sets of flows that made room for others, and rows that fit no known series.",
+            "what",
+            {"label_sets": recorder.flows.evicted, "rows": recorder.unattributed_rows},
+        )
+
+
+def _certificates(states: Sequence[IdentityState]) -> Iterator[Family]:
+    expiry = {state.identity: state.not_after_s for state in states if state.not_after_s is not None}
+    valid = {state.identity: float(state.state is State.VALID) for state in states}
+    failures = {state.identity: state.failures for state in states}
+    yield _labelled("nodemesh_certificate_expiry_timestamp_seconds", "When the certificate held ends, in Unix time.", "identity", expiry)
+    yield _labelled("nodemesh_certificate_valid", "1 while there is a certificate that peers accept.", "identity", valid)
+    yield _labelled("nodemesh_certificate_failed_tries", "Failed tries since the last certificate.", "identity", failures)
+
+
+def _proxy(status: ProxyStatus) -> Iterator[Family]:
+    yield _gauge("nodemesh_proxy_connections", "Open connections of applications.", status.connections)
+    tunnels = {"inbound": status.tunnels_in, "outbound": status.tunnels_out}
+    yield _labelled("nodemesh_proxy_tunnels", "Open HBONE tunnels.", "direction", tunnels)
+    answers = {"route": status.held_routes, "verdict": status.held_verdicts}
+    yield _labelled("nodemesh_proxy_held_answers", "Decisions that the proxy holds.", "kind", answers)
+    yield _gauge("nodemesh_proxy_waiting_questions", "Questions that wait for the agent.", status.waiting_questions)
+    yield _gauge("nodemesh_proxy_resident_bytes", "Memory of the proxy.", status.resident_bytes)
+    yield _counter("nodemesh_proxy_shed_connections", "Connections turned away, by reason.", "reason", status.shed)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _counter(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

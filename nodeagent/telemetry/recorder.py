@@ -1,0 +1,59 @@
+"""Takes what the proxy counted and logged, and gives it to the metrics and the access log."""
+
+from typing import Final
+
+from nodeagent.telemetry.access_log import AccessLog
+from nodeagent.telemetry.flow_metrics import FlowMetrics
+from nodeagent.telemetry.records import Record, record
+from nodeagent.telemetry.series import SeriesTable
+from nodeagent.ztunnel.protocol import Closed, Counters
+
+MAX_POLICIES: Final = 1000
+NO_POLICY: Final = "-"
+OTHER_POLICY: Final = "other"
+
+
+class Recorder:
+    """One for the life of the agent; the proxy's sessions come and go."""
+
+    def __init__(self, access_log: AccessLog) -> None:
+        self.access_log = access_log
+        self.flows = FlowMetrics()
+        self.denied: dict[str, int] = {}
+        """Denied connections by the policy that decided."""
+        self.unattributed_rows = 0
+        """Rows of counters whose series is not known any more."""
+        self.lost_entries = 0
+        """Log entries that the proxy shed."""
+        self._series = SeriesTable()
+
+    def begin_session(self) -> None:
+        """A proxy connected: its series numbers begin anew."""
+        self._series.clear()
+
+    def on_counters(self, counters: Counters) -> None:
+        """Adds what was counted since the last report."""
+        self.lost_entries += counters.lost_log_entries
+        for row in counters.rows:
+            if row.attributes is not None:
+                self._series.define(row.series, row.attributes)
+            flow = self._series.find(row.series)
+            if flow is None:
+                self.unattributed_rows += 1
+            else:
+                self.flows.add(flow.labels, row)
+
+    def on_closed(self, closed: Closed) -> None:
+        """Logs connections that ended."""
+        records: list[Record] = []
+        for entry in closed.entries:
+            flow = self._series.find(entry.series)
+            line = record(entry, flow.log if flow is not None else {})
+            records.append(line)
+            if line.denied:
+                self._count_denial(entry.policy or NO_POLICY)
+        self.access_log.add(records)
+
+    def _count_denial(self, policy: str) -> None:
+        name = policy if policy in self.denied or len(self.denied) < MAX_POLICIES else OTHER_POLICY
+        self.denied[name] = self.denied.get(name, 0) + 1

@@ -1,0 +1,60 @@
+"""Where lines of the access log go: a file that is rotated by size, or standard output. All calls block."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final, Protocol
+
+MAX_FILE_BYTES: Final = 64 << 20
+KEPT_FILES: Final = 3
+
+
+class Sink(Protocol):
+    def write(self, lines: bytes) -> None:
+        """Writes whole lines; raises OSError."""
+
+
+class StandardOutput:
+    def write(self, lines: bytes) -> None:
+        """Writes them all, also where the other end of the pipe takes a part at a time."""
+        sys.stdout.buffer.write(lines)
+        sys.stdout.buffer.flush()
+
+
+class RotatedFile:
+    """`path`, and beside it `path.1` (the newest) to `path.N`; private, since it says who talks to whom."""
+
+    def __init__(self, path: Path, *, max_bytes: int = MAX_FILE_BYTES, kept_files: int = KEPT_FILES) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._kept_files = kept_files
+
+    def write(self, lines: bytes) -> None:
+        """Opens the file anew, so that one that was moved away is made again; a batch is never split over two files."""
+        descriptor = self._open()
+        try:
+            size_bytes = os.fstat(descriptor).st_size
+            if size_bytes and size_bytes + len(lines) > self._max_bytes:
+                os.close(descriptor)
+                descriptor = -1
+                self._rotate()
+                descriptor = self._open()
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def _rotate(self) -> None:
+        for number in range(self._kept_files - 1, 0, -1):
+            older = self._numbered(number)
+            if older.exists():
+                older.replace(self._numbered(number + 1))
+        self._path.replace(self._numbered(1))
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")

@@ -1,0 +1,94 @@
+"""Lines of the access log: golden, one line each whatever is in them."""
+
+import json
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.telemetry.records import FIELDS, as_json, as_text, record
+from nodeagent.ztunnel.protocol import ConnectionEntry, Direction, Via
+
+LOG = {
+    "src.workload": "web-1",
+    "src.namespace": "shop",
+    "src.identity": "spiffe://cluster.local/ns/shop/sa/web",
+    "dst.service": "db.bank.svc.cluster.local",
+    "dst.workload": "db-1",
+    "dst.namespace": "bank",
+    "dst.identity": "spiffe://cluster.local/ns/bank/sa/db",
+}
+ENTRY = ConnectionEntry(
+    id=1,
+    workload="Kubernetes//Pod/shop/web-1",
+    direction=Direction.OUTBOUND,
+    series=3,
+    source="10.1.0.2:41000",
+    destination="10.2.0.3:5432",
+    opened_s=1_800_000_000.25,
+    via=Via.HBONE,
+    hbone_address="[fd00::3]:15008",
+    sent_bytes=100,
+    received_bytes=2000,
+    duration_s=1.5,
+)
+
+
+def test_a_connection_that_went_well() -> None:
+    line = record(ENTRY, LOG)
+    assert not line.denied
+    assert as_text(line) == (
+        "2027-01-15T08:00:01.750Z\tinfo\taccess\tconnection complete\t"
+        'src.addr=10.1.0.2:41000 src.workload="web-1" src.namespace="shop" src.identity="spiffe://cluster.local/ns/shop/sa/web" '
+        'dst.addr=10.2.0.3:5432 dst.hbone_addr=[fd00::3]:15008 dst.service="db.bank.svc.cluster.local" dst.workload="db-1" '
+        'dst.namespace="bank" dst.identity="spiffe://cluster.local/ns/bank/sa/db" direction="outbound" bytes_sent=100 bytes_recv=2000 '
+        'duration="1500ms"'
+    )
+    assert as_json(line) == (
+        '{"time":"2027-01-15T08:00:01.750Z","level":"info","src.addr":"10.1.0.2:41000","src.workload":"web-1","src.namespace":"shop",'
+        '"src.identity":"spiffe://cluster.local/ns/shop/sa/web","dst.addr":"10.2.0.3:5432","dst.hbone_addr":"[fd00::3]:15008",'
+        '"dst.service":"db.bank.svc.cluster.local","dst.workload":"db-1","dst.namespace":"bank",'
+        '"dst.identity":"spiffe://cluster.local/ns/bank/sa/db","direction":"outbound","bytes_sent":100,"bytes_recv":2000,'
+        '"duration":"1500ms"}'
+    )
+
+
+def test_a_connection_that_was_denied_and_of_which_little_is_known() -> None:
+    entry = msgspec.structs.replace(
+        ENTRY,
+        direction=Direction.INBOUND,
+        hbone_address=None,
+        source_identity="spiffe://cluster.local/ns/other/sa/x",
+        sent_bytes=0,
+        received_bytes=0,
+        duration_s=0.0,
+        flag="UAEX",
+        error="denied by policy",
+        policy="bank/deny-others",
+    )
+    line = record(entry, {})
+    assert line.denied
+    assert as_text(line) == (
+        "2027-01-15T08:00:00.250Z\terror\taccess\tconnection failed\t"
+        'src.addr=10.1.0.2:41000 src.identity="spiffe://cluster.local/ns/other/sa/x" dst.addr=10.2.0.3:5432 direction="inbound" '
+        'bytes_sent=0 bytes_recv=0 duration="0ms" error="denied by policy" policy="bank/deny-others" flag="UAEX"'
+    )
+
+
+@given(st.text(max_size=200), st.text(max_size=50), st.floats(allow_nan=False, allow_infinity=False))
+def test_no_value_makes_another_line_or_field(error: str, name: str, opened_s: float) -> None:
+    entry = msgspec.structs.replace(ENTRY, error=error, source=name, opened_s=opened_s)
+    line = record(entry, {"src.workload": name, "forged": "yes"})
+    text = as_text(line)
+    assert len(text.splitlines()) == 1
+    assert text.isascii()
+    assert "forged" not in text or "forged" in error + name
+    back = json.loads(as_json(line))
+    assert "\n" not in as_json(line)
+    assert (back["error"], back["src.workload"], back["src.addr"]) == (error, name, name)
+    assert set(back) <= {"time", "level", *FIELDS}
+
+
+def test_a_value_is_bounded() -> None:
+    entry = msgspec.structs.replace(ENTRY, error="x" * 1_000_000)
+    assert len(as_json(record(entry, {}))) < 5000
