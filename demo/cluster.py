@@ -93,7 +93,7 @@ class Cluster:
 
     def meshctl(self, *arguments: str) -> str:
         """Runs the operator's command against the controller; raises CommandError if it fails."""
-        return run([str(BIN / "meshctl"), "--admin-socket", str(self.admin_socket), *arguments])
+        return run([str(BIN / "meshctl"), *arguments, f"--admin-socket={self.admin_socket}"])
 
     def meshctl_ok(self, *arguments: str) -> bool:
         """Whether the command succeeds."""
@@ -107,7 +107,7 @@ class Cluster:
         directory = self.node_directory(node)
         (directory / "run").mkdir(parents=True, exist_ok=True)
         if join:
-            self._private(directory / "token", self.meshctl("token", "create", "--node", node, "-o", "token"))
+            self._private(directory / "token", self.meshctl("token", "create", "--node", node))
             self._private(directory / "root.pem", self.meshctl("root"))
         self._write_runtime(node)
         controller = self.topology.hosts["controller"]
@@ -133,9 +133,9 @@ class Cluster:
         return False
 
     def nodeagent(self, node: str, *arguments: str) -> str:
-        """Runs the node's command against its agent; raises CommandError if it fails."""
+        """Runs the node's command against its agent; raises CommandError if it fails. Exit code 1 is an answer: a problem, a denial."""
         command = [str(BIN / "nodeagent"), f"--run-dir={self.node_directory(node) / 'run'}", *arguments]
-        return run(command, namespace=self.topology.hosts[node].namespace, timeout_s=60)
+        return run(command, namespace=self.topology.hosts[node].namespace, timeout_s=60, answers=(0, 1))
 
     def nodeagent_json(self, node: str, *arguments: str) -> Any:
         """The same with `-o json`, parsed."""

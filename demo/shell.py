@@ -19,11 +19,18 @@ def in_namespace(namespace: str | None, command: Sequence[str]) -> list[str]:
     return list(command) if namespace is None else ["nsenter", f"--net=/run/netns/{namespace}", "--", *command]
 
 
-def run(command: Sequence[str], *, namespace: str | None = None, stdin: str | None = None, timeout_s: float = 30.0) -> str:
-    """Runs a program to its end and returns its output; raises CommandError if it fails."""
+def run(
+    command: Sequence[str],
+    *,
+    namespace: str | None = None,
+    stdin: str | None = None,
+    timeout_s: float = 30.0,
+    answers: Sequence[int] = (0,),
+) -> str:
+    """Runs a program to its end and returns its output; raises CommandError if its exit code is none of `answers`."""
     line = in_namespace(namespace, command)
     done = subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
-    if done.returncode:
+    if done.returncode not in answers:
         raise CommandError(f"{' '.join(line)}: exit code {done.returncode}\n{done.stdout}{done.stderr}".rstrip())
     return done.stdout
 

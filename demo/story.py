@@ -171,7 +171,7 @@ class Story:
             self._refused("shop's new calls are refused", 8080)
             answer = self.cluster.get(self.pods["api-1"].namespace, self.pods["api-2"].ipv4, 8080)[0]
             self.report.claim("api-1 may call api-2", held=answer.get("pod") == "api-2", seen=str(answer.get("pod", answer.get("error"))))
-            explanation = self.cluster.nodeagent("n2", "explain", "default/shop", f"{self.pods['api-2'].ipv4}:8080", "--no-exit-code")
+            explanation = self.cluster.nodeagent("n2", "explain", "default/shop", f"{self.pods['api-2'].ipv4}:8080")
             self.report.show(explanation)
             self.report.claim("`nodeagent explain` names the rule", held="default/only-api" in explanation, seen="default/only-api")
             self.cluster.delete("only-api")
