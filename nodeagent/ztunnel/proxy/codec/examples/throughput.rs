@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             (framing, taking) = (framing + (framed - begin), taking + framed.elapsed());
             batches += 1;
         }
-        let gigabytes = f64::from(batches) * BATCH_BYTES as f64 / 1e9;
+        let gigabytes = f64::from(batches) * f64::from(BATCH_BYTES as u32) / 1e9;
         let (send, receive) = (gigabytes / framing.as_secs_f64(), gigabytes / taking.as_secs_f64());
         println!("{name}: framed {send:.1} GB/s (one copy), taken apart {receive:.1} GB/s (none)");
     }

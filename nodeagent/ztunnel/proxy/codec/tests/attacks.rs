@@ -44,11 +44,14 @@ fn refused_streams_again_and_again() {
     assert!(server.connection.is_closed());
 }
 
+/// The frames of one attempt, on a stream of its own.
+type Form<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+
 /// The peer makes us reset, by each of the ways known: our resets count against its budget.
 #[test]
 fn made_you_reset() {
     let half_closed = |id| frame(HEADERS, END_HEADERS | END_STREAM, id, &connect_block());
-    let forms: [(&str, &dyn Fn(u32) -> Vec<u8>); 6] = [
+    let forms: [(&str, Form); 6] = [
         ("window update of zero", &|id| [connect(id), window_update(id, 0)].concat()),
         ("window update that overflows", &|id| [connect(id), window_update(id, (1 << 31) - 1)].concat()),
         ("DATA on a half-closed stream", &|id| [half_closed(id), frame(DATA, 0, id, b"x")].concat()),
@@ -405,6 +408,32 @@ fn what_crosses_our_reset_is_borne_as_far_as_it_can_be_honest() {
     let stream = client.open();
     client.connection.reset(stream, Code::CANCEL);
     assert_eq!(client.feed(&[response(1, "200", 0), frame(DATA, END_STREAM, 1, b"late")].concat()).unwrap(), []);
+}
+
+#[test]
+fn what_is_dropped_goes_back_to_the_connections_window() {
+    let mut server = Subject::server();
+    for round in 0..10 {
+        let stream = server.tunnel(odd(round));
+        server.connection.reset(stream, Code::CANCEL);
+        for _ in 0..4 {
+            server.feed(&frame(DATA, 0, odd(round), &vec![0; 1 << 20])).unwrap();
+        }
+    }
+}
+
+#[test]
+fn padding_goes_back_at_once() {
+    let mut server = Subject::server();
+    let stream = server.tunnel(1);
+    let mut payload = [0; 257];
+    payload[0] = 255;
+    for _ in 0..100_000 {
+        let events = server.feed(&frame(DATA, PADDED, 1, &payload)).unwrap();
+        assert_eq!(events, [Seen::Data(1, vec![0])]);
+        server.connection.release(stream, 1);
+        server.written();
+    }
 }
 
 #[test]

@@ -309,6 +309,28 @@ fn ping_and_settings_are_answered() {
 }
 
 #[test]
+fn the_header_table_ends_with_the_acknowledgement() {
+    let indexed = [&[0x40, 1, b'a', 1, b'b'][..], &connect_block()].concat(); // malformed order, which is not the point
+    let mut server = Subject::server();
+    let referring = |id| frame(HEADERS, END_HEADERS, id, &[&connect_block()[..], &[0xbe]].concat());
+    server.feed(&frame(HEADERS, END_HEADERS, 1, &indexed)).unwrap();
+    let events = server.feed(&referring(3)).unwrap();
+    assert!(matches!(&events[..], [Seen::Request(request)] if request.headers.get("a") == Some(b"b")));
+    server.feed(&frame(SETTINGS, ACK, 0, b"")).unwrap();
+    assert_eq!(server.fatal(&referring(5)), Code::COMPRESSION_ERROR);
+}
+
+#[test]
+fn the_first_block_says_that_we_use_no_table() {
+    let mut server = Subject::server();
+    server.feed(&[connect(1), connect(3)].concat()).unwrap();
+    for stream in server.streams.clone() {
+        server.connection.respond(stream, 200).unwrap();
+    }
+    assert_eq!(server.written(), parse(&[frame(HEADERS, END_HEADERS, 1, &[0x20, 0x88]), frame(HEADERS, END_HEADERS, 3, &[0x88])].concat()));
+}
+
+#[test]
 fn an_idle_connection_holds_little() {
     let mut server = Subject::server();
     let stream = server.tunnel(1);
