@@ -84,8 +84,8 @@ def endpoint_remarks(endpoint: EntryWorkload, path: Path) -> Iterator[Remark]:
 
 
 def address_or_host(text: str) -> None:
-    """An address that may be served, or a host name; never a path, a wildcard, or a number that some resolvers take for an address."""
-    if ":" in text or text.replace(".", "").isdigit():
+    """An address that may be served, or a host name; never a path or a wildcard."""
+    if ":" in text or text.replace(".", "").isdecimal():
         values.serving_address(text)
     elif values.host(text).startswith("*"):
         raise ValueError(f"{text[:80]!r} can't be an endpoint's address")

@@ -19,6 +19,7 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z",
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z", re.ASCII)
 _BLOCK = re.compile(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?\Z", re.ASCII)
+_NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z", re.ASCII)
 _RESERVED: Final[tuple[tuple[str, IPNetwork], ...]] = (
     ("loopback", IPv4Network("127.0.0.0/8")),
     ("loopback", IPv6Network("::1/128")),
@@ -158,6 +159,8 @@ def host(text: str) -> str:
     name = text.removeprefix("*.")
     if not _SUBDOMAIN.match(name) or not all(_LABEL.match(label) for label in name.split(".")):
         raise ValueError(f"{text[:80]!r} is no host name: a DNS name in lower case, with *. only in front")
+    if _NUMBER.match(name.rpartition(".")[2]):
+        raise ValueError(f"{text[:80]!r} is no host name: resolvers take a number at the end for an address")
     if name == "localhost" or name.endswith(".localhost"):
         raise ValueError(f"{text[:80]!r} is each machine's own name and can't be defined")
     return text

@@ -167,7 +167,7 @@ class _Composer:
         self._nodes += 1
         if not self._stack:
             if self._root is not None:
-                raise YAMLError("a second document begins without ---", node.line, node.column)
+                raise YAMLError("a second document begins without a line --- between them", node.line, node.column)
             self._root = node
             return
         parent = self._stack[-1]
