@@ -9,7 +9,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from meshapi.proto.certificates_pb2 import IstioCertificateRequest, IstioCertificateResponse
-from nodeagent.xds.channel import Dial, open_channel
+from nodeagent.xds.channel import Dial, is_cancelled, open_channel
 
 METHOD: Final = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 DEADLINE_S: Final = 10.0
@@ -60,6 +60,10 @@ class CertificateService:
             return tuple(IstioCertificateResponse.FromString(body).cert_chain)
         except grpc.aio.AioRpcError as error:
             raise AuthorityError(f"{error.code().name}: {error.details()}"[:MAX_REASON_CHARS]) from error
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            raise AuthorityError("the credentials changed under way") from None
         except DecodeError as error:
             raise AuthorityError(f"no certificate response: {error}") from error
 

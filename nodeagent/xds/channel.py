@@ -1,5 +1,6 @@
 """gRPC channels to the controller: the one module of the agent that knows gRPC's credentials and options."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,7 +53,10 @@ class Dial:
 
 
 def open_channel(dial: Dial) -> grpc.aio.Channel:
-    """Returns a channel; it connects with its first call. There is no way to ask for one without TLS."""
+    """Returns a channel; it connects with its first call. Raises ValueError without roots: there is no way to ask for less than TLS."""
+    if not dial.roots_pem:
+        # gRPC would take the system's roots for none: every public authority could then name a controller.
+        raise ValueError("there is no root that the controller's certificate could chain to")
     key = chain = None
     if dial.certificate is not None:
         key, chain = dial.certificate.key_pem, dial.certificate.chain_pem
@@ -60,3 +64,9 @@ def open_channel(dial: Dial) -> grpc.aio.Channel:
     options = list(_OPTIONS)
     named = [] if dial.server_name is None else [("grpc.ssl_target_name_override", dial.server_name)]
     return grpc.aio.secure_channel(dial.target, credentials, options=[*options, *named])
+
+
+def is_cancelled() -> bool:
+    """Whether a CancelledError is meant for this task: gRPC raises it also for a call that it cancelled itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,9 +1,11 @@
 """The delta-ADS client's edge: one gRPC stream after the other, feeding the state machine and doing what it says."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final, NoReturn, Protocol
 
 import grpc
@@ -11,14 +13,17 @@ import grpc.aio
 from msgspec import Struct
 
 from meshapi.discovery import DELTA_METHOD, DiscoveryError, Request, Resource, decode_response, encode_request
-from nodeagent.xds.channel import Dial, open_channel
+from nodeagent.xds.channel import Dial, is_cancelled, open_channel
 from nodeagent.xds.core import Core
 from nodeagent.xds.events import DialAt, Effect, Flush, Lost, Opened, Ready, Received, Rejected, Send, Subscribe, Unsubscribe, Update
 from nodeagent.xds.holdings import STRAY_S
 
+log = logging.getLogger(__name__)
+
 WRITE_DEADLINE_S: Final = 30.0
 FIRST_ANSWER_DEADLINE_S: Final = 30.0
 FIRST_ANSWER_HEADSTART_S: Final = 1.0
+EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 Stream = grpc.aio.StreamStreamCall
 
 
@@ -101,9 +106,9 @@ class XDSClient:
         self._core.step(Unsubscribe(frozenset(keys)), self._clock())
         self._changed.set()
 
-    def restore(self, type_url: str, resources: Iterable[Resource]) -> None:
-        """Hands in what was kept from an earlier run; call it after `subscribe` and before `run`."""
-        self._deliver(self._core.restore(type_url, resources, self._clock()))
+    def restore(self, type_url: str, resources: Iterable[Resource], rejected: Mapping[str, str] = EMPTY) -> None:
+        """Hands in what was kept from an earlier run, with what was `rejected` then; call it after `subscribe` and before `run`."""
+        self._deliver(self._core.restore(type_url, resources, rejected, self._clock()))
 
     def redial(self) -> None:
         """Ends the stream and dials again with new credentials."""
@@ -113,6 +118,9 @@ class XDSClient:
         """Serves until it is cancelled."""
         while True:
             lost = await self._stream()
+            # One line when it goes and for each new reason; a controller that is away for a day does not fill the log.
+            if self._status.connected_since_s is not None or lost.error != self._status.last_error:
+                log.warning("the stream to the controller %s ended: %s", self._status.target, lost.error)
             failures = 0 if lost.clean else self._status.failures + 1
             self._set(connected_since_s=None, last_error=lost.error, failures=failures)
             for effect in self._core.step(lost, self._clock()):
@@ -125,10 +133,10 @@ class XDSClient:
         self._answered.clear()
         try:
             dial = await asyncio.to_thread(self._dial)
+            channel = open_channel(dial)
         except (OSError, ValueError) as error:
             return Lost(clean=False, error=f"credentials: {error}")
         self._set(target=dial.target)
-        channel = open_channel(dial)
         try:
             method = channel.stream_stream(DELTA_METHOD, None, None)
             return await self._converse(method(None, metadata=dial.metadata()))
@@ -155,6 +163,7 @@ class XDSClient:
             if deadline_s is not None:
                 self._answered.set()
                 self._set(connected_since_s=self._wall(), failures=0)
+                log.info("connected to the controller %s", self._status.target)
                 deadline_s = None
             try:
                 response = decode_response(body)
@@ -212,7 +221,7 @@ class XDSClient:
             # The stream is over; the reader learns of it too, and how it ended.
             return
         except asyncio.CancelledError:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
 
     def _set(self, **changes: Any) -> None:
@@ -229,15 +238,9 @@ async def _next_message(stream: Stream[bytes, bytes], deadline_s: float | None) 
     except grpc.aio.AioRpcError as error:
         raise _EndedError(f"{error.code().name}: {error.details()}", clean=False) from error
     except asyncio.CancelledError:
-        if _is_cancelled():
+        if is_cancelled():
             raise
         raise _EndedError("the call was cancelled", clean=False) from None
     if not isinstance(body, bytes):  # the end of the stream; a status other than OK was raised above
         raise _EndedError("closed by the server", clean=True)
     return body
-
-
-def _is_cancelled() -> bool:
-    """Whether a CancelledError is meant for this task: gRPC raises it also for a call that it cancelled itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -16,6 +16,7 @@ from nodeagent.xds.kinds import KINDS, Accepted, accept
 
 MAX_KEYS_PER_REQUEST: Final = 1000
 MAX_ERROR_CHARS: Final = 4096
+MAX_REASON_CHARS: Final = 500
 STEADY_S: Final = 15.0
 """A stream that lasted this long was no failure to connect: the next delay is the first again, however it ended."""
 
@@ -44,10 +45,12 @@ class Core:
         """By type, the names that were refused and why."""
         return {url: dict(holdings.rejected) for url, holdings in self._holdings.items()}
 
-    def restore(self, type_url: str, resources: Iterable[Resource], now: float) -> tuple[Effect, ...]:
-        """Takes what was kept from an earlier run, as if the server had sent it."""
-        upserts, _, errors = _accept_all(self._holdings[type_url], resources, now)
-        refused = [Rejected(type_url, name, error, has_last_good=False) for name, error in errors.items()]
+    def restore(self, type_url: str, resources: Iterable[Resource], rejected: Mapping[str, str], now: float) -> tuple[Effect, ...]:
+        """Takes what was kept from an earlier run, as if the server had sent it: resources, and names with the reason of their refusal."""
+        holdings = self._holdings[type_url]
+        upserts, _, errors = _accept_all(holdings, resources, now)
+        holdings.rejected.update(rejected)
+        refused = [Rejected(type_url, name, error, has_last_good=holdings.holds(name)) for name, error in (errors | dict(rejected)).items()]
         return (Update(type_url, upserts=tuple(upserts)), *refused)
 
     def step(self, event: Event, now: float) -> tuple[Effect, ...]:
@@ -152,7 +155,7 @@ def _accept_all(holdings: Holdings, resources: Iterable[Resource], now: float) -
         try:
             accepted = accept(holdings.kind, resource)
         except ValueError as error:
-            errors[resource.name] = holdings.rejected[resource.name] = str(error)
+            errors[resource.name] = holdings.rejected[resource.name] = str(error)[:MAX_REASON_CHARS]
             continue
         replaced |= holdings.put(accepted, now)
         errors.pop(resource.name, None)

@@ -1,5 +1,6 @@
 """CreateCertificate against a real gRPC server over TLS on loopback."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ class Server:
     def __init__(self) -> None:
         self.requests: list[tuple[IstioCertificateRequest, dict[str, str], str]] = []
         self.garbage = False
+        self.gate: asyncio.Event | None = None
 
     async def create(self, body: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         request = IstioCertificateRequest.FromString(body)
@@ -34,6 +36,8 @@ class Server:
         self.requests.append((request, headers, context.peer()))
         if headers.get("authorization") == "Bearer spent":
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "denied")
+        if self.gate is not None:
+            await self.gate.wait()
         if self.garbage:
             return b"\xff\xff"
         csr = x509.load_pem_x509_csr(request.csr.encode())
@@ -97,6 +101,31 @@ async def test_the_agents_certificate_proves_it_by_mutual_tls() -> None:
         await service.sign(request_pem(new_key(), ID), on_behalf_of=ID)
         assert len(server.requests) == 1
         await service.close()
+
+
+async def test_a_request_under_way_when_the_credentials_change_fails_and_does_not_vanish(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("one")
+    async with serving() as (server, controller):
+        service = CertificateService(lambda: controller.by_token(token))
+        server.gate = asyncio.Event()
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(failure(service))
+            while not server.requests:  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.002)
+            token.write_text("two")
+            server.gate = None
+            await service.sign(request_pem(new_key(), AGENT))
+        assert first.result() == "the credentials changed under way"
+        await service.close()
+
+
+async def failure(service: CertificateService) -> str | None:
+    try:
+        await service.sign(request_pem(new_key(), AGENT))
+    except AuthorityError as error:
+        return str(error)
+    return None
 
 
 async def test_what_goes_wrong_is_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from meshapi.discovery import DELTA_METHOD, Node, Request, Response, decode_request, encode_response
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE
-from nodeagent.xds.channel import ClientCertificate, Dial
+from nodeagent.xds.channel import ClientCertificate, Dial, open_channel
 from nodeagent.xds.client import XDSClient
 from nodeagent.xds.core import Core
 from nodeagent.xds.events import Rejected, Update
@@ -348,3 +348,8 @@ async def test_a_server_that_does_not_read_is_left(monkeypatch: pytest.MonkeyPat
         client.subscribe([f"/{number}{'x' * 1000}" for number in range(5000)])
         await until(lambda: len(server.metadata) == 2)
         assert client.status.last_error == "the server does not read"
+
+
+def test_without_roots_there_is_no_channel() -> None:
+    with pytest.raises(ValueError, match="no root"):
+        open_channel(Dial("localhost:1", b"", "c"))

@@ -182,7 +182,7 @@ def test_what_was_kept_is_restored_and_what_nobody_wants_is_dropped_with_the_nex
     core = Core(NODE, required=ALL)
     core.step(Subscribe(frozenset({"/10.0.0.1"})), 0)
     kept, unwanted = workload_resource(workload("a", "10.0.0.1")), workload_resource(workload("b", "10.0.0.2"))
-    [update] = updates(core.restore(ADDRESS_TYPE, (kept, unwanted), 0))
+    [update] = updates(core.restore(ADDRESS_TYPE, (kept, unwanted), {}, 0))
     assert [accepted.resource for accepted in update.upserts] == [kept, unwanted]
     effects = core.step(Opened(), 1)
     assert updates(effects) == [Update(ADDRESS_TYPE, removed=(unwanted.name,))]
@@ -191,9 +191,9 @@ def test_what_was_kept_is_restored_and_what_nobody_wants_is_dropped_with_the_nex
 
 def test_what_was_kept_and_cannot_be_read_is_refused_and_asked_for_again() -> None:
     core = Core(NODE, required=ALL)
-    effects = core.restore(AUTHORIZATION_TYPE, (bad_policy_resource("a"), policy_resource(policy("b"))), 0)
-    assert [effect.name for effect in effects if isinstance(effect, Rejected)] == ["ns/a"]
-    assert sent(core.step(Opened(), 1))[1].initial_versions == {"ns/a": "", "ns/b": policy_resource(policy("b")).version}
+    effects = core.restore(AUTHORIZATION_TYPE, (bad_policy_resource("a"), policy_resource(policy("b"))), {"ns/c": "was bad then"}, 0)
+    assert [effect.name for effect in effects if isinstance(effect, Rejected)] == ["ns/a", "ns/c"]
+    assert sent(core.step(Opened(), 1))[1].initial_versions == {"ns/a": "", "ns/b": policy_resource(policy("b")).version, "ns/c": ""}
 
 
 def test_giving_up_a_service_gives_up_its_members_unless_someone_else_wants_them() -> None:
