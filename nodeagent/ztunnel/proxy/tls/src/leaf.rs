@@ -133,3 +133,93 @@ fn only_uri(der: &CertificateDer<'_>, extensions: &[Extension]) -> Result<String
     }
     Ok(uri.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{Mesh, id, svid, uri};
+
+    /// Tag and content of elements that follow each other.
+    type Elements = Vec<(u8, Vec<u8>)>;
+
+    fn elements(mut der: &[u8]) -> Elements {
+        let mut elements = Vec::new();
+        while let [tag, first, rest @ ..] = der {
+            let (len, rest) = match first {
+                0x81 => (usize::from(rest[0]), &rest[1..]),
+                0x82 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+                short => (usize::from(*short), rest),
+            };
+            elements.push((*tag, rest[..len].to_vec()));
+            der = &rest[len..];
+        }
+        elements
+    }
+
+    fn joined(elements: &[(u8, Vec<u8>)]) -> Vec<u8> {
+        let mut der = Vec::new();
+        for (tag, content) in elements {
+            let len = u16::try_from(content.len()).unwrap().to_be_bytes();
+            der.push(*tag);
+            match content.len() {
+                0..0x80 => der.push(len[1]),
+                0x80..0x100 => der.extend_from_slice(&[0x81, len[1]]),
+                _ => der.extend_from_slice(&[0x82, len[0], len[1]]),
+            }
+            der.extend_from_slice(content);
+        }
+        der
+    }
+
+    /// Changes what is inside the last element with `tag`.
+    fn inside_last(der: &[u8], tag: u8, change: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
+        let mut all = elements(der);
+        let last = all.iter_mut().rfind(|element| element.0 == tag).unwrap();
+        last.1 = change(&last.1);
+        joined(&all)
+    }
+
+    /// Changes the elements of the extension that comes first in a certificate.
+    fn with_first_extension(certificate: &[u8], change: impl FnOnce(&mut Elements)) -> Vec<u8> {
+        let mut parts = elements(&elements(certificate)[0].1);
+        parts[0].1 = inside_last(&parts[0].1, 0xa3, |wrapped| {
+            inside_last(wrapped, 0x30, |extensions| {
+                let mut all = elements(extensions);
+                let mut first = elements(&all[0].1);
+                change(&mut first);
+                all[0].1 = joined(&first);
+                joined(&all)
+            })
+        });
+        joined(&[(0x30, joined(&parts))])
+    }
+
+    #[test]
+    fn a_leaf_says_who_it_is_and_when_it_holds() {
+        let leaf = read_leaf(&Mesh::new().root.issue(svid(&uri("a"))).der).unwrap();
+        assert_eq!(leaf.identity, id("a"));
+        assert!(leaf.validity.holds(leaf.validity.not_before_s) && !leaf.validity.holds(leaf.validity.not_before_s - 1));
+        assert!(leaf.validity.holds(leaf.validity.not_after_s) && !leaf.validity.holds(leaf.validity.not_after_s + 1));
+    }
+
+    #[test]
+    fn what_is_not_canonical_is_refused() {
+        let issued = Mesh::new().root.issue(svid(&uri("a"))).der;
+        let rewritten = |change: &dyn Fn(&mut Elements)| CertificateDer::from(with_first_extension(&issued, change));
+        assert_eq!(rewritten(&|_| {}), issued, "the rewriting itself changes nothing");
+        // "Not critical" is the default, which canonical DER leaves out; "critical" is 0xff and nothing else.
+        for value in [0, 1] {
+            let odd = rewritten(&|extension| {
+                extension.retain(|element| element.0 != 1);
+                extension.insert(1, (1, vec![value]));
+            });
+            assert!(matches!(read_leaf(&odd), Err(PeerRefused::Malformed)), "{value}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_that_the_other_reader_finds() {
+        let der = Mesh::new().root.issue(svid(&uri("a"))).der;
+        assert_eq!(webpki::EndEntityCert::try_from(&der).unwrap().valid_uri_names().collect::<Vec<_>>(), [uri("a")]);
+    }
+}

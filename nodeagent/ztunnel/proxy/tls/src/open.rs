@@ -228,12 +228,10 @@ impl Open {
 
     /// Ends our side, once.
     pub(crate) fn close(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
-        if self.closed {
-            return Ok(());
-        }
         self.send_alert(alert::CLOSE_NOTIFY, out)
     }
 
+    /// Says why our side ends, unless it has ended.
     pub(crate) fn send_alert(&mut self, description: u8, out: &mut Vec<u8>) -> Result<(), TlsError> {
         if mem::replace(&mut self.closed, true) {
             return Ok(());
