@@ -122,7 +122,7 @@ pub enum SendError {
     AlreadyAnswered,
     /// The stream's HEADERS wait in the control output: call `take_control` ahead of `frame_header`.
     ControlPending,
-    /// The payload is more than `sendable` allowed.
+    /// The payload is more than `sendable` allowed, or than one frame may carry.
     BeyondWindow,
     /// The status is not 200 to 599.
     BadStatus,
@@ -135,7 +135,7 @@ impl fmt::Display for SendError {
             Self::NotAnswered => "the tunnel is not established",
             Self::AlreadyAnswered => "the stream takes no answer",
             Self::ControlPending => "control output was not taken first",
-            Self::BeyondWindow => "more than the windows allow",
+            Self::BeyondWindow => "more than the windows or a frame allow",
             Self::BadStatus => "not a final status",
         })
     }

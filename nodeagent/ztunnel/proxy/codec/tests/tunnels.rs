@@ -114,8 +114,12 @@ fn payload_may_be_read_behind_a_reserved_header() {
     assert_eq!(server.connection.frame_header(stream, 1, false), Err(SendError::ControlPending), "DATA ahead of its HEADERS");
     server.written();
     let room = server.connection.sendable(stream).unwrap();
-    assert_eq!(room, 16_384);
-    assert_eq!(server.connection.frame_header(stream, room + 1, false), Err(SendError::BeyondWindow));
+    assert_eq!(room, 65_535);
+    assert_eq!(server.connection.frame_header(stream, 16_385, false), Err(SendError::BeyondWindow), "the peer's frame size");
+    for part in [16_384, 16_384, 16_384] {
+        assert_eq!(server.connection.frame_header(stream, part, false).unwrap()[..3], (part as u32).to_be_bytes()[1..]);
+    }
+    assert_eq!(server.connection.frame_header(stream, 16_384, false), Err(SendError::BeyondWindow), "the window");
     assert_eq!(server.connection.frame_header(stream, 5, true).unwrap()[..], frame(DATA, END_STREAM, 1, b"12345")[..9]);
     assert_eq!(server.connection.sendable(stream), Err(SendError::Closed));
 }

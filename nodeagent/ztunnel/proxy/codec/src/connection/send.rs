@@ -95,7 +95,7 @@ impl Connection {
         }
     }
 
-    /// How many payload bytes one frame on `stream` may carry now: bounded by both windows and the peer's frame size.
+    /// How many payload bytes `stream` may carry now, in any number of frames: what both windows allow.
     /// Zero means that `Event::Writable` will follow.
     ///
     /// # Errors
@@ -109,9 +109,8 @@ impl Connection {
     }
 
     fn room(&mut self, id: u32) -> Result<usize, SendError> {
-        let most = self.send_window.available().min(self.peer.max_frame_bytes as usize);
-        let stream = self.sender(id)?;
-        Ok(stream.send.available().min(most))
+        let of_connection = self.send_window.available();
+        Ok(self.sender(id)?.send.available().min(of_connection))
     }
 
     fn sender(&mut self, id: u32) -> Result<&mut Stream, SendError> {
@@ -142,9 +141,10 @@ impl Connection {
         let StreamId(id) = stream;
         let mut room = self.room(id)?;
         self.take_control(out);
+        let most = self.peer.max_frame_bytes as usize;
         let mut left = payload;
         while room > 0 || left.is_empty() {
-            let (part, rest) = left.split_at(left.len().min(room));
+            let (part, rest) = left.split_at(left.len().min(room).min(most));
             let is_last = end && rest.is_empty();
             if part.is_empty() && !is_last {
                 break;
@@ -165,13 +165,14 @@ impl Connection {
     }
 
     /// The header of one DATA frame, for payload that was read right behind nine reserved bytes.
-    /// Order: `take_control`, `sendable`, read that much at most, `frame_header`.
+    /// Order: `take_control`, `sendable`, read that much at most, `frame_header` for each frame, none of them longer than the peer's
+    /// `max_frame_bytes`.
     ///
     /// # Errors
-    /// As `sendable`; also when `payload_bytes` is more than it allowed, or the stream's HEADERS were not taken yet.
+    /// As `sendable`; also when `payload_bytes` is more than it allowed or than a frame takes, or the stream's HEADERS were not taken yet.
     pub fn frame_header(&mut self, stream: StreamId, payload_bytes: usize, end: bool) -> Result<[u8; HEADER_BYTES], SendError> {
         let StreamId(id) = stream;
-        if payload_bytes > self.room(id)? {
+        if payload_bytes > self.room(id)?.min(self.peer.max_frame_bytes as usize) {
             return Err(SendError::BeyondWindow);
         }
         let taken = self.control_taken;
