@@ -29,16 +29,7 @@ class StateDirectory:
 
     def prepare(self) -> None:
         """Makes the directory, or checks that nobody else can write or read in it; raises StateError."""
-        self.path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        info = self.path.lstat()
-        if not stat.S_ISDIR(info.st_mode):
-            raise StateError(f"{self.path} is no directory")
-        if info.st_uid != os.geteuid():
-            raise StateError(
-                f"{self.path} belongs to user {info.st_uid}, not to {os.geteuid()}: who writes there could say what is trusted"
-            )
-        if stat.S_IMODE(info.st_mode) & 0o077:
-            self.path.chmod(DIRECTORY_MODE)
+        private_directory(self.path)
         for draft in self.path.glob(".*.draft"):
             draft.unlink()
 
@@ -87,6 +78,18 @@ class StateDirectory:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def private_directory(path: Path) -> None:
+    """Makes a directory that only its owner can enter, or makes an own one so; raises StateError if it is somebody else's."""
+    path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode):
+        raise StateError(f"{path} is no directory")
+    if info.st_uid != os.geteuid():
+        raise StateError(f"{path} belongs to user {info.st_uid}, not to {os.geteuid()}: who writes there could say what is trusted")
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        path.chmod(DIRECTORY_MODE)
 
 
 def _checked(raw: bytes) -> bytes | None:

@@ -1,0 +1,291 @@
+"""The agent: its parts, how they are put together, and how they run and end."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+
+from meshapi.discovery import Node
+from meshapi.spiffe import AgentIdentity
+from meshapi.trust import Revocation as TrustRevocation
+from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
+from nodeagent.admin.explaining import Explainer
+from nodeagent.admin.server import AdminServer
+from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.config import Config, ConfigError, LogFormat
+from nodeagent.enrolment import records
+from nodeagent.enrolment.owner import Enrolment
+from nodeagent.feed import Feed
+from nodeagent.identity.agent import AgentCredential
+from nodeagent.identity.authority import AGENT_VALIDITY_S, CertificateService
+from nodeagent.identity.controller import Controller
+from nodeagent.identity.keeper import IdentityKeeper
+from nodeagent.identity.trust import Trust
+from nodeagent.reporting import NodeReports
+from nodeagent.residents import ObservedRuntime, Residents
+from nodeagent.runtime.base import LocalWorkload
+from nodeagent.runtime.static import StaticRuntime
+from nodeagent.snapshot.interest import Interest
+from nodeagent.snapshot.snapshot import Snapshot
+from nodeagent.snapshot.store import SnapshotStore
+from nodeagent.state.files import StateDirectory, private_directory
+from nodeagent.state.identities import IdentityFiles
+from nodeagent.state.keeper import Keeper
+from nodeagent.state.kept import load_kept
+from nodeagent.subscriptions import Subscriptions
+from nodeagent.telemetry.access_log import AccessLog
+from nodeagent.telemetry.gauges import AgentMetrics
+from nodeagent.telemetry.recorder import Recorder
+from nodeagent.telemetry.records import as_json, as_text
+from nodeagent.telemetry.server import TelemetryServer
+from nodeagent.telemetry.sinks import RotatedFile, StandardOutput
+from nodeagent.xds.channel import Dial
+from nodeagent.xds.client import XDSClient
+from nodeagent.xds.core import Core
+from nodeagent.ztunnel import transport
+from nodeagent.ztunnel.protocol import Revocation, Settings, SetTrust
+from nodeagent.ztunnel.sessions import Sessions
+from nodeagent.ztunnel.supervisor import BUNDLED, ProxyPaths, ProxySupervisor
+
+log = logging.getLogger(__name__)
+
+DECISIONS_SOCKET: Final = "decisions.sock"
+PROXY_LOCK: Final = "proxy.lock"
+PROXY_LOG: Final = "proxy.log"
+EXIT_FAILED: Final = 1
+
+
+class Agent:
+    """Everything that one node's agent consists of. Made on the event loop; the files that it reads at start are few and small."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.started_s = time.time()
+        self._ending = asyncio.Event()
+        private_directory(config.run_dir)
+        self.state = StateDirectory(config.state_dir)
+        self.state.prepare()
+        self.store = SnapshotStore(Snapshot(root_namespace=config.root_namespace))
+        self.trust = Trust(config.trust_domain, _read_roots(config.root_ca))
+        self.feed = Feed(self.store, self.trust, self._on_configuration)
+        self._connect_controller()
+        self.subscriptions = Subscriptions(self.client, self.store, interest=Interest())
+        self.keeper = Keeper(self.state, lambda: self.feed.collect(self.client.wanted))
+        self._observe()
+        self.sessions = Sessions(self.store, self.subscriptions, self.recorder, Settings())
+        self._enrol()
+        self._serve_proxy()
+        self._report()
+
+    # ---- putting it together
+
+    def _connect_controller(self) -> None:
+        config = self.config
+        address = config.controller
+        self.controller = Controller(address.token_target, address.certificate_target, config.cluster, self.trust, address.server_name)
+        self.credential = self._own_credential()
+        # A controller of another make has no bundles of ours: with its token the file's roots hold.
+        ours = {TRUST_TYPE} if self.credential is not None else set()
+        node = _node(config)
+        self.client = XDSClient(Core(node, required={ADDRESS_TYPE, AUTHORIZATION_TYPE} | ours), self._dial, self.feed)
+
+    def _own_credential(self) -> AgentCredential | None:
+        token = self.config.join_token
+        if token is None:
+            return None
+        return AgentCredential(
+            AgentIdentity(self.config.trust_domain, self.config.node),
+            IdentityFiles(self.state),
+            self.trust,
+            joining=CertificateService(lambda: self.controller.by_token(token), validity_s=AGENT_VALIDITY_S),
+            renewing=CertificateService(self._dial, validity_s=AGENT_VALIDITY_S),
+            on_rotated=self._redial,
+        )
+
+    def _dial(self) -> Dial:
+        """How to reach the controller now; raises OSError or ValueError while there is nothing to prove ourselves by."""
+        if self.credential is not None:
+            return self.controller.by_certificate(self.credential.current())
+        if self.config.token is None:
+            raise ValueError("neither a certificate nor a token")
+        return self.controller.by_token(self.config.token)
+
+    def _redial(self) -> None:
+        self.client.redial()
+
+    def _observe(self) -> None:
+        config = self.config
+        render = as_json if config.log_format is LogFormat.JSON else as_text
+        sink = StandardOutput() if config.access_log is None else RotatedFile(config.access_log)
+        self.access_log = AccessLog(sink, render)
+        self.recorder = Recorder(self.access_log)
+
+    def _enrol(self) -> None:
+        config = self.config
+        self.identities = IdentityKeeper(
+            CertificateService(self._dial),
+            IdentityFiles(self.state),
+            self.trust,
+            on_certificate=self._on_certificate,
+            on_forgotten=self.sessions.forget_identity,
+        )
+        self.residents = Residents(
+            trust_domain=config.trust_domain,
+            cluster=config.cluster,
+            store=self.store,
+            subscriptions=self.subscriptions,
+            want=self.identities.want,
+            has_identity=self.sessions.has_identity,
+        )
+        self.runtime = StaticRuntime(config.runtime, cluster=config.cluster)
+        observed = ObservedRuntime(self.runtime, self._on_workloads)
+        self.enrolment = Enrolment(observed, NftablesCapture(), self.residents.describe, self.state)
+        self.store.watch(lambda _, touched: self.enrolment.touch() if not self.residents.uids.isdisjoint(touched) else None)
+        self.trust.watch(self._on_trust)
+
+    def _serve_proxy(self) -> None:
+        config = self.config
+        paths = ProxyPaths(
+            binary=config.proxy_binary or BUNDLED,
+            socket=config.run_dir / DECISIONS_SOCKET,
+            lock=config.run_dir / PROXY_LOCK,
+            log=config.run_dir / PROXY_LOG,
+        )
+        workers = () if config.proxy_workers is None else ("--workers", str(config.proxy_workers))
+        self.supervisor = ProxySupervisor(paths, arguments=workers)
+
+    def _report(self) -> None:
+        config = self.config
+        self.reports = NodeReports(self)
+        self.explainer = Explainer(self.store, self.subscriptions, cluster=config.cluster)
+        self.telemetry = TelemetryServer(
+            metrics=config.metrics_listen,
+            readiness=config.ready_listen,
+            render=AgentMetrics(self.recorder, self.reports.readings).render,
+            refresh=self.reports.refresh,
+            not_ready=self.reports.not_ready,
+        )
+        self.admin = AdminServer(self.reports, config.run_dir)
+
+    # ---- what one part tells another
+
+    def _on_configuration(self) -> None:
+        self.keeper.changed()
+
+    def _on_certificate(self, identity: str, chain_pem: str, key_pem: str) -> None:
+        self.sessions.set_identity(identity, chain_pem, key_pem)
+        self.enrolment.touch()
+
+    def _on_trust(self, roots: Any, revoked: tuple[TrustRevocation, ...]) -> None:
+        """Any: a mapping from trust domains to roots (PEM)."""
+        self.sessions.set_trust(SetTrust(dict(roots), tuple(Revocation(entry.identity, entry.issued_before_s) for entry in revoked)))
+
+    def _on_workloads(self, workloads: tuple[LocalWorkload, ...]) -> None:
+        self.residents.set(workloads)
+        self.identities.drop_unwanted()
+
+    # ---- running
+
+    async def run(self) -> None:
+        """Serves until `end` is called or it is cancelled. Proxy and captures stay in force, whichever way it ends."""
+        await self._restore()
+        tasks: dict[str, Coroutine[Any, Any, Any]] = {
+            "controller": self._talk_to_controller(),
+            "certificates": self.identities.run(),
+            "subscriptions": self.subscriptions.run(),
+            "state": self.keeper.run(),
+            "access log": self.access_log.run(),
+            "decisions": transport.serve(
+                self.config.run_dir / DECISIONS_SOCKET, lambda session: self.sessions.handle(session, self.enrolment)
+            ),
+            "proxy": self.supervisor.run(),
+            "enrolment": self.enrolment.run(),
+            "telemetry": self.telemetry.run(),
+            "admin": self.admin.run(),
+        }
+        if self.credential is not None:
+            tasks["credential"] = self.credential.run()
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(part, name=name) for name, part in tasks.items()]
+            await self._ending.wait()
+            for task in running:
+                task.cancel()
+
+    def end(self) -> None:
+        """Ends `run`."""
+        self._ending.set()
+
+    async def down(self, drain_s: float) -> list[str]:
+        """Takes the node's workloads out of the mesh, then ends the proxy; returns what was released."""
+        released = [f"{status.workload.namespace}/{status.workload.name}" for status in self.enrolment.status()]
+        await self.enrolment.down(drain_s)
+        await self.supervisor.stop(0.0, self.sessions.shutdown)
+        return released
+
+    async def _restore(self) -> None:
+        """Takes up what was kept on the node: the proxy is answered from it before the controller has said a word."""
+        await self.identities.load()
+        kept = load_kept(self.state)
+        self.subscriptions.remember(kept.wanted)
+        for url, resources in kept.resources.items():
+            self.client.restore(url, resources)
+        self.feed.restore(kept)
+        self.residents.set([record.workload for record in records.load(self.state) if not record.leaving])
+        known = self.store.current
+        log.info("kept from before: %d workloads and %d policies of the mesh", len(known.workloads), len(known.policies_by_key))
+
+    async def _talk_to_controller(self) -> None:
+        if self.credential is not None:
+            await self.credential.wait()
+        await self.client.run()
+
+
+def main(config: Config) -> int:
+    """Runs an agent until SIGTERM, SIGINT or `nodeagent down`; returns the exit code."""
+    failed: list[BaseException] = []
+    try:
+        asyncio.run(_main(config))
+    except* (ConfigError, OSError) as group:
+        failed += _leaves(group)
+    for error in failed:
+        log.error("the agent can't run: %s", error)
+    return EXIT_FAILED if failed else 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [leaf for error in group.exceptions for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])]
+
+
+async def _main(config: Config) -> None:
+    agent = Agent(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.end)
+    await agent.run()
+
+
+def _node(config: Config) -> Node:
+    """Who asks, as Istio's node agents introduce themselves."""
+    return Node(
+        id=f"ztunnel~127.0.0.1~{config.node}.istio-system~istio-system.svc.cluster.local",
+        metadata={
+            "NAME": config.node,
+            "NAMESPACE": "istio-system",
+            "INSTANCE_IPS": "127.0.0.1",
+            "NODE_NAME": config.node,
+            "CLUSTER_ID": config.cluster,
+        },
+    )
+
+
+def _read_roots(path: Path) -> list[x509.Certificate]:
+    try:
+        roots = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--root-ca {path}: {error}") from error
+    return roots

@@ -1,0 +1,204 @@
+"""What the admin socket and the metrics tell of the agent, read from its parts at the moment of asking."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from meshapi.workload import Workload
+from nodeagent.admin import mesh, node
+from nodeagent.admin.reports import (
+    CaptureReport,
+    CertificatesReport,
+    ConfigurationReport,
+    ConnectionReport,
+    ControllerReport,
+    PolicyReport,
+    ProxyReport,
+    RemoteWorkloadReport,
+    ServiceReport,
+    StatusReport,
+    WorkloadReport,
+)
+from nodeagent.admin.server import UnavailableError
+from nodeagent.enrolment.status import EnrolmentState
+from nodeagent.resolve.explanation import Explanation
+from nodeagent.resolve.target import pod_uid
+from nodeagent.telemetry.gauges import Readings
+from nodeagent.ztunnel.protocol import ProxyStatus
+from nodeagent.ztunnel.requests import NoAnswerError
+
+if TYPE_CHECKING:
+    from nodeagent.agent import Agent
+
+
+class NodeReports:
+    """Implements `admin.server.Agent`."""
+
+    def __init__(self, agent: "Agent") -> None:
+        self._agent = agent
+        self._proxy: ProxyStatus | None = None
+
+    def not_ready(self) -> str | None:
+        """Why the node does not serve, None if it does. What was kept from before is as good as what the controller says now."""
+        if not self._agent.store.current.policies_arrived:
+            return "the mesh's configuration has not arrived"
+        if self._agent.sessions.state is None:
+            return "the proxy is not connected"
+        return None
+
+    async def refresh(self) -> None:
+        """Asks the proxy what it counted."""
+        try:
+            self._proxy = await self._agent.sessions.report()
+        except NoAnswerError:
+            self._proxy = None
+
+    def readings(self) -> Readings:
+        """For the metrics."""
+        agent, connection = self._agent, self._agent.client.status
+        age_s = None if connection.last_response_s is None else time.time() - connection.last_response_s
+        return Readings(
+            connected=connection.connected_since_s is not None,
+            config_age_s=age_s,
+            workloads=len(agent.residents.uids),
+            certificates=agent.identities.states(),
+            rejected=agent.client.rejected,
+            proxy=self._proxy,
+        )
+
+    async def status(self) -> StatusReport:
+        """The whole on one screen."""
+        agent = self._agent
+        await self.refresh()
+        not_ready = self.not_ready()
+        report = StatusReport(
+            node=agent.config.node,
+            trust_domain=agent.config.trust_domain,
+            version=version("nodemesh"),
+            ready=not_ready is None,
+            now_s=time.time(),
+            started_s=agent.started_s,
+            controller=self._controller(),
+            configuration=self._configuration(),
+            proxy=self._proxy_report(),
+            workloads=tuple(self.workloads()),
+            denials=tuple(node.denial(record) for record in agent.access_log.denials()),
+        )
+        found = node.problems(report, runtime=agent.runtime.problem, kept=agent.keeper.last_error, not_ready=not_ready)
+        return replace(report, problems=found)
+
+    def workloads(self) -> list[WorkloadReport]:
+        agent = self._agent
+        states = {state.identity: state for state in agent.identities.states()}
+        reports = []
+        for status in agent.enrolment.status():
+            identity = agent.residents.identity(status.workload.uid)
+            reports.append(node.workload(status, identity, states.get(identity) if identity else None))
+        return reports
+
+    def known_workloads(self) -> list[RemoteWorkloadReport]:
+        return mesh.workloads(self._agent.store.current)
+
+    def services(self) -> list[ServiceReport]:
+        return mesh.services(self._agent.store.current)
+
+    def policies(self) -> list[PolicyReport]:
+        return mesh.policies(self._agent.store.current, self._agent.residents.uids)
+
+    def certificates(self) -> CertificatesReport:
+        agent = self._agent
+        states = [*([agent.credential.state()] if agent.credential is not None else []), *agent.identities.states()]
+        return CertificatesReport(
+            now_s=time.time(),
+            certificates=tuple(node.certificate(state) for state in states),
+            roots=node.roots(agent.trust.roots_pem()),
+            revocations=len(agent.trust.revocations),
+        )
+
+    async def connections(self) -> list[ConnectionReport]:
+        try:
+            entries = await self._agent.sessions.connections()
+        except NoAnswerError as error:
+            raise UnavailableError(str(error)) from error
+        return [node.connection(entry) for entry in entries]
+
+    async def captures(self) -> list[CaptureReport]:
+        return [node.capture(status) for status in self._agent.enrolment.status()]
+
+    async def log_lines(self, count: int, *, follow: bool) -> AsyncIterator[str]:
+        """The last lines, and with `follow` those that come."""
+        log = self._agent.access_log
+        # The proxy sends its log in batches, ahead of the report that it is asked for.
+        with suppress(NoAnswerError):
+            await self._agent.sessions.report()
+        records, position = log.recent(count)
+        while True:
+            for record in records:
+                yield log.render(record)
+            if not follow:
+                return
+            records, position = await log.after(position)
+
+    async def explain(self, source: str, destination: str) -> Explanation:
+        return await self._agent.explainer.explain(source, destination, self._captured(source))
+
+    async def down(self, drain_s: float) -> list[str]:
+        return await self._agent.down(drain_s)
+
+    def end(self) -> None:
+        self._agent.end()
+
+    def _captured(self, source: str) -> str | None:
+        """How a source that runs here is captured, in words."""
+        names = {source, pod_uid(self._agent.config.cluster, source)}
+        for status in self._agent.enrolment.status():
+            if status.workload.uid in names or source in status.addresses:
+                if status.state is EnrolmentState.CAPTURED:
+                    return f"captured on this node by {status.capture}"
+                return f"{status.state.value} on this node ({status.problem or 'not captured'})"
+        return None
+
+    def _controller(self) -> ControllerReport:
+        agent, now = self._agent, self._agent.client.status
+        error = now.last_error
+        if now.connected_since_s is None and agent.credential is not None:
+            error = error or agent.credential.state().error
+        return ControllerReport(
+            target=now.target or agent.config.controller.certificate_target,
+            connected=now.connected_since_s is not None,
+            since_s=now.connected_since_s,
+            last_response_s=now.last_response_s,
+            error=error,
+        )
+
+    def _configuration(self) -> ConfigurationReport:
+        agent, snapshot = self._agent, self._agent.store.current
+        rejected = {name: error for names in agent.client.rejected.values() for name, error in names.items()}
+        return ConfigurationReport(
+            current=agent.feed.ready,
+            workloads=sum(isinstance(value, Workload) for value in snapshot.workloads.values()),
+            services=len(snapshot.services),
+            policies=len(snapshot.policies_by_key),
+            subscriptions=len(agent.subscriptions),
+            rejected={**dict(snapshot.rejected.items()), **rejected},
+        )
+
+    def _proxy_report(self) -> ProxyReport:
+        process, session, gauges = self._agent.supervisor.state, self._agent.sessions.state, self._proxy
+        report = ProxyReport(pid=process.pid, restarts=process.restarts, problem=process.problem or None)
+        if session is not None:
+            report = replace(report, connected=True, since_s=session.since_s, held_answers=session.held, waiting_questions=session.waiting)
+        if gauges is None:
+            return report
+        return replace(
+            report,
+            connections=gauges.connections,
+            tunnels_in=gauges.tunnels_in,
+            tunnels_out=gauges.tunnels_out,
+            resident_bytes=gauges.resident_bytes,
+            shed=gauges.shed,
+        )
