@@ -11,6 +11,9 @@ What must hold, and by which rule:
   given to the inbound listener, too, and the application's own listener, which might take the cookie, never sees it.
 - *Port 15008*: only if the proxy's listener has it (`hbone`): an application that binds it when the proxy is dead gets nothing. The rule is
   written as a refusal because the lookup finds only full sockets: handshakes and TIME_WAIT have none to ask.
+- *Staying redirected*: the kernel forgets after a minute how a half-closed connection was redirected; its answer would then be lost. So
+  redirected connections are remembered as long as the proxy keeps them. Packets that conntrack can't place are not translated, and
+  dropped (`invalid`): a reset would end a live connection for one late segment.
 - *Leaving*: what leaves with neither mark belongs to a connection from before; the application is told by a reset (`leftover`).
   Behind all rules stands one that needs none of them to be right: no TCP but the proxy's leaves the pod (`leak`). Packets marked as the
   proxy's towards the application do not, either: they carry a client's address. Resets may leave, they carry nothing.
@@ -64,7 +67,20 @@ _TO_APPLICATION: Final = f"{MARK_MASK:#x} == {CONNECTION_MARK:#x}"
 _SYN: Final = "tcp flags & (fin | syn | rst | ack) == syn"
 _RST: Final = "tcp flags & rst == rst"
 
+# A half-closed connection may wait that long for its answer: the proxy's own bound (an hour) and a margin.
+_HALF_CLOSED_S: Final = 3700
+
 _ENFORCE: Final = f"""\
+	ct timeout held {{
+		protocol tcp
+		l3proto ip
+		policy = {{ fin_wait : {_HALF_CLOSED_S}, close_wait : {_HALF_CLOSED_S} }}
+	}}
+	ct timeout held6 {{
+		protocol tcp
+		l3proto ip6
+		policy = {{ fin_wait : {_HALF_CLOSED_S}, close_wait : {_HALF_CLOSED_S} }}
+	}}
 	chain inbound {{
 		type filter hook prerouting priority -150; policy accept;
 		iifname "lo" accept
@@ -92,9 +108,12 @@ _ENFORCE: Final = f"""\
 		meta l4proto != tcp accept
 		meta mark & {_PROXY} accept
 		meta mark & {_TO_APPLICATION} accept
+		ip daddr 127.0.0.1 tcp dport {OUTBOUND_PORT} ct state new ct timeout set "held"
+		ip6 daddr ::1 tcp dport {OUTBOUND_PORT} ct state new ct timeout set "held6"
 		ip daddr 127.0.0.0/8 accept
 		ip6 daddr ::1 accept
 		{_RST} accept
+		meta l4proto tcp ct state invalid counter drop comment "invalid"
 		meta l4proto tcp counter reject with tcp reset comment "leftover"
 	}}
 	chain leaving {{

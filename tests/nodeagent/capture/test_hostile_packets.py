@@ -125,3 +125,21 @@ def test_a_handshake_in_fragments_is_seen_whole(network: Pair) -> None:
             )
         wait_counted(pod, "closed", 1)
         assert application.peers.empty()
+
+
+def test_a_segment_that_conntrack_can_not_place_ends_no_connection(network: Pair) -> None:
+    """It is not redirected with the others of its connection, and must neither leave nor be answered by a reset."""
+    pod, client = network.pod, network.client
+    here, there = pod.addresses[socket.AF_INET], client.addresses[socket.AF_INET]
+    with Application(client, PORT), Proxy(pod, open_listeners(pod.namespace)):
+        capture.apply(pod.namespace)
+        with pod.dial(there, PORT) as made, pod.open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw_socket:
+            made.sendall(b"x")
+            assert made.recv(100)
+            stray = segment(here, there, made.getsockname()[1], ACK | PSH, seq=1, ack=0x7FFFFFFF, data=b"stray")
+            with pytest.raises(PermissionError):  # how the kernel tells a sender that a rule dropped it
+                raw_socket.sendto(stray, (there, 0))
+            assert counted(pod, "invalid") == 1
+            assert counted(pod, "leftover") == counted(pod, "leak") == 0
+            made.sendall(b"y")
+            assert made.recv(100).endswith(b"y")

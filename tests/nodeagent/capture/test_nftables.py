@@ -1,7 +1,9 @@
 """Captured traffic on a real kernel: a pod and a client in namespaces, a stand-in for the proxy on the listeners."""
 
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +107,48 @@ def test_without_the_proxy_hbone_is_closed(network: Pair, family: int, *, listen
         assert refused(lambda: client.dial(pod.addresses[family], HBONE_PORT, timeout_s=0.6))
         assert application.peers.empty()
     assert packets(pod, "hbone") > 0
+
+
+def test_a_half_closed_connection_gets_its_answer_however_late(captured: tuple[Pair, Proxy], family: int) -> None:
+    """The kernel's own timeout is made one second here; it would forget the redirection."""
+    pod, client = captured[0].pod, captured[0].client
+    names = [f"net.netfilter.nf_conntrack_tcp_timeout_{state}=1" for state in ("close_wait", "fin_wait")]
+    pod.shell("sysctl", "-qw", *names)
+    with client.open_socket(family) as listening:
+        listening.bind((client.addresses[family], PORT))
+        listening.listen()
+        with pod.dial(client.addresses[family], PORT) as made, listening.accept()[0] as served:
+            served.settimeout(3)
+            made.sendall(b"question")
+            made.shutdown(socket.SHUT_WR)
+            assert served.recv(100) == b"question"
+            assert served.recv(100) == b""
+            # control: another half-closed connection, not redirected, is forgotten meanwhile
+            wait_until_forgotten(pod, family)
+            served.sendall(b"answer")
+            assert made.recv(100) == b"answer"
+
+
+def wait_until_forgotten(pod: Side, family: int) -> None:
+    address = pod.addresses[family]
+    with pod.open_socket(family) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, SO_MARK, PROXY_MARK)
+        listening.bind((address, 9090))
+        listening.listen()
+        with pod.open_socket(family) as made:
+            made.setsockopt(socket.SOL_SOCKET, SO_MARK, PROXY_MARK)
+            made.connect((address, 9090))
+            with listening.accept()[0] as served:
+                made.shutdown(socket.SHUT_WR)
+                assert served.recv(1) == b""
+                deadline = time.monotonic() + 10
+                while any("dport=9090" in line for line in conntrack(pod)):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+
+
+def conntrack(pod: Side) -> list[str]:
+    return pod.namespace.run(Path("/proc/thread-self/net/nf_conntrack").read_text).splitlines()
 
 
 def test_without_the_proxy_everything_is_closed(network: Pair, family: int) -> None:
