@@ -6,10 +6,10 @@ use crate::endpoints::{Candidate, choose};
 use crate::failure::{Failure, Flag};
 use crate::health::{Health, Load};
 use crate::protocol::{Direction, Via, seconds};
-use crate::tunnel::{StreamGuard, relay};
+use crate::tunnel::{StreamGuard, Tunnel, relay};
 use crate::worker::{Conn, ConnGuard, Opening, Worker, Workload};
 use crate::{copy, sys};
-use hbone_codec::HeaderBlock;
+use hbone_codec::{HeaderBlock, OpenError};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -140,14 +140,11 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
         let lease = worker.lease(&conn.workload, target).await.map_err(Refusal::TryNext)?;
         let reused = lease.reused;
         conn.destination_identity.replace(lease.tunnel.peer_identity().cloned());
-        let opening = async {
-            let stream = open(&lease.tunnel, conn, target)?;
-            let status = stream.answer().await?;
-            Ok::<_, Failure>((stream, status))
-        };
-        match tokio::time::timeout(deadline, opening).await {
+        // Whoever waited for the same tunnel may have taken its last stream: then the next lease is of another.
+        let Some(stream) = open(&lease.tunnel, conn, target).map_err(Refusal::TryNext)? else { continue };
+        match tokio::time::timeout(deadline, stream.answer()).await {
             Err(_) => return Err(Refusal::TryNext(Failure::new(Flag::DT, "the other side gave no answer in time"))),
-            Ok(Ok((stream, status))) => return judge(stream, status),
+            Ok(Ok(status)) => return judge(stream, status),
             // A kept tunnel that had died unnoticed says nothing about the endpoint.
             Ok(Err(_)) if reused && lease.tunnel.available_streams() == 0 => {}
             Ok(Err(failure)) => {
@@ -158,11 +155,17 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
     }
 }
 
-fn open(tunnel: &Rc<crate::tunnel::Tunnel>, conn: &Conn, target: &TunnelTarget) -> Result<StreamGuard, Failure> {
+/// None: this tunnel takes no more streams.
+fn open(tunnel: &Rc<Tunnel>, conn: &Conn, target: &TunnelTarget) -> Result<Option<StreamGuard>, Failure> {
+    use OpenError::{Draining, Exhausted, TooManyStreams};
     let block =
         HeaderBlock::connect(&target.authority).map_err(|_| Failure::new(Flag::NR, "the agent gave an authority that cannot be sent"))?;
     let client = format!("for=\"{}\"", conn.source);
-    tunnel.open(&block, &[("forwarded", &client)]).map_err(|error| Failure::new(Flag::UF, error.to_string()))
+    match tunnel.open(&block, &[("forwarded", &client)]) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(TooManyStreams | Draining | Exhausted) => Ok(None),
+        Err(error) => Err(Failure::new(Flag::UF, error.to_string())),
+    }
 }
 
 fn judge(stream: StreamGuard, status: u16) -> Result<Path, Refusal> {

@@ -4,7 +4,7 @@ use super::core::{Core, tls_failure};
 use super::{Stream, Tunnel, broken};
 use crate::failure::{Failure, Flag};
 use crate::{inbound, readiness};
-use hbone_codec::{Connection, Event, Role};
+use hbone_codec::{Connection, Event};
 use hbone_tls::State;
 use std::future::Future;
 use std::io;
@@ -23,10 +23,7 @@ impl Tunnel {
         within(deadlines.handshake, "the TLS handshake took too long", self.pump(Core::is_open)).await?;
         self.note_peer()?;
         self.flush();
-        if self.role == Role::Server {
-            within(deadlines.preface, "no HTTP/2 preface came in time", self.pump(|core| core.codec.is_established())).await?;
-        }
-        Ok(())
+        within(deadlines.preface, "no HTTP/2 preface came in time", self.pump(|core| core.codec.is_established())).await
     }
 
     /// Drives an established tunnel to its end.
