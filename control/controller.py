@@ -25,12 +25,12 @@ from control.ca.private_files import make_private_directory
 from control.ca.revocations import Revocations
 from control.ca.server_certificate import DEFAULT_HOSTNAMES, ServerCertificate
 from control.ca.service import certificate_handler
-from control.listeners import ServerTLS, make_listener
+from control.listeners import MAX_AGENT_REQUEST_BYTES, MAX_STRANGER_REQUEST_BYTES, ServerTLS, make_listener
 from control.metrics import CONTENT_TYPE, Metrics
 from control.resources import Placement, ResourceView, TypeURL
 from control.xds.guard import StreamGuard
 from control.xds.hub import Hub
-from control.xds.service import DiscoveryService
+from control.xds.service import STREAM_LIMITS, Access, DiscoveryService
 from control.xds.trust import TrustView
 from meshapi import wire
 
@@ -151,12 +151,15 @@ class Controller:
         by_token = TokenAuthenticator(self._tokens, self._clock)
         parts = self._issuance_parts()
         servers, ports = [], []
+        openings = CallerLimits(STREAM_LIMITS, time.monotonic)
         for port, authenticator in ((settings.token_port, by_token), (settings.agent_port, by_certificate)):
-            discovery = DiscoveryService(self._hub, authenticator, cluster=settings.cluster, audit=self._audit, metrics=self._metrics)
+            access = Access(authenticator, settings.cluster, openings, self._audit, self._metrics)
+            discovery = DiscoveryService(self._hub, access)
             server, bound = make_listener(
                 f"{settings.listen}:{port}",
                 self._tls.credentials(client_certificates=authenticator is by_certificate),
                 [certificate_handler(Issuance(parts, authenticator)), discovery.handler()],
+                max_request_bytes=MAX_AGENT_REQUEST_BYTES if authenticator is by_certificate else MAX_STRANGER_REQUEST_BYTES,
             )
             servers.append(server)
             ports.append(bound)

@@ -11,16 +11,20 @@ from control.ca.leaf import SigningError
 from control.ca.server_certificate import ServerCertificate
 from control.rpc import RPCHandler, aio, grpc
 
-MAX_REQUEST_BYTES = 16 * 1024 * 1024
+MAX_AGENT_REQUEST_BYTES = 16 * 1024 * 1024
+"""An agent that comes back names all that it holds."""
+MAX_STRANGER_REQUEST_BYTES = 64 * 1024
+"""Requests are read before their sender has proved itself, so where anyone may send they are as small as a certificate request."""
 MAX_CONCURRENT_STREAMS = 64
 MAX_METADATA_BYTES = 16 * 1024
 log = logging.getLogger(__name__)
 
 OPTIONS: Sequence[tuple[str, int]] = (
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),
     # Both sides look after a connection: agents ping each 30 s, so 10 s between pings is no offence.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -63,9 +67,9 @@ class ServerTLS:
 
 
 def make_listener(
-    address: str, credentials: grpc.ServerCredentials, handlers: Sequence[RPCHandler]
+    address: str, credentials: grpc.ServerCredentials, handlers: Sequence[RPCHandler], *, max_request_bytes: int
 ) -> tuple[aio.Server, int]:
     """A server, not started yet, and its port; `address` is `host:port`, port 0 = any. Raises RuntimeError if it can't be bound."""
-    server = aio.server(options=OPTIONS)
+    server = aio.server(options=(*OPTIONS, ("grpc.max_receive_message_length", max_request_bytes)))
     server.add_generic_rpc_handlers(tuple(handlers))
     return server, server.add_secure_port(address, credentials)

@@ -1,6 +1,7 @@
 """What the admin socket answers: JSON, errors as `{"error": …}`."""
 
 import os
+import socket
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -94,8 +95,16 @@ async def open_admin_socket(app: web.Application, path: Path) -> web.AppRunner:
 
 def _make_way(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
-        path.unlink()
+    if not path.exists() or not stat.S_ISSOCK(path.lstat().st_mode):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink()
+        else:
+            raise FileExistsError(f"another controller answers on {path}")
 
 
 class _Admin:

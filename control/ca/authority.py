@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from control.ca.issuer import FILES, Issuer, IssuerError, load_issuer
-from control.ca.own_root import ensure_own_authority
+from control.ca.own_root import RENEW_INTERMEDIATE_BEFORE, ensure_own_authority
 
 POLL_S = 1.0
+RENEWAL_RETRY_S = 3600.0
 log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 """Unix seconds."""
@@ -26,6 +27,7 @@ class Authority:
         self._watchers: list[Callable[[], None]] = []
         self.reload_error: str | None = None
         """Why the files on disk are not in force, None if they are."""
+        self._renewal_tried_s = clock()
         if own:
             ensure_own_authority(directory, trust_domain, clock())
         self._seen = self._fingerprint()
@@ -55,7 +57,8 @@ class Authority:
 
     def _refresh(self) -> bool:
         try:
-            if self._own:
+            if self._renewal_is_due():
+                self._renewal_tried_s = self._clock()
                 ensure_own_authority(self._directory, self._trust_domain, self._clock())
             seen = self._fingerprint()
             if seen == self._seen:
@@ -70,6 +73,13 @@ class Authority:
             log.info("certificate authority reloaded from %s: %d roots", self._directory, len(issuer.roots))
         self._issuer = issuer
         return True
+
+    def _renewal_is_due(self) -> bool:
+        now_s = self._clock()
+        left_s = self._issuer.certificate.not_valid_after_utc.timestamp() - now_s
+        # Not each second: where the files are broken, each try would write a new pair.
+        tried = 0 <= now_s - self._renewal_tried_s < RENEWAL_RETRY_S
+        return self._own and left_s <= RENEW_INTERMEDIATE_BEFORE.total_seconds() and not tried
 
     def _keep(self, why: str) -> None:
         if why != self.reload_error:

@@ -15,6 +15,7 @@ from control.ca.issuer import Issuer
 from control.ca.join_tokens import JoinTokens
 from control.ca.refusal import UnauthenticatedError
 from control.ca.revocations import Revocations
+from control.ca.x509_errors import UNREADABLE
 from control.resources import Placement
 from meshapi.spiffe import AgentIdentity, IdentityError
 
@@ -120,7 +121,7 @@ def verify_agent(certificates: tuple[bytes, ...], issuer: Issuer, now_s: float) 
     try:
         leaf, *above = [x509.load_pem_x509_certificate(certificate) for certificate in certificates]
         verified = verifier.verify(leaf, above)
-    except (ValueError, VerificationError) as error:
+    except (VerificationError, *UNREADABLE) as error:
         raise UnauthenticatedError("certificate-chain", str(error)[:300]) from error
     match verified.subjects:
         case [x509.UniformResourceIdentifier(value=name)]:

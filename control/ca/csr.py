@@ -4,10 +4,10 @@ Istio's agents (ztunnel: empty subject, one extension, one URI) send exactly thi
 """
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from control.ca.refusal import MalformedError
+from control.ca.x509_errors import UNREADABLE
 
 MAX_CSR_BYTES = 16 * 1024
 
@@ -20,7 +20,7 @@ def check_csr(pem: str, identity: str) -> ec.EllipticCurvePublicKey:
         csr = x509.load_pem_x509_csr(pem.encode("ascii"))
         return _checked(csr, identity)
     # Parsing is lazy: a bad name or extension shows only when it is looked at.
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise MalformedError("csr-form", f"no certificate request: {str(error)[:200]}") from error
 
 

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from control.ca.x509_errors import NOT_ISSUED, UNREADABLE
 
 ROOTS_FILE = "root-cert.pem"
 CERTIFICATE_FILE = "ca-cert.pem"
@@ -84,7 +86,7 @@ def _chain(certificate: x509.Certificate, above: list[x509.Certificate], roots: 
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except NOT_ISSUED:
         return False
     return True
 
@@ -94,7 +96,7 @@ def _check_authority(certificate: x509.Certificate, now: datetime) -> None:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except UNREADABLE as error:
         raise IssuerError(f"{_name(certificate)} is no certificate authority: {error}") from error
     if not constraints.ca or not usage.key_cert_sign:
         raise IssuerError(f"{_name(certificate)} may not sign certificates (basic constraints CA, key usage keyCertSign)")
@@ -107,7 +109,7 @@ def _check_authority(certificate: x509.Certificate, now: datetime) -> None:
 def _load_certificates(path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise IssuerError(f"{path}: {error}") from error
 
 
@@ -116,7 +118,7 @@ def _load_key(path: Path) -> SigningKey:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise IssuerError(f"{path}: {error}") from error
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's own text is left out: nothing that was read from a key file goes into a message.
         raise IssuerError(f"{path}: no unencrypted private key in PEM") from None
     if isinstance(key, ec.EllipticCurvePrivateKey):

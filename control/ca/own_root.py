@@ -14,6 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from control.ca.issuer import CERTIFICATE_FILE, CHAIN_FILE, KEY_FILE, ROOTS_FILE, IssuerError, load_issuer
 from control.ca.private_files import make_private_directory, write_private
+from control.ca.x509_errors import UNREADABLE
 
 ROOT_KEY_FILE = "root-key.pem"
 OWN_ROOT_FILE = "own-root-cert.pem"
@@ -33,7 +34,7 @@ def ensure_own_authority(directory: Path, trust_domain: str, now_s: float) -> bo
     elif _intermediate_serves(directory, now):
         return False
     root_key = _load_own_key(root_key_path)
-    root = x509.load_pem_x509_certificate(own_root_path.read_bytes())
+    root = _load_own_root(own_root_path)
     _make_intermediate(directory, trust_domain, (root, root_key), now)
     return True
 
@@ -102,6 +103,13 @@ def _name(common_name: str) -> x509.Name:
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _load_own_root(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, *UNREADABLE) as error:
+        raise IssuerError(f"{path}: {error}") from error
 
 
 def _load_own_key(path: Path) -> ec.EllipticCurvePrivateKey:

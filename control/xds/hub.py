@@ -6,7 +6,7 @@ costs bounded memory and delays nobody.
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 
 from msgspec import Struct
@@ -38,20 +38,27 @@ class ClosedError(Exception):
 
 
 class Connection:
-    """A stream with its outbox. `ended` is set, with the reason, when it must close."""
+    """A stream with its outbox."""
 
     def __init__(self, agent: NodeAgent, credentials: Credentials, views: Mapping[TypeURL, ResourceView], since_s: float) -> None:
         self.agent = agent
         self.credentials = credentials
         self.since_s = since_s
         self.stream = Stream(views)
-        self.ended: UnauthenticatedError | ClosedError | None = None
         self.outbox: deque[discovery.Response] = deque()
         self.wake = asyncio.Event()
+        self._reason: UnauthenticatedError | ClosedError = ClosedError()
+        self._ended = asyncio.Event()
 
     def end(self, why: UnauthenticatedError | ClosedError) -> None:
-        self.ended = why
-        self.wake.set()
+        """Makes the stream close, whatever it is about."""
+        self._reason = why
+        self._ended.set()
+
+    async def until_ended(self) -> None:
+        """Raises why the stream must close, once it must."""
+        await self._ended.wait()
+        raise self._reason
 
     def send(self, responses: list[discovery.Response]) -> None:
         if responses:
@@ -70,6 +77,7 @@ class Hub:
         self._metrics = metrics
         self._clock = clock
         self._connections: set[Connection] = set()
+        self._per_node: Counter[str] = Counter()
         self._reported_types: set[str] = set()
         self._unwatch = [view.watch(self._changed) for view in {id(view): view for view in views.values()}.values()]
 
@@ -86,21 +94,26 @@ class Hub:
 
     def open(self, agent: NodeAgent, credentials: Credentials) -> Connection:
         """Raises BusyError if the node has too many streams open."""
-        if sum(connection.agent.node == agent.node for connection in self._connections) >= MAX_STREAMS_PER_NODE:
+        if self._per_node[agent.node] >= MAX_STREAMS_PER_NODE:
             raise BusyError("streams", f"node {agent.node} has {MAX_STREAMS_PER_NODE} streams open")
         connection = Connection(agent, credentials, self._views, self._clock())
         self._connections.add(connection)
+        self._per_node[agent.node] += 1
         return connection
 
     def leave(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._connections.remove(connection)
+        self._per_node[connection.agent.node] -= 1
+        if not self._per_node[connection.agent.node]:
+            del self._per_node[connection.agent.node]
 
     def receive(self, connection: Connection, request: discovery.Request) -> None:
         """Takes a request; raises RequestError if the stream must end."""
-        if request.error is not None and request.type_url in self._views:
+        nacks = connection.stream.nacks
+        connection.send(connection.stream.step(Received(request, self._clock())))
+        if connection.stream.nacks > nacks:
             self._metrics.nacks.labels(request.type_url).inc()
             log.warning("node %s refuses %s: %.1000r", connection.agent.node, request.type_url, request.error)
-        connection.send(connection.stream.step(Received(request, self._clock())))
         self._report_unknown(connection.stream.unknown_types)
 
     @property

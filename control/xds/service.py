@@ -2,32 +2,45 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
 from control.ca.audit import AuditLog, AuditRecord
 from control.ca.callers import Authenticator, NodeAgent
+from control.ca.limits import CallerLimits, Limits
 from control.ca.refusal import ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 from control.metrics import Metrics
 from control.rpc import END_OF_STREAM, RPCHandler, aio, credentials_of, grpc, status_of
 from control.xds.hub import ClosedError, Connection, Hub
+from control.xds.pace import Pace
 from control.xds.subscription import RequestError
 from meshapi import discovery
 
 SERVICE, METHOD = discovery.DELTA_METHOD.lstrip("/").split("/")
 FIRST_REQUEST_S = 30.0
 WRITE_S = 60.0
+STREAM_LIMITS = Limits(rate_per_s=2, burst=30, queue=16)
+"""Of streams opened by one node: an agent that backs off as it should stays far below."""
 log = logging.getLogger(__name__)
 Context = aio.ServicerContext
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may open streams, how often, and where it is noted when one may not."""
+
+    authenticator: Authenticator
+    cluster: str
+    openings: CallerLimits
+    audit: AuditLog
+    metrics: Metrics
 
 
 class DiscoveryService:
     """Serves delta discovery to whom one authenticator lets in, if it is an agent with its certificate."""
 
-    def __init__(self, hub: Hub, authenticator: Authenticator, *, cluster: str, audit: AuditLog, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, access: Access) -> None:
         self._hub = hub
-        self._authenticator = authenticator
-        self._cluster = cluster
-        self._audit = audit
-        self._metrics = metrics
+        self._access = access
 
     def handler(self) -> RPCHandler:
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._serve)})
@@ -52,26 +65,31 @@ class DiscoveryService:
 
     async def _opened(self, context: "Context[bytes, bytes]") -> Connection:
         credentials = credentials_of(context)
-        caller = await self._authenticator.authenticate(credentials)
-        if credentials.cluster not in {None, self._cluster}:
+        caller = await self._access.authenticator.authenticate(credentials)
+        if credentials.cluster not in {None, self._access.cluster}:
             raise UnauthenticatedError("cluster", f"node {caller.node} claims cluster {credentials.cluster!r}")
         if not isinstance(caller, NodeAgent):
             raise ForbiddenError("token-scope", f"node {caller.node} has no agent certificate yet")
-        return self._hub.open(caller, credentials)
+        async with self._access.openings.admitted(caller.node):
+            return self._hub.open(caller, credentials)
 
     async def _converse(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
         """Until the client closes, breaks the protocol, or loses its right."""
         name = f"discovery {connection.agent.node} {connection.credentials.peer}"
         try:
             async with asyncio.TaskGroup() as tasks:
-                writer = tasks.create_task(self._write(connection, context), name=f"{name} write")
+                beside = [
+                    tasks.create_task(self._write(connection, context), name=f"{name} write"),
+                    tasks.create_task(connection.until_ended(), name=f"{name} end"),
+                ]
                 await self._read(connection, context)
-                writer.cancel()
+                for task in beside:
+                    task.cancel()
         except BaseExceptionGroup as group:
-            # A group of one: whichever side failed first cancelled the other.
             raise _first(group) from group
 
     async def _read(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
+        pace = Pace(asyncio.get_running_loop().time)
         async with asyncio.timeout(FIRST_REQUEST_S):
             body = await context.read()
         while body is not END_OF_STREAM:
@@ -79,26 +97,23 @@ class DiscoveryService:
                 self._hub.receive(connection, discovery.decode_request(body))
             except (discovery.DiscoveryError, RequestError) as error:
                 raise MalformedError("discovery-request", str(error)[:300]) from error
-            # Its share of the loop: a client that sends without pause does not starve the others.
-            await asyncio.sleep(0)
+            await pace.turn()
             body = await context.read()
 
     async def _write(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
         while True:
             await connection.wake.wait()
             connection.wake.clear()
-            if connection.ended is not None:
-                raise connection.ended
             while connection.outbox:
                 response = connection.outbox.popleft()
                 async with asyncio.timeout(WRITE_S):
                     await context.write(discovery.encode_response(response))
-                self._metrics.pushes.labels(response.type_url).inc()
+                self._access.metrics.pushes.labels(response.type_url).inc()
 
     def _record(self, context: "Context[bytes, bytes]", error: RefusedError) -> None:
-        self._metrics.streams_refused.labels(error.check).inc()
+        self._access.metrics.streams_refused.labels(error.check).inc()
         record = AuditRecord("discovery", "refused", caller="", peer=context.peer(), check=error.check, detail=error.detail)
-        self._audit.refused(record)
+        self._access.audit.refused(record)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

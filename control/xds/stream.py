@@ -93,6 +93,11 @@ class Stream:
         self._responses += 1
         return [response]
 
+    @property
+    def nacks(self) -> int:
+        """How many responses the client refused."""
+        return sum(progress.nacks for progress in self._progress.values())
+
     def status(self) -> list[TypeStatus]:
         return [self._status(type_url, subscription) for type_url, subscription in sorted(self._subscriptions.items())]
 

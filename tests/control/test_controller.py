@@ -225,6 +225,14 @@ async def test_garbage_ends_that_call_only(world: World) -> None:
         assert [one.name for one in (await good.read()).resources] == ["K//Pod/shop/new"]
 
 
+async def test_who_has_not_proved_itself_can_not_send_much(world: World) -> None:
+    stranger = await world.stranger()
+    async with stranger.by_token() as channel:
+        with pytest.raises(aio.AioRpcError) as error:
+            await channel.unary_unary(CREATE)(b"x" * (65 * 1024), timeout=WAIT_S)
+        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 async def test_discovery_follows_the_model(world: World) -> None:
     agent = await world.agent()
     async with agent.by_certificate() as channel:
@@ -242,6 +250,7 @@ async def test_discovery_follows_the_model(world: World) -> None:
         assert (await stream.read(error="no such thing")).resources[0].body == b"body"
         world.model.remove(POD.uid)
         assert set((await stream.read()).removed) == {POD.uid, "/10.0.0.1"}
+        await until(lambda: sum(one.nacks for one in world.controller._hub.status()[0].types) == 1)
         agents = await world.admin("GET", "/agents")
     nacks = {one["type_url"]: one["last_nack"] for one in agents[0]["types"]}
     assert agents[0]["node"] == "n1"
@@ -436,6 +445,15 @@ async def test_the_servers_certificate(world: World) -> None:
     old.minimum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.open_connection("127.0.0.1", world.ports.token, ssl=context, server_hostname="other.example")
+
+
+async def test_the_admin_socket_of_a_running_controller_is_not_taken(world: World, tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "other", admin_socket=world.socket)
+    second = Controller(settings, FakeModel(), lambda *_: None)
+    with pytest.raises(FileExistsError, match="another controller answers"):
+        await second.run(asyncio.Event(), asyncio.Event())
+    second._audit.close()
+    assert (await world.admin("GET", "/status"))["ready"] is True
 
 
 def test_two_controllers_in_one_state_directory(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Issuing as a whole, without the network: who shows what, who gets what, and what the audit log says about it."""
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -10,10 +11,12 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from control.ca.audit import AuditLog
 from control.ca.authority import Authority
-from control.ca.callers import CertificateAuthenticator, Credentials, TokenAuthenticator
+from control.ca.callers import CertificateAuthenticator, Credentials, TokenAuthenticator, verify_agent
 from control.ca.issuance import Issuance, IssuanceParts
 from control.ca.issuer import Issuer
 from control.ca.join_tokens import JoinTokens
@@ -211,6 +214,23 @@ async def test_certificates_that_prove_nothing(world: World, tmp_path: Path) -> 
         (Credentials(peer=PEER, certificates=world.agent().certificates * 20), "certificate-chain"),
     ]
     assert [await unauthenticated(world, credentials) for credentials, _ in cases] == [check for _, check in cases]
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3))
+def test_a_certificate_changed_at_random_is_refused_or_the_same(world: World, edits: list[tuple[int, int]]) -> None:
+    """Only UnauthenticatedError comes out, whatever the bytes: anything else would be a fault of ours in the caller's hands."""
+    leaf, *above = world.agent().certificates
+    body = bytearray(base64.b64decode("".join(leaf.decode().splitlines()[1:-1])))
+    for position, value in edits:
+        body[position % len(body)] = value
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(body)) + b"-----END CERTIFICATE-----\n"
+    try:
+        identity, _ = verify_agent((pem, *above), world.authority.issuer, world.clock())
+    except UnauthenticatedError:
+        return
+    assert identity == N1
 
 
 async def test_a_revoked_agent_needs_a_new_token(world: World) -> None:

@@ -108,6 +108,32 @@ async def test_the_intermediate_is_renewed_in_time_below_the_same_root(tmp_path:
     assert not await authority.refresh()
 
 
+async def test_broken_files_are_not_mended_again_and_again(tmp_path: Path) -> None:
+    """Near the end of the intermediate, with roots that can't be read: one new pair, and the authority in force stays."""
+    clock = FakeClock()
+    authority = own(tmp_path / "ca", clock)
+    before = authority.issuer
+    clock.now_s += (INTERMEDIATE_LIFETIME - RENEW_INTERMEDIATE_BEFORE).total_seconds() + 3600
+    (tmp_path / "ca" / ROOTS_FILE).write_bytes(b"garbage")
+    keys = set()
+    for _ in range(5):
+        assert not await authority.refresh()
+        keys.add((tmp_path / "ca" / KEY_FILE).read_bytes())
+        clock.now_s += 1
+    assert len(keys) == 1
+    assert authority.issuer is before
+    assert ROOTS_FILE in (authority.reload_error or "")
+
+
+def test_a_damaged_own_root(tmp_path: Path) -> None:
+    clock = FakeClock()
+    own(tmp_path / "ca", clock)
+    (tmp_path / "ca" / OWN_ROOT_FILE).write_bytes(b"garbage")
+    clock.now_s += 300 * 86400
+    with pytest.raises(IssuerError, match=OWN_ROOT_FILE):
+        own(tmp_path / "ca", clock)
+
+
 def test_a_crash_between_key_and_certificate_is_mended(tmp_path: Path) -> None:
     clock = FakeClock()
     root = own(tmp_path / "ca", clock).issuer.roots

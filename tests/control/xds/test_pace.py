@@ -1,0 +1,21 @@
+"""A stream that sends without end is read at the pace, one that sends now and then at once."""
+
+from control.xds.pace import Pace
+from tests.control.fakes import FakeClock
+
+
+def test_a_burst_is_read_at_once_and_what_follows_at_the_rate() -> None:
+    clock = FakeClock(0)
+    pace = Pace(clock, rate_per_s=8, burst=16)
+    clock.now_s = 100
+    assert [pace.wait_s() for _ in range(16)] == [0] * 16
+    assert [pace.wait_s(), pace.wait_s()] == [0.125, 0.25]
+    clock.now_s += 0.25
+    assert pace.wait_s() == 0.125
+
+
+def test_nothing_is_saved_up_beyond_the_burst() -> None:
+    clock = FakeClock(0)
+    pace = Pace(clock, rate_per_s=8, burst=8)
+    clock.now_s = 1_000_000
+    assert [pace.wait_s() > 0 for _ in range(9)] == [False] * 8 + [True]
