@@ -47,7 +47,7 @@ _TOP_LEVEL: Final = frozenset({"apiVersion", "kind", "metadata", "spec", "status
 _MAX_REMARKS: Final = 50
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+)\]")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
 
 Path = tuple[str | int, ...]
 
@@ -142,17 +142,34 @@ class _Converter:
     def _understand(self, message: str) -> tuple[Remark | None, Path]:
         """The remark that msgspec's message amounts to, and what to cut (by the indexes of now) to get on."""
         what, _, place = message.rpartition(" - at `$")
-        here: Path = tuple(name or int(index) for name, index in _STEP.findall(place.partition("[...]")[0])) if what else ()
-        path = self._original(here)
-        what = what or message
+        # Below a map with free keys, msgspec writes [...] and does not say which: the map is cut as a whole.
+        place, free_keys, _ = place.partition("[...]")
+        here: Path = tuple(name or int(index) for name, index in _STEP.findall(place)) if what else ()
+        if not self._leads_somewhere(here):
+            # Only a field whose own name imitates such a message gets here.
+            return Remark((), message), ()
+        path, what = self._original(here), what or message
         if unknown := _UNKNOWN.match(what):
             field = unknown.group(1)
-            return Remark((*path, field), f"unknown field {field[:80]!r}", "remove it or correct its name"), (*here, field)
+            cut = here if free_keys or not self._leads_somewhere((*here, field)) else (*here, field)
+            return Remark((*path, field), f"unknown field {field[:80]!r}", "remove it or correct its name"), cut
         if (missing := _MISSING.match(what)) and (*path, missing.group(1)) in self._cut:
             return None, here
         dotted = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
         what = what[:1].lower() + what[1:]
         return Remark(path, f"{dotted}: {what}" if dotted else what), here
+
+    def _leads_somewhere(self, here: Path) -> bool:
+        at = self._raw
+        for step in here:
+            match at, step:
+                case dict(), str() if step in at:
+                    at = at[step]
+                case list(), int() if step < len(at):
+                    at = at[step]
+                case _:
+                    return False
+        return True
 
     def _original(self, here: Path) -> Path:
         path: list[str | int] = []

@@ -235,6 +235,9 @@ def peer(spec: str, namespace: str = "shop") -> str:
         ("{selector: {matchLabels: {a: b}}, portLevelMtls: {http: {mode: STRICT}}}", "shop"),
         ("{selector: {matchLabels: {a: b}}, portLevelMtls: {80: STRICT}}", "shop"),
         ("{selector: {matchLabels: {a: b}}}", ROOT),
+        ("{selector: {matchLabels: {a: b}}, portLevelMtls: {80: {mode: STRICT, '0': x}}}", "shop"),
+        ("{'`$.a`': 1}", "shop"),
+        ("{'x - at `$.mtls[3]': 1}", "shop"),
     ],
 )
 def test_a_peer_authentication_that_is_not_understood_is_strict(spec: str, namespace: str) -> None:
