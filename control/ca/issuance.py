@@ -16,7 +16,7 @@ from control.ca.callers import Authenticator, Caller, Credentials, JoiningNode
 from control.ca.csr import check_csr
 from control.ca.issuer import Issuer
 from control.ca.join_tokens import JoinTokens
-from control.ca.leaf import DEFAULT_TTL_S, SigningError, sign_identity, validity
+from control.ca.leaf import DEFAULT_TTL_S, MAX_AGENT_TTL_S, SigningError, sign_identity, validity
 from control.ca.limits import CallerLimits
 from control.ca.refusal import MalformedError, RefusedError, UnauthenticatedError
 from control.ca.revocations import Identity, Revocations
@@ -55,7 +55,7 @@ def read_question(body: bytes) -> Question:
 
 @dataclass(frozen=True)
 class IssuanceParts:
-    """What issuing certificates stands on, shared by all listeners."""
+    """What issuing certificates stands on, shared by all listeners. `max_ttl_s` bounds the workloads' certificates."""
 
     authority: Authority
     revocations: Revocations
@@ -131,7 +131,7 @@ class Issuance:
         parts = self._parts
         when = validity(
             asked_s=asked_s,
-            max_ttl_s=parts.max_ttl_s,
+            max_ttl_s=MAX_AGENT_TTL_S if isinstance(identity, AgentIdentity) else parts.max_ttl_s,
             revoked_before_s=parts.revocations.before_s(identity),
             issuer=issuer,
             now_s=parts.clock(),

@@ -18,6 +18,11 @@ from control.ca.x509_errors import NOT_ISSUED
 
 BACKDATE_S = 60
 DEFAULT_TTL_S = 24 * 3600
+MAX_AGENT_TTL_S = 30 * 24 * 3600
+"""An agent renews with its certificate, and needs an operator once that has expired: it must outlast a controller that is away.
+
+Only the controller accepts these, and looks at each use whether the node is still there and the certificate not revoked.
+"""
 MIN_TTL_S = 60
 
 
@@ -34,8 +39,8 @@ class Validity:
 
 
 def validity(*, asked_s: int, max_ttl_s: int, revoked_before_s: int, issuer: Issuer, now_s: float) -> Validity:
-    """How long a leaf lives: what was asked (0 = the maximum), within the maximum and the issuer's own end."""
-    lifetime_s = min(max(asked_s, MIN_TTL_S), max_ttl_s) if asked_s > 0 else max_ttl_s
+    """How long a leaf lives: what was asked (0 = a day), within the maximum and the issuer's own end."""
+    lifetime_s = min(max(asked_s, MIN_TTL_S) if asked_s > 0 else DEFAULT_TTL_S, max_ttl_s)
     issuer_end_s = int(issuer.certificate.not_valid_after_utc.timestamp())
     issuer_start_s = int(issuer.certificate.not_valid_before_utc.timestamp())
     not_after_s = min(int(now_s) + lifetime_s, issuer_end_s)

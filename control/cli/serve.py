@@ -28,7 +28,7 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--trust-domain", default=wire.DEFAULT_TRUST_DOMAIN)
 @click.option("--cluster", default=wire.DEFAULT_CLUSTER, help="Name of the cluster; agents must claim the same.")
 @click.option("--root-namespace", default=wire.DEFAULT_ROOT_NAMESPACE, help="Policies here hold for the whole mesh.")
-@click.option("--max-certificate-ttl", "max_ttl_s", type=Duration(), default="24h", help="Longest life of a certificate.")
+@click.option("--max-certificate-ttl", "max_ttl_s", type=Duration(), default="24h", help="Longest life of a workload's certificate.")
 @click.option("--admin-socket", type=click.Path(path_type=Path), default=DEFAULT_SOCKET)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 def serve(config: Path, state: Path, ca_dir: Path | None, root_namespace: str, log_level: str, **options: Any) -> None:

@@ -72,9 +72,9 @@ class Subscription:
         if request.initial_versions:
             raise RequestError("initial versions belong in the first request of a type")
         self._subscribe(request.subscribe)
-        for key in request.subscribe:
-            for name in self._view.resolve(self._type_url, key):
-                self._send_again(name)
+        # Each name once: several keys of one request may stand for it.
+        for name in dict.fromkeys(name for key in request.subscribe for name in self._view.resolve(self._type_url, key)):
+            self._send_again(name)
         self._unsubscribe(request.unsubscribe)
 
     def acknowledged(self, nonce: str) -> bool:

@@ -132,6 +132,14 @@ async def test_renews_itself(world: World) -> None:
     assert names(leaf) == [str(N1)]
 
 
+@pytest.mark.parametrize(("identity", "longest_s"), [(CART, 24 * 3600), (N1, 30 * 24 * 3600)])
+async def test_how_long_certificates_live(world: World, identity: object, longest_s: int) -> None:
+    """An agent's own outlasts a controller that is away; workloads' live a day."""
+    for asked_s, lives_s in ((0, 24 * 3600), (3600, 3600), (90 * 24 * 3600, longest_s)):
+        leaf, *_ = answer(await world.by_certificate.create(world.agent(), question(identity, identity, asked_s)))
+        assert leaf.not_valid_after_utc.timestamp() == NOW_S + lives_s
+
+
 async def test_all_roots_are_in_the_last_string(world: World) -> None:
     """Istio's agents take the last one for the roots, however many they are."""
     roots = world.authority._directory / "root-cert.pem"

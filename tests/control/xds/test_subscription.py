@@ -276,7 +276,7 @@ def test_coming_back_on_demand_and_then_naming_the_keys(client: Client) -> None:
     held = {name: version(client.model, name) for name in (WEB.key, B.uid)}
     client.ask("*", un=("*",), had=held)
     client.answer()
-    client.ask("/10.9.0.1", "/10.0.0.2", "/10.0.0.99")
+    client.ask("/10.9.0.1", "/10.0.0.2", B.uid, "/10.0.0.99")
     assert client.last() == (set(), {"/10.0.0.99"})
     client.answer()
     client.ask("/10.0.0.2")
