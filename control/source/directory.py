@@ -24,7 +24,7 @@ MAX_FILES: Final = 20_000
 _QUIET_MS: Final = 30
 """A change is read once nothing has happened for this long: editors write in several steps."""
 _COALESCE_MS: Final = 90
-_RESCAN_MS: Final = 5_000
+_RESCAN_MS: Final = 2_000
 _SUFFIXES: Final = (".yaml", ".yml")
 
 Signature = tuple[int, int, int, int, int]
