@@ -4,18 +4,15 @@ A function runs in a thread of its own that enters the namespace and ends there.
 namespace, and nothing forks: a fork beside gRPC crashes.
 """
 
-import ctypes
 import errno
 import os
-import threading
 from collections.abc import Callable
-from typing import Final, NamedTuple, ParamSpec, Self, TypeVar
+from typing import NamedTuple, ParamSpec, Self, TypeVar
 
+from nodeagent.linux import libc
 from nodeagent.linux.errors import KernelError
+from nodeagent.linux.threads import run_in_thread
 
-_CLONE_NEWNET: Final = 0x40000000
-_HINT: Final = "the agent needs CAP_SYS_ADMIN"
-_libc = ctypes.CDLL(None, use_errno=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -74,16 +71,16 @@ class Namespace:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls `function` in this namespace, waits for it, returns or raises what it does. Blocks: off the event loop."""
-        return _in_thread(f"netns {self.path}", self._enter, lambda: function(*args, **kwargs))
 
-    def _enter(self) -> None:
-        if _libc.setns(self._descriptor, _CLONE_NEWNET) != 0:
-            raise KernelError(ctypes.get_errno(), f"setns {self.path}", _HINT)
+        def enter() -> None:
+            libc.setns(self._descriptor, libc.CLONE_NEWNET, self.path)
+
+        return run_in_thread(f"netns {self.path}", enter, lambda: function(*args, **kwargs))
 
 
 def run_in_empty(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls `function` in a new namespace that ends with the call: a place to ask the kernel what it makes of something."""
-    return _in_thread("empty netns", _unshare, lambda: function(*args, **kwargs))
+    return run_in_thread("empty netns", lambda: libc.unshare(libc.CLONE_NEWNET), lambda: function(*args, **kwargs))
 
 
 def key_at(path: str) -> NamespaceKey | None:
@@ -96,31 +93,5 @@ def key_at(path: str) -> NamespaceKey | None:
 
 
 def _check(descriptor: int, path: str) -> None:
-    # NS_GET_NSTYPE (linux/nsfs.h): answers the CLONE_ flag of the kind of namespace; anything that is none refuses the request.
-    kind = _libc.ioctl(descriptor, 0xB703)
-    if kind != _CLONE_NEWNET:
+    if libc.namespace_kind(descriptor) != libc.CLONE_NEWNET:
         raise KernelError(errno.EINVAL, path, detail="is not a network namespace")
-
-
-def _unshare() -> None:
-    if _libc.unshare(_CLONE_NEWNET) != 0:
-        raise KernelError(ctypes.get_errno(), "unshare network namespace", _HINT)
-
-
-def _in_thread(name: str, enter: Callable[[], None], function: Callable[[], T]) -> T:
-    result: list[T] = []
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            enter()
-            result.append(function())
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits
-            failure.append(error)
-
-    thread = threading.Thread(target=body, name=name, daemon=True)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]

@@ -6,14 +6,14 @@ each call makes its own.
 
 import ctypes
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
 import msgspec
 
+from nodeagent.linux import libc
 from nodeagent.linux.errors import KernelError
+from nodeagent.linux.threads import run_in_thread
 
 _JSON: Final = 1 << 4
 
@@ -38,23 +38,19 @@ class Table(msgspec.Struct, frozen=True):
 
 def transact(script: str) -> None:
     """Applies a script whole or not at all; raises KernelError with the kernel's words."""
-    with _context() as (library, context):
-        if library.nft_run_cmd_from_buffer(context, script.encode()) != 0:
-            words = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace").strip()
-            raise KernelError(ctypes.get_errno() or errno.EINVAL, "nftables", detail=words or "the transaction was refused")
+    number, words, _ = _run(script)
+    if number is not None:
+        raise KernelError(number, "nftables", detail=words or "the transaction was refused")
 
 
 def table(family: str, name: str) -> Table | None:
     """What the table holds; None if there is none. Raises KernelError."""
-    with _context() as (library, context):
-        library.nft_ctx_output_set_flags(context, _JSON)
-        if library.nft_run_cmd_from_buffer(context, f"list table {family} {name}".encode()) != 0:
-            words = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace").strip()
-            if "No such file or directory" in words:
-                return None
-            raise KernelError(ctypes.get_errno() or errno.EINVAL, f"nftables table {family} {name}", detail=words)
-        listing = msgspec.json.decode(library.nft_ctx_get_output_buffer(context))
-    return read_listing(listing)
+    number, words, listing = _run(f"list table {family} {name}", flags=_JSON)
+    if number is None:
+        return read_listing(msgspec.json.decode(listing))
+    if "No such file or directory" in words:
+        return None
+    raise KernelError(number, f"nftables table {family} {name}", detail=words)
 
 
 def read_listing(listing: dict[str, Any]) -> Table:
@@ -76,19 +72,34 @@ def read_listing(listing: dict[str, Any]) -> Table:
     return Table(tuple(comments), counters, msgspec.json.encode(listing))
 
 
-@contextmanager
-def _context() -> Iterator[tuple[ctypes.CDLL, ctypes.c_void_p]]:
+def _run(script: str, *, flags: int = 0) -> tuple[int | None, str, bytes]:
+    """Runs a script in a context of its own: errno or None, the library's words, its output."""
     library = _library()
-    context = ctypes.c_void_p(library.nft_ctx_new(0))
-    if not context:
-        raise KernelError(errno.ENOMEM, "libnftables context")
-    try:
-        library.nft_ctx_buffer_output(context)
-        library.nft_ctx_buffer_error(context)
-        ctypes.set_errno(0)
-        yield library, context
-    finally:
-        library.nft_ctx_free(context)
+
+    def run() -> tuple[int | None, str, bytes]:
+        context = ctypes.c_void_p(library.nft_ctx_new(0))
+        if not context:
+            raise KernelError(errno.ENOMEM, "libnftables context")
+        try:
+            library.nft_ctx_buffer_output(context)
+            library.nft_ctx_buffer_error(context)
+            library.nft_ctx_output_set_flags(context, flags)
+            ctypes.set_errno(0)
+            failed = library.nft_run_cmd_from_buffer(context, script.encode()) != 0
+            number = (ctypes.get_errno() or errno.EINVAL) if failed else None
+            words = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace").strip()
+            return number, words, library.nft_ctx_get_output_buffer(context) or b""
+        finally:
+            library.nft_ctx_free(context)
+
+    return run_in_thread("nftables", _empty_files, run)
+
+
+def _empty_files() -> None:
+    # The library ends the process when it can't get a descriptor for its socket. With a descriptor table of its own, and nothing in it,
+    # there is always one, even when the process has run out.
+    libc.unshare(libc.CLONE_FILES)
+    libc.close_from(3)
 
 
 @cache

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from nodeagent.linux import nftables
@@ -50,3 +53,32 @@ def test_a_transaction_is_whole_or_nothing_and_the_error_has_the_kernels_words()
         return nftables.table("inet", "t")
 
     assert run_in_empty(attempt) is None
+
+
+def test_it_works_when_the_process_has_no_descriptor_left() -> None:
+    """In a process of its own: the library would end it."""
+    program = """
+import os, resource
+from nodeagent.linux import nftables
+from nodeagent.linux.namespaces import run_in_empty
+
+def exhausted():
+    nftables.transact("table inet t {}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        pass
+    nftables.transact("table inet u {}")
+    found = nftables.table("inet", "u") is not None
+    for descriptor in taken:
+        os.fstat(descriptor)
+        os.close(descriptor)
+    print("found", found)
+
+run_in_empty(exhausted)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "found True\n", "")

@@ -1,0 +1,35 @@
+"""The system calls that Python 3.11 does not have, one function each."""
+
+import ctypes
+from typing import Final
+
+from nodeagent.linux.errors import KernelError
+
+CLONE_FILES: Final = 0x00000400
+CLONE_NEWNET: Final = 0x40000000
+_NS_GET_NSTYPE: Final = 0xB703
+_HINT: Final = "the agent needs CAP_SYS_ADMIN"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def setns(descriptor: int, kind: int, subject: str) -> None:
+    """Moves the calling thread into a namespace, setns(2)."""
+    if _libc.setns(descriptor, kind) != 0:
+        raise KernelError(ctypes.get_errno(), f"setns {subject}", _HINT)
+
+
+def unshare(kind: int) -> None:
+    """Gives the calling thread something of its own, unshare(2)."""
+    if _libc.unshare(kind) != 0:
+        raise KernelError(ctypes.get_errno(), f"unshare {kind:#x}", _HINT)
+
+
+def close_from(descriptor: int) -> None:
+    """Closes `descriptor` and all above, close_range(2)."""
+    if _libc.close_range(ctypes.c_uint(descriptor), ctypes.c_uint(0xFFFFFFFF), 0) != 0:
+        raise KernelError(ctypes.get_errno(), "close_range")
+
+
+def namespace_kind(descriptor: int) -> int:
+    """The CLONE_ flag of a namespace's kind, ioctl_nsfs(2); -1 for a descriptor that is no namespace."""
+    return int(_libc.ioctl(descriptor, _NS_GET_NSTYPE))
