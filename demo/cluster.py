@@ -167,7 +167,7 @@ class Cluster:
         self._enrolled.setdefault(pod.node, {})[pod.name] = {
             "name": pod.name,
             "namespace": namespace,
-            "serviceAccount": service_account,
+            "service_account": service_account,
             "netns": pod.netns_path,
         }
         self._write_runtime(pod.node)
@@ -189,7 +189,7 @@ class Cluster:
     def _write_runtime(self, node: str) -> None:
         file = self.node_directory(node) / "workloads.yaml"
         draft = file.with_suffix(".draft")
-        draft.write_text(yaml.safe_dump({"workloads": list(self._enrolled.get(node, {}).values())}))
+        draft.write_text(yaml.safe_dump(list(self._enrolled.get(node, {}).values())))
         draft.rename(file)
 
     # ---- traffic

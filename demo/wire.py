@@ -44,7 +44,7 @@ class Wiretap:
 
     def __init__(self, namespace: str, device: str, file: Path) -> None:
         self.file = file
-        command = ["tcpdump", "-i", device, "-U", "-s", "0", "-B", "16384", "-Z", "root", "-w", str(file), "tcp"]
+        command = ["tcpdump", "-i", device, "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-Z", "root", "-w", str(file), "tcp"]
         self._process = Process(f"tcpdump {device}", command, file.with_suffix(".log"), namespace)
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Wiretap:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # tcpdump flushes each packet as it sees it (-U); the kernel hands over what it holds when the capture is closed.
+        # Each packet is handed over (--immediate-mode) and written (-U) as it passes.
         self._process.stop(signal_number=signal.SIGINT)
 
     def contains(self, text: bytes) -> bool:
