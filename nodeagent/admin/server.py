@@ -73,13 +73,13 @@ class AdminServer:
     async def run(self) -> NoReturn:
         """Serves until it is cancelled; raises OSError if the socket can't be made."""
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            with _listen(self._path) as listening:
+        with _listen(self._path) as listening:
+            await runner.setup()
+            try:
                 await web.SockSite(runner, listening).start()
                 await asyncio.Event().wait()
-        finally:
-            await runner.cleanup()
+            finally:
+                await runner.cleanup()
         raise AssertionError("only cancellation ends the wait")
 
     def _application(self) -> web.Application:
