@@ -46,6 +46,7 @@ class Session:
         self._writing = False
         self._closed = ""
         self._waiting: asyncio.Future[None] | None = None
+        self._within_frame = False
         self._frames = 0
 
     @property
@@ -55,7 +56,8 @@ class Session:
     async def receive(self) -> tuple[FromProxy, tuple[int, ...]]:
         """The next message and its descriptors, which are the caller's to close.
 
-        Raises SessionClosed at the end, and ProtocolError, after closing, for what is not of the protocol.
+        Raises SessionClosed at the end, and ProtocolError, after closing, for what is not of the protocol. Cancelled within a frame it
+        closes, too: what it had read of it is gone.
         """
         # The readiness of a socket that is always ready must not starve the other tasks.
         self._frames += 1
@@ -66,11 +68,15 @@ class Session:
             # Descriptors arrive with the bytes that they were sent with. Reading the length on its own tells exactly whose they are,
             # however many frames are waiting.
             head = await self._read(_LENGTH.size, descriptors, first=True)
-            return decode_from_proxy(await self._read(_length(head), descriptors)), tuple(descriptors)
+            body = await self._read(_length(head), descriptors)
+            self._within_frame = False
+            return decode_from_proxy(body), tuple(descriptors)
         except BaseException as error:
             _close_all(descriptors)
             if isinstance(error, ProtocolError):
                 self.close(str(error))
+            elif self._within_frame:
+                self.close("given up within a frame")
             raise
 
     def send(self, message: ToProxy, fds: Sequence[int] = ()) -> None:
@@ -113,6 +119,7 @@ class Session:
                 self.close("the proxy closed the connection" if at_boundary else "the connection ended within a frame")
                 raise ProtocolError("descriptors within a frame") if late else SessionClosed(self._closed)
             parts.append(data)
+            self._within_frame = True
             missing -= len(data)
         return b"".join(parts)
 

@@ -180,6 +180,25 @@ async def test_closing_wakes_who_receives(ends: tuple[socket.socket, socket.sock
         await waiting
 
 
+async def test_giving_up_between_frames_loses_nothing_and_within_one_closes(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    session = Session(ours)
+    waiting = asyncio.ensure_future(receive(session))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    put(theirs, frame(RELEASE))
+    assert (await receive(session))[0] == RELEASE
+    with pipes(1) as fds:
+        put(theirs, frame(RELEASE)[:3], *fds)
+    waiting = asyncio.ensure_future(receive(session))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert session.closed
+
+
 @pytest.mark.parametrize(
     ("data", "fds", "late"),
     [
