@@ -22,7 +22,9 @@ class Report:
     """Prints steps and claims; colours only on a terminal (rich finds out)."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        console = Console(highlight=False, soft_wrap=True)
+        # In a file or a pipe, the width that rich would assume (80) folds the table into a ribbon.
+        self.console = console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
         self.claims: list[Claim] = []
         self._step = 0
 

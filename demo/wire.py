@@ -10,6 +10,8 @@ from typing import Self
 
 from demo.shell import Process, run
 
+PODS = "net 10.78.0.0/16 or net fd78::/16"
+"""The addresses that `demo.topology` gives to pods, as a capture filter."""
 _SERVER_HELLO = 2
 _SUPPORTED_VERSIONS = 43
 _HELLO_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
@@ -40,11 +42,26 @@ class Reading:
 
 
 class Wiretap:
-    """tcpdump on a device of a namespace, from `with` to its end; read it afterwards."""
+    """tcpdump of the TCP of pods on a device of a namespace, from `with` to its end; read it afterwards."""
 
     def __init__(self, namespace: str, device: str, file: Path) -> None:
         self.file = file
-        command = ["tcpdump", "-i", device, "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-Z", "root", "-w", str(file), "tcp"]
+        command = [
+            "tcpdump",
+            "-i",
+            device,
+            "-U",
+            "--immediate-mode",
+            "-s",
+            "0",
+            "-B",
+            "16384",
+            "-Z",
+            "root",
+            "-w",
+            str(file),
+            f"tcp and ({PODS})",
+        ]
         self._process = Process(f"tcpdump {device}", command, file.with_suffix(".log"), namespace)
 
     def __enter__(self) -> Self:
