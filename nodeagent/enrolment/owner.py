@@ -142,6 +142,11 @@ class Enrolment:
                 return
             await asyncio.sleep(_DOWN_POLL_S)
 
+    async def look(self) -> None:
+        """Asks the kernel now, so that `status` shows the counters of this moment."""
+        async with self._busy:
+            await self._resync()
+
     def plan(self) -> Plan:
         """What would be done now."""
         enrolled = {uid: self._enrolled(entry) for uid, entry in self._entries.items()}

@@ -10,7 +10,7 @@ import pytest
 
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.capture.nftables import NftablesCapture
-from tests.nodeagent.pods import Pair, Side
+from tests.nodeagent.pods import Pair, Side, family_of
 from tests.nodeagent.standin import Application, Proxy
 
 PORT = 8080
@@ -21,7 +21,9 @@ ports = itertools.count(20001)
 
 def segment(client: str, pod: str, source_port: int, flags: int, *, seq: int, ack: int = 0, data: bytes = b"") -> bytes:
     header = struct.pack("!HHIIBBHHH", source_port, PORT, seq, ack, 5 << 4, flags, 64000, 0, 0)
-    pseudo = socket.inet_aton(client) + socket.inet_aton(pod) + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(header) + len(data))
+    family = family_of(client)
+    length = struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(header) + len(data))
+    pseudo = socket.inet_pton(family, client) + socket.inet_pton(family, pod) + length
     summed = pseudo + header + data + b"\0" * (len(data) % 2)
     total = sum(struct.unpack(f"!{len(summed) // 2}H", summed))
     while total >> 16:
@@ -143,3 +145,22 @@ def test_a_segment_that_conntrack_can_not_place_ends_no_connection(network: Pair
             assert counted(pod, "leftover") == counted(pod, "leak") == 0
             made.sendall(b"y")
             assert made.recv(100).endswith(b"y")
+
+
+@pytest.mark.parametrize("headers", [0, 1, 3])
+def test_extension_headers_hide_nothing(network: Pair, headers: int) -> None:
+    """Rules that read ports at a fixed place would take the options for them; the kernel delivers such packets all the same."""
+    pod, client = network.pod, network.client
+    here, there = client.addresses[socket.AF_INET6], pod.addresses[socket.AF_INET6]
+    capture.apply(pod.namespace)
+    options, tcp = 60, socket.IPPROTO_TCP
+    chain = b"".join(
+        struct.pack("!BBBB4x", options if index + 1 < headers else tcp, 0, 1, 4) for index in range(headers)
+    )  # each: destination options, padding only
+    payload = chain + segment(here, there, next(ports), SYN, seq=1000)
+    ends = socket.inet_pton(socket.AF_INET6, here) + socket.inet_pton(socket.AF_INET6, there)
+    packet = struct.pack("!IHBB", 6 << 28, len(payload), options if headers else tcp, 64) + ends + payload
+    with Application(pod, PORT) as application, client.open_socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as made:
+        made.sendto(packet, (there, 0))
+        wait_counted(pod, "closed", 1)
+        assert application.peers.empty()
