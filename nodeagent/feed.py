@@ -77,7 +77,7 @@ class Feed:
         """What is to be kept now."""
         snapshot = self._store.current
         return Kept(
-            resources={url: tuple(held.values()) for url, held in self._resources.items()},
+            resources={url: tuple(held.values()) for url, held in self._resources.items() if held},
             wanted=tuple(sorted(wanted)),
             absent=tuple(key for key in snapshot.absent if key in wanted)[:MAX_KEPT_ABSENT],
             rejected_policies=dict(snapshot.rejected.items()),

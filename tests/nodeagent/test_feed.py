@@ -90,7 +90,7 @@ def test_what_is_removed_is_known_no_more() -> None:
     assert known(scene)[3:] == ([], (), True)
     assert scene.trust == {}
     kept = scene.feed.collect(frozenset())
-    assert all(not resources for resources in kept.resources.values())
+    assert kept.resources == {}
 
 
 def test_what_is_kept_comes_back() -> None:

@@ -1,10 +1,8 @@
 """A session over a real socket: what the proxy is sent, in which order, and what becomes of what it sends."""
 
-import array
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -43,16 +41,14 @@ from nodeagent.ztunnel.protocol import (
     SetTrust,
     Shutdown,
     Synced,
-    ToProxy,
     Via,
     Welcome,
-    decode_to_proxy,
-    encode,
 )
 from nodeagent.ztunnel.requests import NoAnswerError
 from nodeagent.ztunnel.sessions import Sessions
 from nodeagent.ztunnel.transport import Session, SessionClosed
 from tests.nodeagent.waiting import until
+from tests.nodeagent.ztunnel.peer import Peer
 
 WEB = Workload(
     uid=WorkloadUID("web"), name="web", namespace="shop", addresses=(ip_address("10.0.0.1"),), tunnel_protocol=TunnelProtocol.HBONE
@@ -62,36 +58,6 @@ TRUST = SetTrust({"cluster.local": "roots"})
 ASK = AskVerdict(1, "web", "10.0.0.1:80", Via.PLAINTEXT, "10.0.0.2")
 ENTRY = ConnectionEntry(7, "web", Direction.INBOUND, None, "10.0.0.2:1", "10.0.0.1:80", 0.0, Via.PLAINTEXT)
 DENY = Policy("deny", "shop", PolicyScope.NAMESPACE, Action.DENY, rules=((),))
-
-
-class Peer:
-    """The proxy's end of the socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._loop = asyncio.get_running_loop()
-
-    async def send(self, message: FromProxy, fds: Sequence[int] = ()) -> None:
-        body = encode(message)
-        frame = struct.pack("!I", len(body)) + body
-        if fds:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-            frame = frame[self._socket.sendmsg([frame[:4]], rights) :]
-        await self._loop.sock_sendall(self._socket, frame)
-
-    async def receive(self) -> ToProxy:
-        async with asyncio.timeout(5):
-            (length,) = struct.unpack("!I", await self._exactly(4))
-            return decode_to_proxy(await self._exactly(length))
-
-    async def _exactly(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            part = await self._loop.sock_recv(self._socket, count - len(data))
-            if not part:
-                raise EOFError
-            data += part
-        return data
 
 
 class Enrolment:
