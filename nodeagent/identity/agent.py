@@ -59,23 +59,28 @@ class AgentCredential:
 
     async def run(self) -> NoReturn:
         """Joins if need be, and renews until it is cancelled."""
-        await self._load()
+        record = await self._load()
         while True:
+            if record is not None and self._schedule.issued(self._identity) is None:
+                self._use_kept(record)
             wall_s, now_s = self._clock.wall_s(), self._clock.now_s()
             if self._schedule.start(wall_s, now_s, 1):
                 await self._obtain()
             else:
                 await asyncio.sleep(self._schedule.wait_s(wall_s, now_s))
 
-    async def _load(self) -> None:
-        for record in await asyncio.to_thread(lambda: list(self._store.load())):
-            if record.identity == self._identity:
-                try:
-                    issued = check_kept(self._identity, record.chain_pem, record.key_pem, self._trust.roots, self._clock.wall_s())
-                except CertificateError as error:
-                    log.warning("the kept certificate of the agent is not used: %s", error)
-                else:
-                    self._use(issued)
+    async def _load(self) -> StoredIdentity | None:
+        records = await asyncio.to_thread(lambda: list(self._store.load()))
+        return next((record for record in records if record.identity == self._identity), None)
+
+    def _use_kept(self, record: StoredIdentity) -> None:
+        """Looked at again until there is a certificate: a clock may be wrong when a node boots, and the join token is spent."""
+        try:
+            issued = check_kept(self._identity, record.chain_pem, record.key_pem, self._trust.roots, self._clock.wall_s())
+        except CertificateError as error:
+            log.debug("the kept certificate of the agent is not used: %s", error)
+        else:
+            self._use(issued)
 
     async def _obtain(self) -> None:
         held = self._schedule.issued(self._identity)
@@ -85,8 +90,8 @@ class AgentCredential:
             # Before use: the join token is spent, so a certificate that a crash loses can't be had again.
             await self._save(issued)
         except (AuthorityError, CertificateError, OSError) as error:
-            self._schedule.failed(self._identity, str(error), self._clock.now_s())
-            log.warning("no certificate for the agent (%s): %s", "renewal" if usable else "joining", error)
+            if self._schedule.failed(self._identity, str(error), self._clock.now_s()):
+                log.warning("no certificate for the agent (%s): %s", "renewal" if usable else "joining", error)
         else:
             self._use(issued)
             log.info("the agent is %s, serial %x, until %.0f", self._identity, issued.serial, issued.not_after_s)

@@ -63,17 +63,17 @@ class IdentityKeeper:
         wanted = {str(identity) for identity in identities}
         gone = self._schedule.want(wanted)
         for identity in gone:
+            self._kept.pop(identity, None)
             self._on_forgotten(identity)
             self._forget(identity)
-        for identity in sorted(wanted & self._kept.keys()):
-            self._use_kept(self._kept.pop(identity))
+        self._use_kept()
         self._changed.set()
 
     def drop_unwanted(self) -> None:
         """Forgets what was kept and nobody wants: called when the first whole set of workloads is known."""
-        for identity in self._kept:
+        for identity in [identity for identity in self._kept if not self._schedule.wants(identity)]:
+            del self._kept[identity]
             self._forget(identity)
-        self._kept.clear()
 
     def retry_now(self) -> None:
         """Tries again at once what failed: the controller can be reached again."""
@@ -92,6 +92,7 @@ class IdentityKeeper:
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
+                    self._use_kept()
                     wall_s, now_s = self._clock.wall_s(), self._clock.now_s()
                     for identity in self._schedule.start(wall_s, now_s, CONCURRENCY):
                         tasks.create_task(self._obtain(identity), name=f"certificate of {identity}")
@@ -107,8 +108,8 @@ class IdentityKeeper:
         try:
             issued = await self._ask(identity)
         except (AuthorityError, CertificateError) as error:
-            self._schedule.failed(identity, str(error), self._clock.now_s())
-            log.warning("no certificate for %s: %s", identity, error)
+            if self._schedule.failed(identity, str(error), self._clock.now_s()):
+                log.warning("no certificate for %s: %s", identity, error)
         else:
             if self._schedule.wants(identity):
                 self._use(issued)
@@ -126,17 +127,20 @@ class IdentityKeeper:
         return issued
 
     def _use(self, issued: Issued) -> None:
+        self._kept.pop(issued.identity, None)
         self._schedule.succeeded(issued)
         self._on_certificate(issued.identity, issued.chain_pem, issued.key_pem)
 
-    def _use_kept(self, record: StoredIdentity) -> None:
-        try:
-            issued = check_kept(record.identity, record.chain_pem, record.key_pem, self._trust.roots, self._clock.wall_s())
-        except CertificateError as error:
-            log.info("the kept certificate is not used: %s", error)
-            return
-        if not self._trust.is_revoked(issued.identity, issued.not_before_s):
-            self._use(issued)
+    def _use_kept(self) -> None:
+        """Uses what was kept and is good: looked at again until something better comes, since a clock may be wrong when a node boots."""
+        for record in [record for identity, record in self._kept.items() if self._schedule.wants(identity)]:
+            try:
+                issued = check_kept(record.identity, record.chain_pem, record.key_pem, self._trust.roots, self._clock.wall_s())
+            except CertificateError as error:
+                log.debug("the kept certificate is not used: %s", error)
+                continue
+            if not self._trust.is_revoked(issued.identity, issued.not_before_s):
+                self._use(issued)
 
     def _trust_changed(self) -> None:
         """Looks at each certificate again: one that peers refuse now is asked for anew before any other renewal."""

@@ -112,15 +112,17 @@ class Schedule:
         entry.retry_at_s = 0.0
         entry.backoff.reset()
 
-    def failed(self, identity: str, error: str, now_s: float) -> None:
-        """A try failed; what is held stays."""
+    def failed(self, identity: str, error: str, now_s: float) -> bool:
+        """A try failed; what is held stays. Returns whether that is news: not the same as the time before."""
         entry = self._entries.get(identity)
         if entry is None:
-            return
+            return False
+        news = entry.error != error
         entry.busy = False
         entry.failures += 1
         entry.error = error
         entry.retry_at_s = now_s + entry.backoff.next_s()
+        return news
 
     def refused_by_peers(self, identity: str, *, refused: bool) -> None:
         """Trust changed: the certificate held is, or is not, one that peers refuse."""

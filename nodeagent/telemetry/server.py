@@ -10,6 +10,7 @@ from aiohttp import web
 
 REFRESH_DEADLINE_S: Final = 0.5
 FRESH_S: Final = 0.1
+KEEPALIVE_S: Final = 20.0
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Address = tuple[str, int]
@@ -55,7 +56,7 @@ class TelemetryServer:
     ) -> Address:
         application = web.Application(client_max_size=1024)
         application.router.add_get(path, answer)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, keepalive_timeout=KEEPALIVE_S)
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.TCPSite(runner, *address).start()

@@ -120,7 +120,8 @@ class XDSClient:
             lost = await self._stream()
             # One line when it goes and for each new reason; a controller that is away for a day does not fill the log.
             if self._status.connected_since_s is not None or lost.error != self._status.last_error:
-                log.warning("the stream to the controller %s ended: %s", self._status.target, lost.error)
+                level = logging.INFO if lost.clean else logging.WARNING
+                log.log(level, "the stream to the controller %s ended: %s", self._status.target, lost.error)
             failures = 0 if lost.clean else self._status.failures + 1
             self._set(connected_since_s=None, last_error=lost.error, failures=failures)
             for effect in self._core.step(lost, self._clock()):

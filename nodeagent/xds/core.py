@@ -164,13 +164,17 @@ def _accept_all(holdings: Holdings, resources: Iterable[Resource], now: float) -
 
 
 def _remove(holdings: Holdings, names: Iterable[str], now: float) -> tuple[list[str], set[str]]:
-    """Returns the names that are gone, and the keys that stood for them."""
+    """Returns the names that are gone, and the keys that stood for them.
+
+    A wanted key may stand among the names: there is no such thing. What is held under it is then out of date, and goes.
+    """
     removed: list[str] = []
     keys: set[str] = set()
     for name in names:
-        if holdings.holds(name) or name in holdings.rejected:
-            removed.append(name)
-            keys |= holdings.drop(name, now)
+        known = holdings.holds(name) or name in holdings.rejected
+        for gone in (name,) if known else holdings.named_by(name):
+            removed.append(gone)
+            keys |= holdings.drop(gone, now)
     return removed, keys
 
 

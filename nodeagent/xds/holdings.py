@@ -35,6 +35,10 @@ class Holdings:
     def holds(self, name: str) -> bool:
         return name in self._versions
 
+    def named_by(self, key: str) -> list[str]:
+        """The resources that a wanted key itself stands for."""
+        return sorted(self._by_key.get(key, ())) if key in self.wanted else []
+
     def put(self, accepted: Accepted, now: float) -> frozenset[str]:
         """Takes an accepted resource in place of an earlier one of its name; returns the keys that stood for the earlier one."""
         resource = accepted.resource

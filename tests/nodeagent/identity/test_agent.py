@@ -84,6 +84,18 @@ async def test_at_half_life_it_is_renewed_with_itself() -> None:
         assert node.joining.asked == [str(AGENT)]
 
 
+async def test_a_clock_that_was_wrong_at_boot_costs_no_token() -> None:
+    async with running(Node()) as before:
+        await until(lambda: before.rotations)
+    before.joining.error = "UNAUTHENTICATED: denied"
+    node = Node(before.store, Time(0.0), before.joining)
+    async with running(node):
+        await until(lambda: node.credential.state().error)
+        node.time.wall_s = before.time.wall_s
+        await until(lambda: node.rotations)
+        assert node.credential.state().state is State.VALID
+
+
 async def test_an_expired_one_needs_a_token_again() -> None:
     async with running(Node()) as before:
         await until(lambda: before.rotations)

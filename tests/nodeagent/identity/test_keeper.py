@@ -103,6 +103,22 @@ async def test_what_was_kept_and_has_expired_or_lost_its_root_is_not_used() -> N
         assert node.state() is State.WAITING
 
 
+async def test_what_was_kept_is_used_when_a_clock_that_was_wrong_at_boot_is_set_right() -> None:
+    async with running(Node()) as before:
+        before.keeper.want([WEB])
+        await until(lambda: before.store.records)
+    before.ca.error = "UNAVAILABLE"
+    async with running(Node(before.store, Time(0.0), before.ca)) as node:
+        await node.keeper.load()
+        node.keeper.want([WEB])
+        await until(node.error)
+        assert node.handed == []
+        node.time.wall_s = before.time.wall_s
+        node.keeper.retry_now()
+        await until(lambda: node.handed)
+        assert node.state() is State.VALID
+
+
 async def test_what_leaves_the_node_is_forgotten_on_disk_too() -> None:
     async with running(Node()) as node:
         node.keeper.want([WEB, DB])

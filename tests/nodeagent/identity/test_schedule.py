@@ -50,12 +50,14 @@ def test_a_failed_renewal_drops_nothing_and_is_tried_again() -> None:
     schedule = holding(issued("a"))
     due_s = START_S + DAY_S / 2
     assert schedule.start(due_s, 0, SLOTS) == ["a"]
-    schedule.failed("a", "UNAVAILABLE", 0)
+    assert schedule.failed("a", "UNAVAILABLE", 0)
     assert schedule.issued("a") == issued("a")
     [state] = schedule.states(due_s)
     assert (state.state, state.failures, state.error) == (State.VALID, 1, "UNAVAILABLE")
     assert schedule.start(due_s, 0.49, SLOTS) == []
     assert schedule.start(due_s, 0.5, SLOTS) == ["a"]
+    assert not schedule.failed("a", "UNAVAILABLE", 0.5)
+    assert schedule.failed("a", "PERMISSION_DENIED", 1)
 
 
 def test_a_pod_that_is_denied_over_and_over_does_not_stand_before_a_new_one() -> None:

@@ -92,6 +92,14 @@ def test_a_removed_resource_leaves_its_keys_absent() -> None:
     ]
 
 
+def test_what_is_held_under_a_key_that_the_server_does_not_know_is_out_of_date() -> None:
+    core = opened(ALL, "/10.0.0.1")
+    receive(core, ADDRESS_TYPE, workload_resource(workload("web")))
+    assert updates(receive(core, ADDRESS_TYPE, removed=("/10.0.0.1",))) == [
+        Update(ADDRESS_TYPE, removed=("Kubernetes//Pod/ns/web",), absent=("/10.0.0.1",))
+    ]
+
+
 def test_an_address_that_moves_to_another_workload_is_not_absent() -> None:
     core = opened(ALL, "/10.0.0.1")
     receive(core, ADDRESS_TYPE, workload_resource(workload("old")))
