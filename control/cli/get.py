@@ -30,7 +30,6 @@ def get(client: AdminClient, kind: str, name: str, namespace: str, output: str) 
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
-    messages = "; ".join(condition["message"] for condition in one["conditions"] if condition["type"] in {"Accepted", "Warnings"})
     accepted = "yes" if one["accepted"] else "no"
     bound = "-" if one["bound"] is None else str(one["bound"])
-    return one["kind"], one["namespace"] or "-", one["name"], accepted, bound, one["source"], messages
+    return one["kind"], one["namespace"] or "-", one["name"], accepted, bound, one["source"], one["summary"]

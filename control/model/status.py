@@ -35,7 +35,7 @@ class Condition(Struct, frozen=True):
 
 
 class Description(Struct, frozen=True):
-    """An object as `meshctl get` shows it; `bound` is how many workloads it concerns, None where that means nothing."""
+    """An object as `meshctl get` shows it: `summary` is a line; `bound` is how many workloads it concerns, None if that means nothing."""
 
     kind: str
     namespace: str
@@ -43,6 +43,7 @@ class Description(Struct, frozen=True):
     source: str
     accepted: bool
     bound: int | None
+    summary: str
     conditions: tuple[Condition, ...]
     manifest: Manifest
 
@@ -125,13 +126,36 @@ def _describe(mesh: Mesh, key: ObjectKey, record: Record) -> Description:
     count = bound(mesh, record.object) if record.object is not None else None
     conditions = tuple(_conditions(record, findings, count, accepted=accepted))
     return Description(
-        str(key.kind), key.namespace, key.name, str(record.origin), accepted, count, conditions, _with_status(record.manifest, conditions)
+        kind=str(key.kind),
+        namespace=key.namespace,
+        name=key.name,
+        source=str(record.origin),
+        accepted=accepted,
+        bound=count,
+        summary=_summary(findings),
+        conditions=conditions,
+        manifest=_with_status(record.manifest, conditions),
     )
 
 
+def _summary(findings: list[Finding]) -> str:
+    """The first error, or else the first warning, and how many more there are."""
+    if not findings:
+        return ""
+    first = min(findings, key=lambda finding: (finding.severity is not Severity.ERROR, finding))
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return f"line {first.origin.line}: {first.what}{more}"
+
+
 def _conditions(record: Record, findings: list[Finding], count: int | None, *, accepted: bool) -> Iterator[Condition]:
-    errors = [str(finding) for finding in findings if finding.severity is Severity.ERROR]
-    warnings = [str(finding) for finding in findings if finding.severity is Severity.WARNING]
+    errors, warnings = (
+        [
+            f"{one.origin}: {one.what} ({one.hint})" if one.hint else f"{one.origin}: {one.what}"
+            for one in sorted(findings)
+            if one.severity is kind
+        ]
+        for kind in (Severity.ERROR, Severity.WARNING)
+    )
     if accepted:
         yield Condition("Accepted", "True", "Accepted", f"as in {record.origin}")
     else:

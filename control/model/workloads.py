@@ -55,12 +55,11 @@ def pod_workload(pod: Pod, around: Surroundings, settings: MeshSettings) -> Work
     meta = pod.metadata
     name, kind = owner(meta)
     ready = pod.ready if pod.ready is not None else bool(around.slice_ready)
-    parse = values.address if pod.spec.host_network else values.serving_address
     return Workload(
         uid=WorkloadUID(f"{settings.cluster}//Pod/{meta.namespace}/{meta.name}"),
         name=meta.name,
         namespace=meta.namespace,
-        addresses=tuple(parse(text) for text in pod.addresses),
+        addresses=tuple(values.serving_address(text) for text in pod.addresses),
         network=settings.network,
         tunnel_protocol=_tunnel(enrolled(pod, around.namespace), around.peer),
         native_tunnel=_native(meta.labels) and not pod.spec.host_network,

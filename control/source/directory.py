@@ -6,6 +6,7 @@ costs at most a rescan. Files and folders whose names begin with a dot are passe
 
 import asyncio
 import errno
+import logging
 import os
 import stat
 import threading
@@ -16,17 +17,22 @@ from typing import Final
 
 from watchfiles._rust_notify import RustNotify
 
-from control.source import Change, Synced
+from control.source import Change, FileFindings, Reject, Synced, Upsert
 from control.source.tree import Absent, FileState, FileTree, Unreadable
+from control.validation.finding import Severity
 from control.validation.yaml_text import MAX_FILE_BYTES
 
 MAX_FILES: Final = 20_000
 _QUIET_MS: Final = 30
 """A change is read once nothing has happened for this long: editors write in several steps."""
 _COALESCE_MS: Final = 90
-_RESCAN_MS: Final = 2_000
+_GLANCE_MS: Final = 1_000
+"""How often it is asked whether the directory is still the same one, which costs one system call."""
+_GLANCES_PER_SCAN: Final = 30
+"""Without any notification, all files are looked at after so many glances."""
 _SUFFIXES: Final = (".yaml", ".yml")
 
+log = logging.getLogger(__name__)
 Signature = tuple[int, int, int, int, int]
 
 
@@ -54,7 +60,11 @@ class DirectorySource:
                 stop.set()
 
     def _read(self) -> tuple[Change, ...]:
-        return tuple(self._tree.update(self._scanner.scan()))
+        changes = tuple(self._tree.update(self._scanner.scan()))
+        for change in changes:
+            for finding in change.findings if isinstance(change, Upsert | Reject | FileFindings) else ():
+                log.log(logging.WARNING if finding.severity is Severity.ERROR else logging.INFO, "%s", finding)
+        return changes
 
 
 class _Watch:
@@ -62,29 +72,38 @@ class _Watch:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._notify = self._make()
+        self._identity, self._notify = _identity(directory), _notifier(directory)
 
     def wait(self, stop: threading.Event) -> None:
-        """Returns when something changed, and now and then without."""
-        self._notify.watch(_COALESCE_MS, _QUIET_MS, _RESCAN_MS, stop)
+        """Returns when something changed, or when it is time to look whether something did."""
+        for _ in range(_GLANCES_PER_SCAN):
+            happened = self._notify.watch(_COALESCE_MS, _QUIET_MS, _GLANCE_MS, stop)
+            if happened != "timeout" or self._moved():
+                return
+
+    def _moved(self) -> bool:
         try:
-            if self._identity != _identity(self._directory):
-                self._notify.close()
-                self._notify = self._make()
+            identity = _identity(self._directory)
+            if self._identity == identity:
+                return False
+            former, self._notify = self._notify, _notifier(self._directory)
         except OSError:
             # Gone for now: the scan says so, and the next round looks again.
-            stop.wait(_QUIET_MS / 1000)
+            return True
+        former.close()
+        self._identity = identity
+        return True
 
-    def _make(self) -> RustNotify:
-        self._identity = _identity(self._directory)
-        return RustNotify(
-            watch_paths=[str(self._directory)],
-            debug=False,
-            force_polling=False,
-            poll_delay_ms=0,
-            recursive=True,
-            ignore_permission_denied=True,
-        )
+
+def _notifier(directory: Path) -> RustNotify:
+    return RustNotify(
+        watch_paths=[str(directory)],
+        debug=False,
+        force_polling=False,
+        poll_delay_ms=0,
+        recursive=True,
+        ignore_permission_denied=True,
+    )
 
 
 class DirectoryScanner:

@@ -57,9 +57,7 @@ def pod_remarks(pod: Pod) -> Iterator[Remark]:
     for group, containers in (("containers", pod.spec.containers), ("initContainers", pod.spec.init_containers)):
         yield from _container_remarks(containers, ("spec", group))
     for index, text in enumerate(pod.addresses):
-        # A pod on the host network has its node's address, which it does not claim.
-        check = values.address if pod.spec.host_network else values.serving_address
-        yield from attempt(check, text, ("status", "podIPs", index))
+        yield from attempt(values.serving_address, text, ("status", "podIPs", index))
     if pod.live and not pod.addresses:
         yield warning(
             ("status",), "the pod has no address and is not served", "a manifest needs status.podIPs; the Kubernetes API fills it in"

@@ -101,7 +101,7 @@ def read_document(text: str, first_line: int) -> YAMLNode | None:
     except (yaml.YAMLError, UnicodeError, ValueError) as error:
         if isinstance(error, YAMLError):
             raise
-        raise YAMLError(f"not YAML: {error}", first_line) from error
+        raise YAMLError(f"not YAML: {' '.join(str(error).split())}", first_line) from error
 
 
 class _Composer:
