@@ -15,7 +15,7 @@ MAX_AGENT_REQUEST_BYTES = 16 * 1024 * 1024
 """An agent that comes back names all that it holds."""
 MAX_STRANGER_REQUEST_BYTES = 64 * 1024
 """Requests are read before their sender has proved itself, so where anyone may send they are as small as a certificate request."""
-MAX_CONCURRENT_STREAMS = 64
+MAX_CONCURRENT_STREAMS = 32
 MAX_METADATA_BYTES = 16 * 1024
 log = logging.getLogger(__name__)
 

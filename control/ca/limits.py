@@ -19,8 +19,8 @@ class Limits:
     rate_per_s: float = 50.0
     burst: int = 300
     queue: int = 128
-    refusal_delay_s: float = 1.0
-    delayed: int = 512
+    refusal_delay_s: float = 5.0
+    delayed: int = 2048
     """Refusals that may wait at once; beyond them a refusal is immediate."""
     callers: int = 20_000
 

@@ -178,13 +178,15 @@ def test_get_shows_what_the_source_delivered(served: Served) -> None:
     assert served.run("get", "nothings").exit_code == 1
 
 
+def test_a_crash_leaves_no_core_with_keys_in_it(served: Served) -> None:
+    """I7."""
+    limits = Path(f"/proc/{served.process.pid}/limits").read_text()
+    assert next(line for line in limits.splitlines() if line.startswith("Max core file size")).split()[4:6] == ["0", "0"]
+
+
 def test_no_controller(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["status", "--admin-socket", str(tmp_path / "none")])
     assert (result.exit_code, "meshctl serve" in result.output) == (3, True)
-
-
-def serve_fails(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MESHCTL, "serve", *map(str, arguments)], check=False, capture_output=True, text=True, timeout=WAIT_S)
 
 
 def test_a_start_that_can_not_be_says_why_in_a_line(served: Served, tmp_path: Path) -> None:
@@ -199,14 +201,27 @@ def test_a_start_that_can_not_be_says_why_in_a_line(served: Served, tmp_path: Pa
         "root-cert.pem": ["--config", served.config, "--state", tmp_path / "new", "--ca-dir", tmp_path],
         "none": ["--config", tmp_path / "none", "--state", tmp_path / "new2"],
     }
-    for why, arguments in cases.items():
-        failed = serve_fails(*arguments, *somewhere)
-        assert (failed.returncode, failed.stdout) == (1, "")
-        assert why in failed.stderr
-        assert "Traceback" not in failed.stderr
-        assert failed.stderr.count("\n") == 1
-    for arguments in (["--trust-domain", "Bad"], ["--hostname", "a b"], []):
-        assert serve_fails("--state", tmp_path / "x", *(["--config", tmp_path] if arguments else []), *arguments).returncode == 2
+    started = {
+        why: subprocess.Popen(
+            [*MESHCTL, "serve", *map(str, (*arguments, *somewhere))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for why, arguments in cases.items()
+    }
+    for why, process in started.items():
+        stdout, stderr = process.communicate(timeout=WAIT_S)
+        assert (process.returncode, stdout) == (1, ""), stderr
+        assert why in stderr
+        assert "Traceback" not in stderr
+        assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--trust-domain", "Bad"), ("--hostname", "a b"), ("--token-port", "65536"), ("--max-certificate-ttl", "1")]
+)
+def test_options_that_can_not_be(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, ["serve", "--config", str(tmp_path), "--state", str(tmp_path / "x"), *arguments])
+    assert result.exit_code == 2
+    assert not (tmp_path / "x").exists()
 
 
 def test_it_stops_on_sigterm_and_serves_again(tmp_path: Path) -> None:
