@@ -75,7 +75,7 @@ class Agent:
         self.feed = Feed(self.store, self.trust, self._on_configuration)
         self._connect_controller()
         self.subscriptions = Subscriptions(self.client, self.store, interest=Interest())
-        self.keeper = Keeper(self.state, lambda: self.feed.collect(self.client.wanted))
+        self.keeper = Keeper(self.state, lambda: self.feed.collect(self.client.wanted, self.client.rejected))
         self._observe()
         self.sessions = Sessions(self.store, self.subscriptions, self.recorder, Settings())
         self._enrol()
@@ -232,8 +232,8 @@ class Agent:
         await self.identities.load()
         kept = load_kept(self.state)
         self.subscriptions.remember(kept.wanted)
-        for url, resources in kept.resources.items():
-            self.client.restore(url, resources)
+        for url in kept.resources.keys() | kept.rejected.keys():
+            self.client.restore(url, kept.resources.get(url, ()), kept.rejected.get(url, {}))
         self.feed.restore(kept)
         self.residents.set([record.workload for record in records.load(self.state) if not record.leaving])
         known = self.store.current

@@ -1,6 +1,6 @@
 """What the xds client delivers, into the snapshot, to those who keep trust, and into what is kept on the node."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from meshapi.authorization import Policy
@@ -70,17 +70,16 @@ class Feed:
 
     def restore(self, kept: Kept) -> None:
         """Takes what was kept beside the resources themselves; call it after the client's `restore` brought those."""
-        rejected = tuple(kept.rejected_policies.items())
-        self._store.apply(Update(absent=kept.absent, rejected_policies=rejected, policies_arrived=kept.policies_arrived))
+        self._store.apply(Update(absent=kept.absent, policies_arrived=kept.policies_arrived))
 
-    def collect(self, wanted: frozenset[str]) -> Kept:
-        """What is to be kept now."""
+    def collect(self, wanted: frozenset[str], rejected: Mapping[str, Mapping[str, str]]) -> Kept:
+        """What is to be kept now; `wanted` and `rejected` are the client's."""
         snapshot = self._store.current
         return Kept(
             resources={url: tuple(held.values()) for url, held in self._resources.items() if held},
             wanted=tuple(sorted(wanted)),
             absent=tuple(key for key in snapshot.absent if key in wanted)[:MAX_KEPT_ABSENT],
-            rejected_policies=dict(snapshot.rejected.items()),
+            rejected={url: dict(names) for url, names in rejected.items() if names},
             policies_arrived=snapshot.policies_arrived,
         )
 

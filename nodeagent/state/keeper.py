@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NoReturn
 
 from nodeagent.state.files import StateDirectory
@@ -26,6 +27,7 @@ class Keeper:
         self._delay_s = delay_s
         self._retry_s = retry_s
         self._changed = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self.last_error: str | None = None
 
     def changed(self) -> None:
@@ -42,6 +44,7 @@ class Keeper:
                 if self.last_error is not None:
                     await asyncio.sleep(self._retry_s)
         finally:
+            self._thread.shutdown(wait=True)  # two writers at once would spoil each other's draft
             if self._changed.is_set():
                 self._changed.clear()
                 self._directory.write(FILE, encode_kept(self._collect()))
@@ -50,7 +53,7 @@ class Keeper:
         self._changed.clear()
         kept = self._collect()
         try:
-            await asyncio.to_thread(lambda: self._directory.write(FILE, encode_kept(kept)))
+            await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._directory.write(FILE, encode_kept(kept)))
         except OSError as error:
             # The agent serves on from memory; only a restart without the controller would miss this.
             self.last_error = f"{self._directory.path}: {error}"

@@ -17,8 +17,8 @@ class Kept(Struct, frozen=True):
     resources: dict[str, tuple[Resource, ...]] = {}
     wanted: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    rejected_policies: dict[str, str] = {}
-    """`namespace/name` and error of policies that could not be understood."""
+    rejected: dict[str, dict[str, str]] = {}
+    """By type URL, the names of resources that could not be understood, and why."""
     policies_arrived: bool = False
 
 

@@ -21,6 +21,7 @@ API = Workload(uid=WorkloadUID("api"), name="api", namespace="shop", addresses=(
 SERVICE = Service("api", "shop", "api.shop")
 POLICY = Policy("p", "shop", PolicyScope.NAMESPACE, Action.DENY)
 BUNDLE = TrustBundle("cluster.local", (b"root",))
+REJECTED = {AUTHORIZATION_TYPE: {"shop/bad": "no"}}
 KIND = {kind.type_url: kind for kind in KINDS}
 
 
@@ -89,22 +90,22 @@ def test_what_is_removed_is_known_no_more() -> None:
     assert scene.store.current.address("", ip_address("10.0.0.9")) is Missing.ABSENT
     assert known(scene)[3:] == ([], (), True)
     assert scene.trust == {}
-    kept = scene.feed.collect(frozenset())
+    kept = scene.feed.collect(frozenset(), {})
     assert kept.resources == {}
 
 
 def test_what_is_kept_comes_back() -> None:
-    kept = everything().feed.collect(frozenset({"api", "shop/api.shop", "/192.0.2.1"}))
+    kept = everything().feed.collect(frozenset({"api", "shop/api.shop", "/192.0.2.1"}), REJECTED)
     assert kept.wanted == ("/192.0.2.1", "api", "shop/api.shop")
     fresh = restored(kept)
     assert known(fresh) == EXPECTED
     assert fresh.trust == {"cluster.local": BUNDLE}
     assert not fresh.feed.ready, "ready is what the controller said in this run"
-    assert fresh.feed.collect(frozenset(kept.wanted)) == kept
+    assert fresh.feed.collect(frozenset(kept.wanted), REJECTED) == kept
 
 
 def test_an_absence_that_nobody_watches_is_not_kept() -> None:
-    assert everything().feed.collect(frozenset()).absent == ()
+    assert everything().feed.collect(frozenset(), {}).absent == ()
 
 
 def test_a_kept_policy_that_is_not_understood_any_more_denies() -> None:
@@ -117,7 +118,7 @@ def restored(kept: Kept) -> Scene:
     core = Core(Node("n"), required=())
     core.step(Subscribe(frozenset(kept.wanted)), 0)
     for url, resources in kept.resources.items():
-        for effect in core.restore(url, resources, 0):
+        for effect in core.restore(url, resources, kept.rejected.get(url, {}), 0):
             match effect:
                 case Delivery():
                     scene.feed.apply(effect)
