@@ -111,7 +111,7 @@ class XDSClient:
         self._deliver(self._core.restore(type_url, resources, rejected, self._clock()))
 
     def redial(self) -> None:
-        """Ends the stream and dials again with new credentials."""
+        """Ends the stream, or the wait for one, and dials again with new credentials."""
         self._rotated.set()
 
     async def run(self) -> NoReturn:
@@ -126,7 +126,13 @@ class XDSClient:
             self._set(connected_since_s=None, last_error=lost.error, failures=failures)
             for effect in self._core.step(lost, self._clock()):
                 if isinstance(effect, DialAt):
-                    await asyncio.sleep(max(0.0, effect.at_s - self._clock()))
+                    await self._rest(effect.at_s - self._clock())
+
+    async def _rest(self, delay_s: float) -> None:
+        """Waits before the next dial, but not once there are new credentials to try."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._rotated.wait()
 
     async def _stream(self) -> Lost:
         """Opens a stream and stays until it ends; says how it ended."""

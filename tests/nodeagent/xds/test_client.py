@@ -14,6 +14,7 @@ import pytest
 
 from meshapi.discovery import DELTA_METHOD, Node, Request, Response, decode_request, encode_response
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from nodeagent.xds.backoff import Backoff
 from nodeagent.xds.channel import ClientCertificate, Dial, open_channel
 from nodeagent.xds.client import XDSClient
 from nodeagent.xds.core import Core
@@ -294,6 +295,17 @@ async def test_credentials_that_cannot_be_read_are_an_error_that_is_shown() -> N
     async with running(dial) as (client, _):
         await until(lambda: client.status.failures >= 2)
         assert client.status.last_error == "credentials: [Errno 2] No such file: 'token'"
+
+
+async def test_new_credentials_are_tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dial() -> Dial:
+        raise ValueError("none yet")
+
+    monkeypatch.setattr("nodeagent.xds.core.Backoff", lambda chance: Backoff(first_s=60, last_s=60, chance=chance))
+    async with running(dial) as (client, _):
+        await until(lambda: client.status.failures == 1)
+        client.redial()
+        await until(lambda: client.status.failures == 2)
 
 
 async def test_rotation_dials_again_with_the_new_certificate() -> None:
