@@ -19,7 +19,7 @@ from nodeagent.enrolment.entry import Description, Entry, Sender, adopt, make
 from nodeagent.enrolment.plan import Announce, Change, Enforce, Enrolled, Open, Plan, Release, Step, plan, uid_of
 from nodeagent.enrolment.records import Record, Store
 from nodeagent.enrolment.removal import Removals
-from nodeagent.enrolment.status import EnrolmentState, Trouble, WorkloadStatus
+from nodeagent.enrolment.status import EnrolmentState, Trouble, WorkloadStatus, describe_enrolment
 from nodeagent.linux import netlink
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
@@ -167,15 +167,8 @@ class Enrolment:
     def _status(self, workload: LocalWorkload) -> WorkloadStatus:
         trouble = self._troubles.get(workload.uid)
         problem = self._refused.get(workload.uid) or (trouble.problem if trouble else "")
-        entry = self._entries.get(workload.uid)
-        if entry is None:
-            return WorkloadStatus(workload, EnrolmentState.WAITING, self._capture.name, problem=problem)
-        served = entry.announced is not None
-        state = (EnrolmentState.CAPTURED if served else EnrolmentState.CLOSED) if entry.captured else EnrolmentState.LISTENING
-        if not problem and not served:
-            problem = "no proxy is connected" if self._session is None else "waiting for its identity"
-        return WorkloadStatus(
-            workload, state, self._capture.name, entry.captured_since_s, problem, entry.addresses, entry.inspection.counters
+        return describe_enrolment(
+            workload, self._entries.get(workload.uid), problem, self._capture.name, connected=self._session is not None
         )
 
     # ---- the runtime and the loop

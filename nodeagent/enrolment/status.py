@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from nodeagent.enrolment.entry import Entry
 from nodeagent.linux.nftables import Counter
 from nodeagent.runtime.base import LocalWorkload
 
@@ -32,6 +33,17 @@ class WorkloadStatus(Struct, frozen=True):
     problem: str = ""
     addresses: tuple[str, ...] = ()
     counters: dict[str, Counter] = {}
+
+
+def describe_enrolment(workload: LocalWorkload, entry: Entry | None, problem: str, capture: str, *, connected: bool) -> WorkloadStatus:
+    """What there is to say of a workload that is desired or enrolled. `problem` is what went wrong last; `connected`: a proxy is."""
+    if entry is None:
+        return WorkloadStatus(workload, EnrolmentState.WAITING, capture, problem=problem)
+    served = entry.announced is not None
+    state = (EnrolmentState.CAPTURED if served else EnrolmentState.CLOSED) if entry.captured else EnrolmentState.LISTENING
+    if not problem and not served:
+        problem = "waiting for its identity" if connected else "no proxy is connected"
+    return WorkloadStatus(workload, state, capture, entry.captured_since_s, problem, entry.addresses, entry.inspection.counters)
 
 
 class Trouble(Struct, frozen=True):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nodeagent.capture.listeners import open_listeners
@@ -62,7 +63,7 @@ class Mesh:
 
 
 @contextmanager
-def mesh(directory: Path, settings: Settings | None = None) -> Iterator[Mesh]:
+def mesh(directory: Path, settings: Settings | None = None, *, workers: int = 2) -> Iterator[Mesh]:
     """Both pods captured and served; routes are HBONE to the other pod, verdicts allow."""
     assert BINARY.exists(), f"{BINARY} is missing: build the proxy first"
     authority = Authority()
@@ -70,20 +71,21 @@ def mesh(directory: Path, settings: Settings | None = None) -> Iterator[Mesh]:
         sides = stack.enter_context(pair())
         nodes = []
         for name, side in (("client", sides.client), ("server", sides.pod)):
-            nodes.append(stack.enter_context(node(name, side, directory, authority, settings or Settings())))
+            nodes.append(stack.enter_context(node(name, side, directory, authority, settings or Settings(), workers)))
         both = Mesh(nodes[0], nodes[1], authority)
         for one, other in ((both.client, both.server), (both.server, both.client)):
-            one.script.route = lambda asked, other=other: hbone_route(asked, other)
+            one.script.route = partial(hbone_route, to=other)
         yield both
 
 
 @contextmanager
-def node(name: str, side: Side, directory: Path, authority: Authority, settings: Settings) -> Iterator[Node]:
+def node(name: str, side: Side, directory: Path, authority: Authority, settings: Settings, workers: int) -> Iterator[Node]:
     run = directory / name
     run.mkdir()
     with ExitStack() as stack:
         listeners = open_listeners(side.namespace)
-        stack.callback(lambda: [listener.socket.close() for listener in listeners])
+        for listener in listeners:
+            stack.enter_context(listener.socket)
         NftablesCapture().apply(side.namespace)
         workload = SetWorkload(
             uid=f"Kubernetes//Pod/test/{name}",
@@ -102,20 +104,25 @@ def node(name: str, side: Side, directory: Path, authority: Authority, settings:
             settings=settings,
         )
         agent = StubAgent(run / "decisions.sock", script)
-        process = start_proxy(run)
+        process = start_proxy(run, workers)
         made = Node(name, side, run, script, agent, process)
-        stack.callback(lambda: made.agent.stop())
-        stack.callback(lambda: _end(process))
+        stack.callback(_stop_agent, made)
+        stack.callback(_end, process)
         until(lambda: bool(agent.hellos))
         # What answers a report has handled all that was sent before it.
         assert agent.report().connections == 0
         yield made
 
 
-def start_proxy(run: Path) -> subprocess.Popen[bytes]:
-    command = [BINARY, "--socket", run / "decisions.sock", "--lock", run / "proxy.lock", "--workers", "2"]
+def start_proxy(run: Path, workers: int = 2) -> subprocess.Popen[bytes]:
+    command = [str(BINARY), "--socket", str(run / "decisions.sock"), "--lock", str(run / "proxy.lock"), "--workers", str(workers)]
     with (run / "proxy.log").open("ab") as log:
         return subprocess.Popen(command, stderr=log)
+
+
+def _stop_agent(node: Node) -> None:
+    # Whichever it has by then.
+    node.agent.stop()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -143,7 +150,9 @@ def hbone_route(asked: AskRoute, to: Node, *, expect: tuple[str, ...] | None = N
 
 
 @contextmanager
-def server(side: Side, serve: Callable[[socket.socket], None], *, port: int = BACKEND_PORT, family: int = socket.AF_INET) -> Iterator[list[str]]:
+def server(
+    side: Side, serve: Callable[[socket.socket], None], *, port: int = BACKEND_PORT, family: int = socket.AF_INET
+) -> Iterator[list[str]]:
     """An application in the pod: `serve` runs for each connection in a thread. Yields the clients' addresses as it saw them."""
     listening = side.open_socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +30,8 @@ from nodeagent.ztunnel.protocol import (
     Report,
     Route,
     SetIdentity,
-    SetTrust,
     Settings,
+    SetTrust,
     SetWorkload,
     Synced,
     ToProxy,
@@ -88,10 +89,8 @@ class StubAgent:
         """Goes away as a crash does: at once, without a word."""
         for end in (self._listener, self._session):
             if end is not None:
-                try:
+                with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
                 end.close()
         self._thread.join(5)
 
