@@ -45,17 +45,25 @@ class DirectorySource:
         self._tree = FileTree(root_namespace)
 
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
-        """Raises OSError if the directory is not there at the start."""
+        """Raises OSError if the directory is not there at the start.
+
+        Synced waits for every file to have been readable once: agents that still have their policies would be told that those in an
+        unreadable file are gone.
+        """
         loop = asyncio.get_running_loop()
         stop = threading.Event()
         with ThreadPoolExecutor(1, thread_name_prefix="config-source") as thread:
             try:
                 watch = await loop.run_in_executor(thread, _Watch, self._directory)
-                yield (*await loop.run_in_executor(thread, self._read), Synced())
+                synced = False
                 while True:
-                    await loop.run_in_executor(thread, watch.wait, stop)
-                    if changes := await loop.run_in_executor(thread, self._read):
+                    changes = await loop.run_in_executor(thread, self._read)
+                    if not synced and not self._scanner.unreadable:
+                        synced = True
+                        changes = (*changes, Synced())
+                    if changes:
                         yield changes
+                    await loop.run_in_executor(thread, watch.wait, stop)
             finally:
                 stop.set()
 
@@ -113,6 +121,12 @@ class DirectoryScanner:
         self._directory = directory
         self._known: dict[str, Signature | str] = {}
         """What each file was when it was read: its signature, or why it could not be read."""
+        self._unreadable: set[str] = set()
+
+    @property
+    def unreadable(self) -> set[str]:
+        """The files that are there and could not be read."""
+        return set(self._unreadable)
 
     def scan(self) -> dict[str, FileState]:
         """The files that changed, by path."""
@@ -124,6 +138,8 @@ class DirectoryScanner:
             if not any(file == folder or file.startswith(folder + os.sep) for folder in blind):
                 del self._known[file]
                 changed[file] = Absent()
+        for file, state in changed.items():
+            (self._unreadable.add if isinstance(state, Unreadable) else self._unreadable.discard)(file)
         return changed
 
     def _signatures(self, blind: list[str]) -> Iterator[tuple[str, Signature | str]]:

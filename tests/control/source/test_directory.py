@@ -153,6 +153,16 @@ async def test_a_directory_that_vanishes_takes_nothing_along(tmp_path: Path) -> 
     await source.batches.aclose()  # type: ignore[attr-defined]
 
 
+async def test_it_is_not_in_sync_before_every_file_could_be_read(followed: Followed, tmp_path: Path) -> None:
+    (tmp_path / "policies.yaml").write_bytes(b"\xff")
+    assert Synced() not in await followed.next()
+    assert followed.labels == {"a": "x"}
+    (tmp_path / "policies.yaml").write_text(namespace("b"))
+    while Synced() not in await followed.next():
+        pass
+    assert followed.labels == {"a": "x", "b": "x"}
+
+
 async def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await anext(DirectorySource(tmp_path / "missing", "istio-system").changes())
