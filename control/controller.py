@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -127,21 +128,23 @@ class Controller:
 
     async def run(self, synced: asyncio.Event, ready: asyncio.Event) -> None:
         """Serves until cancelled; listens for agents only once `synced` is set, since a part of the model would read as removals."""
-        admin = await open_admin_socket(make_app(self._admin), self._settings.admin_socket)
-        metrics, metrics_port = await self._open_metrics()
-        try:
+        async with AsyncExitStack() as opened:
+            opened.callback(self._release)
+            admin = await open_admin_socket(make_app(self._admin), self._settings.admin_socket)
+            opened.callback(self._settings.admin_socket.unlink, missing_ok=True)
+            opened.push_async_callback(admin.cleanup)
+            metrics, metrics_port = await self._open_metrics()
+            opened.push_async_callback(metrics.cleanup)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._authority.watch(), name="authority watch")
                 tasks.create_task(self._follow_certificate(), name="server certificate")
                 await synced.wait()
                 await self._serve(metrics_port, ready)
-        finally:
-            await admin.cleanup()
-            await metrics.cleanup()
-            self._signers.shutdown()
-            self._audit.close()
-            self._settings.admin_socket.unlink(missing_ok=True)
-            os.close(self._lock)
+
+    def _release(self) -> None:
+        self._signers.shutdown()
+        self._audit.close()
+        os.close(self._lock)
 
     async def _serve(self, metrics_port: int, ready: asyncio.Event) -> None:
         settings = self._settings

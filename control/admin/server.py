@@ -1,5 +1,6 @@
 """What the admin socket answers: JSON, errors as `{"error": …}`."""
 
+import logging
 import os
 import socket
 import stat
@@ -19,6 +20,7 @@ from control.xds.hub import Hub
 from meshapi.spiffe import IdentityError
 
 MAX_BODY_BYTES = 64 * 1024
+log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Objects = Callable[[str, str, str], Any]
 """(kind, namespace, name) -> what `meshctl get` shows; empty strings do not restrict. Raises LookupError for what is not there."""
@@ -146,6 +148,7 @@ class _Admin:
             record, token = self._parts.tokens.create(asked.node, asked.ttl_s, self._parts.clock())
         except (IdentityError, ValueError, TooManyTokensError) as error:
             return _error(400, str(error))
+        log.info("join token %s made for node %s", record.id, record.node)
         known = self._parts.placement.has_node(asked.node)
         return _json({**msgspec.to_builtins(_public(record)), "token": token, "node_known": known})
 
@@ -161,7 +164,9 @@ class _Admin:
         identity = parse_identity(asked.identity)
         if identity.trust_domain != self._parts.trust_domain:
             return _error(400, f"{asked.identity} is not of the trust domain {self._parts.trust_domain}")
-        return _json(self._parts.revocations.revoke(identity, self._parts.clock()))
+        record = self._parts.revocations.revoke(identity, self._parts.clock())
+        log.info("certificates of %s issued before %d are revoked", record.identity, record.issued_before_s)
+        return _json(record)
 
     async def undo_revocation(self, request: web.Request) -> web.Response:
         identity = request.query.get("identity", "")

@@ -4,6 +4,8 @@ Read from the four files that Istio's `cacerts` secret holds, so that an existin
 is used only if it is whole: the key belongs to the certificate, and the chain ends in one of the roots.
 """
 
+import logging
+import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ FILES = (ROOTS_FILE, CERTIFICATE_FILE, KEY_FILE, CHAIN_FILE)
 MAX_ROOTS = 64
 MIN_RSA_BITS = 2048
 
+log = logging.getLogger(__name__)
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -115,12 +118,16 @@ def _load_certificates(path: Path) -> list[x509.Certificate]:
 
 def _load_key(path: Path) -> SigningKey:
     try:
+        mode = stat.S_IMODE(path.stat().st_mode)
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise IssuerError(f"{path}: {error}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The library's own text is left out: nothing that was read from a key file goes into a message.
         raise IssuerError(f"{path}: no unencrypted private key in PEM") from None
+    if mode & 0o077:
+        # Not refused: Kubernetes mounts secrets like that, where only the container sees them.
+        log.warning("%s can be read by others (mode %04o): it should be 0600", path, mode)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= MIN_RSA_BITS:

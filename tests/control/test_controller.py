@@ -231,6 +231,9 @@ async def test_who_has_not_proved_itself_can_not_send_much(world: World) -> None
         with pytest.raises(aio.AioRpcError) as error:
             await channel.unary_unary(CREATE)(b"x" * (65 * 1024), timeout=WAIT_S)
         assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(aio.AioRpcError) as error:
+            await channel.unary_unary(CREATE)(b"x" * 60_000_000, timeout=WAIT_S, compression=grpc.Compression.Gzip)
+        assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_discovery_follows_the_model(world: World) -> None:
@@ -452,8 +455,19 @@ async def test_the_admin_socket_of_a_running_controller_is_not_taken(world: Worl
     second = Controller(settings, FakeModel(), lambda *_: None)
     with pytest.raises(FileExistsError, match="another controller answers"):
         await second.run(asyncio.Event(), asyncio.Event())
-    second._audit.close()
     assert (await world.admin("GET", "/status"))["ready"] is True
+
+
+async def test_a_port_that_is_taken_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+    admin_socket = tmp_path / "second.sock"
+    settings = Settings(
+        state_dir=tmp_path / "other", admin_socket=admin_socket, metrics_listen="127.0.0.1", metrics_port=world.ports.metrics
+    )
+    with pytest.raises(OSError, match="address already in use"):
+        await Controller(settings, FakeModel(), lambda *_: None).run(asyncio.Event(), asyncio.Event())
+    assert not admin_socket.exists()
+    again = Controller(settings, FakeModel(), lambda *_: None)
+    again._release()
 
 
 def test_two_controllers_in_one_state_directory(tmp_path: Path) -> None:
@@ -461,7 +475,7 @@ def test_two_controllers_in_one_state_directory(tmp_path: Path) -> None:
     first = Controller(settings, FakeModel(), lambda *_: None)
     with pytest.raises(StateInUseError):
         Controller(settings, FakeModel(), lambda *_: None)
-    first._audit.close()
+    first._release()
 
 
 async def test_no_key_or_token_is_in_what_the_controller_shows(world: World, caplog: pytest.LogCaptureFixture) -> None:

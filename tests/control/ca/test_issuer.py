@@ -151,6 +151,17 @@ def test_a_lost_root_key_is_not_papered_over(tmp_path: Path) -> None:
         own(tmp_path / "ca", clock)
 
 
+def test_a_given_key_that_others_can_read_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_set(tmp_path / "ca", roots=pem(ROOT), certificate=pem(ROOT), key=key_pem(KEY))
+    (tmp_path / "ca" / KEY_FILE).chmod(0o644)
+    assert load_issuer(tmp_path / "ca", NOW_S)
+    assert "0600" in caplog.text
+    caplog.clear()
+    (tmp_path / "ca" / KEY_FILE).chmod(0o600)
+    assert load_issuer(tmp_path / "ca", NOW_S)
+    assert caplog.text == ""
+
+
 def test_a_given_hierarchy_with_several_roots(tmp_path: Path) -> None:
     root_key, middle_key, key, other = new_key(), new_key(), new_key(), new_key()
     root, other_root = authority_certificate("root", root_key), authority_certificate("other", other)
