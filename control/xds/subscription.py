@@ -36,8 +36,8 @@ class Subscription:
         self._wildcard = False
         self._names_of: dict[str, frozenset[str]] = {}
         """Key -> the names that it stands for, members included, as of when it was last looked at."""
-        self._keys_of: dict[str, set[str]] = {}
-        """Name -> the keys that stand for it: the reverse."""
+        self._keys_of: dict[str, tuple[str, ...]] = {}
+        """Name -> the keys that stand for it: the reverse. One for each resource of each stream, and a set is four times a tuple."""
         self._held: dict[str, str] = {}
         """What the client has: name -> version."""
         self._vouched = set(first.initial_versions)
@@ -163,9 +163,10 @@ class Subscription:
             self._told_absent.discard(key)
 
     def _unlink(self, key: str, name: str) -> None:
-        keys = self._keys_of[name]
-        keys.discard(key)
-        if not keys:
+        keys = tuple(other for other in self._keys_of[name] if other != key)
+        if keys:
+            self._keys_of[name] = keys
+        else:
             del self._keys_of[name]
         self._dirty_names[name] = None
 
@@ -180,7 +181,7 @@ class Subscription:
             for name in before - now:
                 self._unlink(key, name)
             for name in sorted(now - before):
-                self._keys_of.setdefault(name, set()).add(key)
+                self._keys_of[name] = (*self._keys_of.get(name, ()), key)
                 self._dirty_names[name] = None
             if now:
                 self._told_absent.discard(key)
