@@ -1,5 +1,6 @@
 """What the admin socket and the metrics tell of the agent, read from its parts at the moment of asking."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -21,9 +22,9 @@ from nodeagent.admin.reports import (
     RemoteWorkloadReport,
     ServiceReport,
     StatusReport,
+    UnavailableError,
     WorkloadReport,
 )
-from nodeagent.admin.server import UnavailableError
 from nodeagent.enrolment.status import EnrolmentState
 from nodeagent.resolve.explanation import Explanation
 from nodeagent.resolve.target import pod_uid
@@ -127,7 +128,11 @@ class NodeReports:
         return [node.connection(entry) for entry in entries]
 
     async def captures(self) -> list[CaptureReport]:
-        return [node.capture(status) for status in self._agent.enrolment.status()]
+        agent = self._agent
+        return [
+            node.capture(status, await asyncio.to_thread(node.inspect, agent.capture, status.workload))
+            for status in agent.enrolment.status()
+        ]
 
     async def log_lines(self, count: int, *, follow: bool) -> AsyncIterator[str]:
         """The last lines, and with `follow` those that come."""

@@ -17,8 +17,11 @@ from nodeagent.admin.reports import (
     StatusReport,
     WorkloadReport,
 )
+from nodeagent.capture.base import Capture, CaptureState, Inspection
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
 from nodeagent.identity.schedule import IdentityState, State
+from nodeagent.linux.namespaces import Namespace
+from nodeagent.runtime.base import LocalWorkload
 from nodeagent.telemetry.records import Record
 from nodeagent.ztunnel.protocol import ConnectionEntry
 
@@ -43,17 +46,26 @@ def workload(status: WorkloadStatus, identity: str | None, certificate: Identity
     )
 
 
-def capture(status: WorkloadStatus) -> CaptureReport:
-    """What is in force in its namespace."""
+def inspect(way: Capture, workload: LocalWorkload) -> Inspection | None:
+    """What the kernel says of a workload's namespace now; None if it is gone. Blocks."""
+    try:
+        with Namespace.open(workload.netns) as namespace:
+            return way.inspect(namespace) if namespace.key == workload.network else None
+    except OSError as error:
+        return Inspection(CaptureState.BROKEN, problem=str(error))
+
+
+def capture(status: WorkloadStatus, found: Inspection | None) -> CaptureReport:
+    """What is in force in its namespace, and how far enrolment is with it."""
     return CaptureReport(
         name=status.workload.name,
         namespace=status.workload.namespace,
         uid=status.workload.uid,
         netns=status.workload.netns,
         way=status.capture,
-        state=status.state.value,
-        problem=status.problem,
-        counters=tuple(CounterReport(rule, counter.packets, counter.bytes) for rule, counter in status.counters.items()),
+        state="gone" if found is None else found.state.value,
+        problem=status.problem or (found.problem if found is not None else "its network namespace is gone"),
+        counters=tuple(CounterReport(rule, counter.packets, counter.bytes) for rule, counter in (found.counters if found else {}).items()),
     )
 
 

@@ -192,3 +192,7 @@ class Failure(Struct, frozen=True):
     """The body of an answer that is none."""
 
     error: str
+
+
+class UnavailableError(Exception):
+    """A report can't be had now; the text says why."""

@@ -20,6 +20,7 @@ from nodeagent.admin.reports import (
     RemoteWorkloadReport,
     ServiceReport,
     StatusReport,
+    UnavailableError,
     WorkloadReport,
 )
 from nodeagent.resolve.explanation import Explanation
@@ -27,10 +28,6 @@ from nodeagent.resolve.explanation import Explanation
 SOCKET: Final = "admin.sock"
 MAX_DRAIN_S: Final = 3600.0
 MAX_LINES: Final = 10_000
-
-
-class UnavailableError(Exception):
-    """What was asked for can't be had now, in words."""
 
 
 class Agent(Protocol):

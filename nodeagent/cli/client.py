@@ -3,6 +3,7 @@
 import http.client
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -46,6 +47,17 @@ def stream(run_dir: Path, path: str, **query: object) -> Iterator[str]:
     with _request(run_dir, path, "GET", None, query) as response:
         while line := response.readline():
             yield line.decode("utf-8", "replace").rstrip("\n")
+
+
+def wait_for_end(run_dir: Path, *, timeout_s: float) -> None:
+    """Returns when nobody listens on the socket any more; ends the command with a message when that does not come."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(str(run_dir / SOCKET)) != 0:
+                return
+        time.sleep(0.02)
+    _fail("the agent did not end", EXIT_PROBLEM)
 
 
 @contextmanager

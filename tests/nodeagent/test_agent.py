@@ -82,7 +82,9 @@ class Node:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(agent.run())
-                await until(lambda: bool(agent.telemetry.addresses) and agent.supervisor.state.pid is not None)
+                await until(
+                    lambda: agent.telemetry is not None and bool(agent.telemetry.addresses) and agent.supervisor.state.pid is not None
+                )
                 await until((self.config.run_dir / "admin.sock").exists)
                 yield agent
                 agent.end()
@@ -164,6 +166,7 @@ async def test_what_was_never_known_stays_closed_until_it_is(node: Node) -> None
 async def test_readiness_and_metrics_are_served(node: Node) -> None:
     node.keep(KEPT)
     async with node.running() as agent, aiohttp.ClientSession() as client:
+        assert agent.telemetry is not None
         ready = "http://{}:{}/healthz/ready".format(*agent.telemetry.addresses["readiness"])
         async with client.get(ready) as response:
             assert (response.status, await response.text()) == (503, "the proxy is not connected\n")
@@ -211,17 +214,14 @@ async def test_what_is_kept_survives_an_agent_that_hears_nothing_new(node: Node)
 
 async def test_down_ends_proxy_and_agent(node: Node) -> None:
     node.keep(KEPT)
-    agent = Agent(node.config)
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(agent.run())
-        await until(lambda: agent.supervisor.state.pid is not None)
+    async with node.running() as agent:
         pid = agent.supervisor.state.pid
         assert pid is not None
-        assert await agent.down(0.0) == []
+        arguments = ["--run-dir", str(node.config.run_dir), "down", "--drain", "0"]
+        result = await asyncio.to_thread(CliRunner().invoke, command_line, arguments)
+        assert (result.exit_code, result.stdout) == (0, "the proxy and the agent have ended\n")
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-        agent.end()
-        await running
 
 
 def test_an_agent_that_cannot_run_says_why(node: Node, caplog: pytest.LogCaptureFixture) -> None:

@@ -40,6 +40,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self.server.agent.asked.append((self.command, parts.path, parse_qs(parts.query)))
         answer = self.server.agent.answers[parts.path]
+        if parts.path == "/down":  # an agent that ends takes its socket with it
+            (self.server.agent.run_dir / "admin.sock").unlink()
         status, value = answer if isinstance(answer, tuple) else (200, answer)
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
         self.send_response(status)
