@@ -2,7 +2,7 @@
 
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -35,10 +35,10 @@ pub fn prepare_outgoing(socket: &Socket) -> io::Result<()> {
     prepare(socket)
 }
 
-/// Makes a socket one that reaches the application of this pod with the client's address as its source.
+/// Makes a socket one that reaches the application of this pod with the client's address, and the given port, as its source.
 ///
 /// Bound to `lo`, since its first packet would else be captured again; a client of the other IP family cannot be shown.
-pub fn prepare_to_application(socket: &Socket, client: IpAddr, v6: bool) -> io::Result<()> {
+pub fn prepare_to_application(socket: &Socket, client: SocketAddr, v6: bool) -> io::Result<()> {
     socket.set_mark(MARK_TO_APPLICATION)?;
     socket.bind_device(Some(b"lo"))?;
     prepare(socket)?;
@@ -50,8 +50,9 @@ pub fn prepare_to_application(socket: &Socket, client: IpAddr, v6: bool) -> io::
     } else {
         socket.set_ip_transparent_v4(true)?;
     }
-    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
-    socket.bind(&SockAddr::from(SocketAddr::new(client, 0)))
+    // Many connections of one port to different applications, and ports whose last connection has just ended.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(client))
 }
 
 fn prepare(socket: &Socket) -> io::Result<()> {

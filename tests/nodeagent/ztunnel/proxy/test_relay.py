@@ -96,3 +96,26 @@ def test_a_reader_that_stops_stops_the_sender_and_nothing_is_lost(both: Mesh) ->
         while part := connection.recv(1 << 20):
             received += part
         assert bytes(received) == data
+
+
+@pytest.mark.parametrize("client_port", [20000, 40000])
+def test_a_connection_to_the_application_never_bears_a_port_that_the_client_dials_from(both: Mesh, client_port: int) -> None:
+    # With the client's own port it would be taken for the client's connection, which ends at the same address and port, and hang.
+    both.client.script.route = lambda _: Pass(attributes={"route": "pass"})
+    ports: list[int] = []
+
+    def note_port(connection: socket.socket) -> None:
+        ports.append(connection.getpeername()[1])
+        echo(connection)
+
+    with server(both.server.side, note_port):
+        for offset in range(20):
+            with both.client.side.open_socket(socket.AF_INET) as connection:
+                # Not captured: as a client outside the mesh, whose connections come from the ports that it says.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x539)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                connection.bind((both.client.address, client_port + offset))
+                connection.connect((both.server.address, BACKEND_PORT))
+                assert exchange(connection, b"x") == b"x"
+    assert len(ports) == 20
+    assert all((port < 32768) != (client_port < 32768) for port in ports), ports
