@@ -75,7 +75,7 @@ class Agent:
         self.trust = Trust(config.trust_domain, _read_roots(config.root_ca))
         self.feed = Feed(self.store, self.trust, self._on_configuration)
         self._connect_controller()
-        self.subscriptions = Subscriptions(self.client, self.store, interest=Interest())
+        self.subscriptions = Subscriptions(self.client, self.store, interest=Interest(), connected=self._connected)
         self.keeper = Keeper(self.state, lambda: self.feed.collect(self.client.wanted, self.client.rejected))
         self._observe()
         self.sessions = Sessions(self.store, self.subscriptions, self.recorder, Settings())
@@ -115,6 +115,9 @@ class Agent:
         if self.config.token is None:
             raise ValueError("neither a certificate nor a token")
         return self.controller.by_token(self.config.token)
+
+    def _connected(self) -> bool:
+        return self.client.status.connected_since_s is not None
 
     def _redial(self) -> None:
         self.client.redial()

@@ -26,6 +26,7 @@ from nodeagent.admin.reports import (
     WorkloadReport,
 )
 from nodeagent.enrolment.status import EnrolmentState
+from nodeagent.resolve.explain import Capture
 from nodeagent.resolve.explanation import Explanation
 from nodeagent.resolve.target import pod_uid
 from nodeagent.telemetry.gauges import Readings
@@ -157,14 +158,15 @@ class NodeReports:
     def end(self) -> None:
         self._agent.end()
 
-    def _captured(self, source: str) -> str | None:
-        """How a source that runs here is captured, in words."""
+    def _captured(self, source: str) -> Capture | None:
+        """How a source that runs here is captured."""
         names = {source, pod_uid(self._agent.config.cluster, source)}
         for status in self._agent.enrolment.status():
             if status.workload.uid in names or source in status.addresses:
                 if status.state is EnrolmentState.CAPTURED:
-                    return f"captured on this node by {status.capture}"
-                return f"{status.state.value} on this node ({status.problem or 'not captured'})"
+                    return Capture(captured=True, words=f"captured on this node by {status.capture}")
+                captured = status.state is EnrolmentState.CLOSED
+                return Capture(captured, words=f"{status.state.value} on this node ({status.problem or 'not captured'})")
         return None
 
     def _controller(self) -> ControllerReport:

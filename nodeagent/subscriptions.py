@@ -21,10 +21,19 @@ class Source(Protocol):
 
 
 class Subscriptions:
-    """Belongs to the event loop's thread."""
+    """Belongs to the event loop's thread. `connected` says whether there is a controller that would tell again what is forgotten."""
 
-    def __init__(self, source: Source, store: SnapshotStore, *, interest: Interest, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: Source,
+        store: SnapshotStore,
+        *,
+        interest: Interest,
+        connected: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._source = source
+        self._connected = connected
         self._store = store
         self._interest = interest
         self._clock = clock
@@ -48,7 +57,9 @@ class Subscriptions:
         self._source.subscribe(keys)
 
     def sweep(self) -> None:
-        """Gives up what has been idle long enough."""
+        """Gives up what has been idle long enough. While the controller is away nothing is: what is known could not be had again."""
+        if not self._connected():
+            return
         gone = self._interest.expire(self._clock())
         if gone:
             self._source.unsubscribe(gone)

@@ -6,7 +6,7 @@ from typing import Final
 
 from meshapi.workload import IPAddress, Workload, WorkloadUID
 from nodeagent.policy.addresses import AddressError, parse_address
-from nodeagent.resolve.explain import explain
+from nodeagent.resolve.explain import Capture, explain
 from nodeagent.resolve.explanation import Explanation, Outcome, Step
 from nodeagent.resolve.target import pod_uid
 from nodeagent.snapshot.store import SnapshotStore
@@ -24,13 +24,13 @@ class Explainer:
         self._subscriptions = subscriptions
         self._cluster = cluster
 
-    async def explain(self, source: str, destination: str, captured: str | None) -> Explanation:
-        """Explains from what is known, and what can be fetched within two seconds. `captured`: see `resolve.explain`."""
+    async def explain(self, source: str, destination: str, here: Capture | None) -> Explanation:
+        """Explains from what is known, and what can be fetched within two seconds. `here`: see `resolve.explain`."""
         asked: list[str] = []
         try:
             async with asyncio.timeout(FETCH_DEADLINE_S):
                 for _ in range(MAX_ROUNDS):
-                    found = self._explain(source, destination, captured)
+                    found = self._explain(source, destination, here)
                     if all(key in self._store.current.absent for key in found.unknown):
                         return found
                     fresh = [key for key in found.unknown if key not in asked]
@@ -41,19 +41,19 @@ class Explainer:
             pass
         finally:
             self._subscriptions.drop(asked)
-        return self._explain(source, destination, captured)
+        return self._explain(source, destination, here)
 
-    def _explain(self, source: str, destination: str, captured: str | None) -> Explanation:
+    def _explain(self, source: str, destination: str, here: Capture | None) -> Explanation:
         snapshot = self._store.current
         with suppress(AddressError):
-            return self._from_address(parse_address(source), destination, captured)
+            return self._from_address(parse_address(source), destination, here)
         uid = WorkloadUID(source) if source.count("/") > 1 else pod_uid(self._cluster, source)
-        return explain(snapshot, uid, destination, captured=captured)
+        return explain(snapshot, uid, destination, here=here)
 
-    def _from_address(self, address: IPAddress, destination: str, captured: str | None) -> Explanation:
+    def _from_address(self, address: IPAddress, destination: str, here: Capture | None) -> Explanation:
         found = self._store.current.workload_at("", address)
         if isinstance(found, Workload):
-            return explain(self._store.current, found.uid, destination, captured=captured)
+            return explain(self._store.current, found.uid, destination, here=here)
         key = f"/{address}"
         if key in self._store.current.absent:
             return Explanation(Outcome.UNKNOWN, (Step("source", f"{address} is no workload's address"),))

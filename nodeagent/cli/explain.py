@@ -9,6 +9,7 @@ import click
 from nodeagent.cli.client import EXIT_PROBLEM, fetch
 from nodeagent.cli.output import emit, output_option
 from nodeagent.cli.run_dir import pass_run_dir
+from nodeagent.cli.words import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +33,7 @@ def explain(run_dir: Path, source: str, destination: str, output: str, *, no_exi
 
     def draw(console: "Console") -> None:
         for step in (*report.steps, Step("outcome", report.outcome.value.upper())):
-            console.print(f"{step.what + ':':<13}{step.text}", markup=False, soft_wrap=True)
+            console.print(printable(f"{step.what + ':':<13}{step.text}"), markup=False, soft_wrap=True)
 
     emit(report, output, draw)
     if report.outcome not in {Outcome.ALLOWED, Outcome.OUTSIDE} and not no_exit_code:

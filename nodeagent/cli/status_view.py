@@ -5,7 +5,7 @@ from rich.markup import escape
 
 from nodeagent.admin.reports import StatusReport
 from nodeagent.cli import tables
-from nodeagent.cli.words import ago, duration, plural, size
+from nodeagent.cli.words import ago, duration, plural, printable, size
 
 SHOWN_DENIALS = 5
 
@@ -15,17 +15,21 @@ def status(console: Console, report: StatusReport) -> None:
     now_s = report.now_s
     state = "ready" if report.ready else "NOT READY"
     running = duration(now_s - report.started_s)
-    console.print(f"[bold]node {escape(report.node)}: {state}[/bold], running for {running}, version {report.version}")
+    console.print(f"[bold]node {_plain(report.node)}: {state}[/bold], running for {running}, version {report.version}")
     for problem in report.problems:
-        console.print(escape(f"  problem: {problem.what}"), style="red")
+        console.print(_plain(f"  problem: {problem.what}"), style="red")
         if problem.hint:
-            console.print(escape(f"           {problem.hint}"))
-    console.print(escape(f"controller     {_controller(report)}"))
-    console.print(escape(f"configuration  {_configuration(report)}"))
-    console.print(escape(f"proxy          {_proxy(report)}"))
+            console.print(_plain(f"           {problem.hint}"))
+    console.print(_plain(f"controller     {_controller(report)}"))
+    console.print(_plain(f"configuration  {_configuration(report)}"))
+    console.print(_plain(f"proxy          {_proxy(report)}"))
     console.print()
     tables.workloads(console, report.workloads, now_s)
     _denials(console, report)
+
+
+def _plain(text: str) -> str:
+    return escape(printable(text))
 
 
 def _controller(report: StatusReport) -> str:

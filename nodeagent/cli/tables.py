@@ -15,7 +15,7 @@ from nodeagent.admin.reports import (
     ServiceReport,
     WorkloadReport,
 )
-from nodeagent.cli.words import ago, plural, size, until
+from nodeagent.cli.words import ago, plural, printable, size, until
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -24,7 +24,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(escape(cell) for cell in row))
+        made.add_row(*(escape(printable(cell)) for cell in row))
     return made
 
 
@@ -142,7 +142,8 @@ def captures(console: Console, reports: Sequence[CaptureReport]) -> None:
     for report in reports:
         problem = f": {report.problem}" if report.problem else ""
         console.print(
-            escape(f"{report.namespace}/{report.name}  {report.way or '-'}  {report.state}{problem}  ({report.netns})"), style="bold"
+            escape(printable(f"{report.namespace}/{report.name}  {report.way or '-'}  {report.state}{problem}  ({report.netns})")),
+            style="bold",
         )
         rows = [[f"  {counter.rule}", str(counter.packets), size(counter.bytes)] for counter in report.counters]
         draw(console, ("  RULE", "PACKETS", "BYTES"), rows, nothing="  no rules")

@@ -5,6 +5,11 @@ from typing import Final
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: names and reasons come from others."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 def duration(seconds: float) -> str:
     """The two biggest units: `3 d 4 h`, `12 min 5 s`, `0 s`."""
     left = max(0.0, seconds)

@@ -1,6 +1,6 @@
 """May this connection reach that workload? The pure function that answers, from a view of the snapshot alone."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from meshapi.authorization import Action
@@ -51,6 +51,9 @@ def authorize(view: View, question: VerdictQuestion) -> Verdict | Undecided:
         return Undecided(f"workload {question.workload}")
     if isinstance(workload, Missing):
         return Verdict(allow=False, reason=f"workload {question.workload} is not in the mesh's configuration")
+    here = view.local_identity(question.workload)
+    if here is not None and here != str(workload.identity):
+        return Verdict(allow=False, reason=f"this node runs {workload.uid} as {here}, the controller says {workload.identity}")
     if plain(question.destination) not in map(plain, workload.addresses):
         return Verdict(allow=False, reason=f"{question.destination} is no address of {workload.uid}")
     if not view.policies_known():
@@ -67,20 +70,25 @@ def _judge(view: View, workload: Workload, question: VerdictQuestion) -> Verdict
         return Verdict(allow=False, reason=f"policy {rejected[0]} could not be understood and may hold here", policy=rejected[0])
     connection = Connection(plain(question.source), plain(question.destination), question.port, question.peer)
     in_play = applicable(view, workload)
-    verdict = _evaluate([policy for policy in in_play if not policy.policy.dry_run], connection)
+    enforced = [policy for policy in in_play if not policy.policy.dry_run]
+    verdict = _evaluate(enforced, connection)
+    if len(enforced) == len(in_play):
+        return verdict
     trial = _evaluate(in_play, connection)
     return verdict if trial.allow == verdict.allow else replace(verdict, dry_run=trial.reason)
 
 
 def applicable(view: View, workload: Workload) -> list[CompiledPolicy]:
-    """The policies that hold for a workload, dry-run ones included, each once."""
-    named = (view.policy(key) for key in workload.authorization_policies)
-    found = [*view.policies(workload.namespace), *(policy for policy in named if policy is not None)]
-    return list({policy.key: policy for policy in found}.values())
+    """The policies that hold for a workload, dry-run ones included, each once, by name."""
+    found = {policy.key: policy for policy in view.policies(workload.namespace)}
+    for key in workload.authorization_policies:
+        policy = view.policy(key)
+        if policy is not None:
+            found[key] = policy
+    return [found[key] for key in sorted(found)]  # so that which policy is named does not depend on arrival
 
 
-def _evaluate(policies: Iterable[CompiledPolicy], connection: Connection) -> Verdict:
-    policies = sorted(policies, key=lambda policy: policy.key)  # so that which policy is named does not depend on arrival
+def _evaluate(policies: Sequence[CompiledPolicy], connection: Connection) -> Verdict:
     holds = Holds.THIS_SOURCE if any(policy.looks_at_source for policy in policies) else Holds.ANY_SOURCE
     allows = []
     for policy in policies:

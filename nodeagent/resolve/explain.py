@@ -1,5 +1,7 @@
 """How a call would go, in steps: made of the same functions that decide, so that it cannot say anything else."""
 
+from dataclasses import dataclass
+
 from meshapi.workload import TunnelProtocol, Workload, WorkloadUID
 from nodeagent.policy.addresses import parse_socket_address
 from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
@@ -11,16 +13,24 @@ from nodeagent.snapshot.view import Missing, View
 from nodeagent.ztunnel.protocol import Endpoint, Forward, Pass, Refuse, Via
 
 
-def explain(view: View, source: WorkloadUID, destination: str, *, captured: str | None = None) -> Explanation:
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """How far the capture of a workload of this node is; `words` complete the sentence that begins with its uid."""
+
+    captured: bool
+    words: str
+
+
+def explain(view: View, source: WorkloadUID, destination: str, *, here: Capture | None = None) -> Explanation:
     """Explains a call of `source` to `destination`: `ip:port`, `host:port`, `namespace/pod:port`, or without a port where there is but one.
 
-    `captured` says how the source is captured if it runs on this node.
+    `here` says how the source is captured if it runs on this node.
     """
     found = view.workload(source)
     if not isinstance(found, Workload):
         return _unknown_source(source, found)
-    in_mesh = captured is not None or found.tunnel_protocol is TunnelProtocol.HBONE
-    steps = [_source_step(found, captured)]
+    in_mesh = found.tunnel_protocol is TunnelProtocol.HBONE if here is None else here.captured
+    steps = [_source_step(found, here)]
     target = find_target(view, found, destination)
     if not isinstance(target, Target):
         return Explanation(target.outcome, (*steps, *target.steps), target.unknown)
@@ -81,9 +91,9 @@ def _verdict(view: View, source: Workload, endpoint: Endpoint, *, in_mesh: bool)
     return Outcome.ALLOWED if verdict.allow else Outcome.DENIED, Step("verdict", words)
 
 
-def _source_step(source: Workload, captured: str | None) -> Step:
-    if captured is not None:
-        return Step("source", f"{source.uid} is {captured}, its identity is {source.identity}")
+def _source_step(source: Workload, here: Capture | None) -> Step:
+    if here is not None:
+        return Step("source", f"{source.uid} is {here.words}, its identity is {source.identity}")
     if source.tunnel_protocol is TunnelProtocol.HBONE:
         where = f"captured on node {source.node}" if source.node else "captured, on a node that is not known"
         return Step("source", f"{source.uid} is {where} as the controller says, its identity is {source.identity}")

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable
 from typing import Final
 
-LINGER_S: Final = 60.0
+LINGER_S: Final = 600.0
+"""What an idle workload calls again within this time is still known, even if the controller has gone meanwhile."""
 MAX_KEYS: Final = 65536
 
 

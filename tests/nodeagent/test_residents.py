@@ -24,7 +24,7 @@ class Scene:
         self.subscribed: set[str] = set()
         self.wanted: set[WorkloadIdentity] = set()
         self.ready: set[str] = set()
-        self.subscriptions = Subscriptions(self, self.store, interest=Interest(linger_s=0))
+        self.subscriptions = Subscriptions(self, self.store, interest=Interest(linger_s=0), connected=lambda: True)
         self.residents = Residents(
             trust_domain="td",
             cluster="c1",

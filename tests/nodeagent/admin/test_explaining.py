@@ -38,7 +38,7 @@ class Mesh:
         self.store = SnapshotStore(Snapshot())
         self.store.apply(Update(policies_arrived=True))
         self.subscribed: set[str] = set()
-        self.subscriptions = Subscriptions(self, self.store, interest=Interest(linger_s=0))
+        self.subscriptions = Subscriptions(self, self.store, interest=Interest(linger_s=0), connected=lambda: True)
         self.explainer = Explainer(self.store, self.subscriptions, cluster="Kubernetes")
         self.answer: Callable[[str], Update | None] = self._answer
 

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 import yaml
 
+from nodeagent.admin.reports import Problem
+from nodeagent.resolve.explanation import Explanation, Outcome, Step
 from tests.nodeagent.cli import samples
 from tests.nodeagent.cli.conftest import Agent
 
@@ -74,6 +76,19 @@ def test_status_names_every_workload_and_what_is_wrong_with_it(agent: Agent) -> 
     assert "default/shop" in text
     assert "/run/netns/api: no such namespace [x]" in text
     assert "what is known stays in force" in text
+
+
+def test_nothing_that_a_terminal_obeys_gets_to_it(agent: Agent) -> None:
+    evil = "\x1b]0;owned\x07\r\n\x9b31m"
+    workload = msgspec.structs.replace(samples.BROKEN, problem=evil)
+    agent.answers["/status"] = msgspec.structs.replace(samples.BAD, workloads=(workload,), problems=(Problem(evil, evil),))
+    agent.answers["/capture"] = [msgspec.structs.replace(samples.CAPTURE, problem=evil)]
+    agent.answers["/explain"] = Explanation(Outcome.DENIED, (Step("verdict", evil),))
+    agent.answers["/policies"] = [msgspec.structs.replace(samples.POLICIES[0], error=evil)]
+    for command in (["status"], ["capture"], ["policies"], ["explain", "a/b", "c"]):
+        text = agent.run(*command).stdout
+        assert "owned" in text, command
+        assert not set("\x1b\x07\x9b\r") & set(text), command
 
 
 def test_logs_are_printed_as_they_are(agent: Agent) -> None:

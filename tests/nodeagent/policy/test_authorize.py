@@ -161,6 +161,13 @@ def test_questions_that_contradict_themselves_are_denied(question: VerdictQuesti
     assert not judge(knowing(), question).allow
 
 
+def test_a_workload_that_runs_here_as_somebody_else_is_denied() -> None:
+    """A pod was replaced under the same name, and the policies that are known are the former's."""
+    snapshot = knowing()
+    for identity, allowed in ((str(API.identity), True), ("spiffe://cluster.local/ns/shop/sa/other", False)):
+        assert judge(apply(snapshot, Update(local_identities=((UID, identity),))).snapshot, ask()).allow is allowed
+
+
 def test_dry_run_never_decides_but_says_what_it_would() -> None:
     trial = Policy("try", "shop", PolicyScope.NAMESPACE, Action.DENY, rules=((),), dry_run=True)
     verdict = judge(knowing(trial), ask())

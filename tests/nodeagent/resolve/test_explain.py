@@ -7,7 +7,7 @@ import pytest
 
 from meshapi.authorization import Action, Exact, Match, Policy, PolicyScope
 from meshapi.workload import NetworkAddress, Port, Service, ServiceKey, TunnelProtocol, Workload, WorkloadUID
-from nodeagent.resolve.explain import explain
+from nodeagent.resolve.explain import Capture, explain
 from nodeagent.resolve.explanation import Explanation, Outcome
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.update import Update, apply
@@ -40,15 +40,15 @@ ONLY_API = Policy(
 MESH = Update(workloads=(SHOP, API), services=(SERVICE,), policies_arrived=True)
 
 
-def told(destination: str, *updates: Update, source: str = SHOP.uid, captured: str | None = None) -> Explanation:
+def told(destination: str, *updates: Update, source: str = SHOP.uid, here: Capture | None = None) -> Explanation:
     snapshot = Snapshot()
     for update in (MESH, *updates):
         snapshot = apply(snapshot, update).snapshot
-    return explain(snapshot, WorkloadUID(source), destination, captured=captured)
+    return explain(snapshot, WorkloadUID(source), destination, here=here)
 
 
 def test_a_call_is_told_step_by_step() -> None:
-    explanation = told("api:80", captured="captured by nftables since 12:00")
+    explanation = told("api:80", here=Capture(captured=True, words="captured by nftables since 12:00"))
     assert explanation.outcome is Outcome.ALLOWED
     assert [(step.what, step.text) for step in explanation.steps] == [
         (
@@ -99,6 +99,13 @@ def test_a_source_outside_the_mesh_has_no_identity() -> None:
     explanation = told("default/api", Update(workloads=(outside,), policies=(ONLY_API,)))
     assert explanation.outcome is Outcome.DENIED
     assert explanation.steps[0].text.endswith("not in the mesh: its calls go out in plaintext, without an identity")
+    assert "in plaintext" in explanation.steps[2].text
+
+
+def test_a_source_that_is_not_captured_yet_goes_out_as_nobody() -> None:
+    waiting = Capture(captured=False, words="waiting on this node (its network namespace does not exist yet)")
+    explanation = told("default/api", Update(policies=(ONLY_API,)), here=waiting)
+    assert "is waiting on this node" in explanation.steps[0].text
     assert "in plaintext" in explanation.steps[2].text
 
 

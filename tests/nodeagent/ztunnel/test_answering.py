@@ -46,9 +46,12 @@ class Scene:
 
     def __init__(self, *, linger_s: float = 0.0) -> None:
         self.recorder = Recorder()
+        self.connected = True
         self.store = SnapshotStore(Snapshot())
         self.store.apply(Update(workloads=(WEB,), policies_arrived=True))
-        self.subscriptions = Subscriptions(self.recorder, self.store, interest=Interest(linger_s=linger_s))
+        self.subscriptions = Subscriptions(
+            self.recorder, self.store, interest=Interest(linger_s=linger_s), connected=lambda: self.connected
+        )
 
     @asynccontextmanager
     async def session(self, settings: Settings | None = None) -> AsyncIterator[Answering]:
@@ -138,3 +141,16 @@ async def test_subscriptions_of_an_earlier_run_linger() -> None:
     scene.subscriptions.need(["a"])
     assert scene.recorder.subscribed == {"a"}
     assert len(scene.subscriptions) == 1
+
+
+async def test_nothing_is_given_up_while_the_controller_is_away() -> None:
+    scene = Scene()
+    async with scene.session() as answering:
+        answering.ask(AskRoute(1, "web", "192.0.2.1:443"))
+        scene.store.apply(Update(absent=("/192.0.2.1",)))
+        answering.release(Release((1,)))
+        scene.connected = False
+        scene.subscriptions.sweep()
+        answering.ask(AskRoute(2, "web", "192.0.2.1:443"))
+        assert isinstance(scene.last, AnswerRoute)
+        assert isinstance(scene.last.route, Pass)

@@ -105,7 +105,9 @@ class Scene:
         self.store = SnapshotStore(Snapshot())
         self.store.apply(Update(workloads=(WEB,), policies_arrived=True))
         self.enrolment, self.telemetry = Enrolment(), Telemetry()
-        self.sessions = Sessions(self.store, Subscriptions(Source(), self.store, interest=Interest()), self.telemetry, Settings())
+        self.sessions = Sessions(
+            self.store, Subscriptions(Source(), self.store, interest=Interest(), connected=lambda: True), self.telemetry, Settings()
+        )
         self.sessions.set_trust(TRUST)
         self.sessions.set_identity("spiffe://a", "chain", "key")
         self.end: Exception | None = None
