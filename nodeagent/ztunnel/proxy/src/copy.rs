@@ -59,7 +59,7 @@ async fn one_way(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &im
 async fn copy_some(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<usize> {
     let (got, rest) = {
         let mut buffer = buffers.send();
-        let got = readiness::read(from, &mut buffer[..])?;
+        let got = readiness::read(from, &mut buffer[..BULK_BYTES])?;
         let written = match to.try_write(&buffer[..got]) {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

@@ -35,6 +35,10 @@ impl Gauge {
         self.0.load(Relaxed)
     }
 
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Relaxed);
+    }
+
     pub fn remove(&self, amount: u64) {
         self.0.fetch_sub(amount, Relaxed);
     }

@@ -1,5 +1,6 @@
 //! The proxy's own log: a few lines on standard error, at most so many a second.
 
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,10 +20,11 @@ pub fn write(line: std::fmt::Arguments<'_>) {
         DROPPED.fetch_add(1, Relaxed);
         return;
     }
-    match DROPPED.swap(0, Relaxed) {
-        0 => eprintln!("nodemesh-proxy: {line}"),
-        dropped => eprintln!("nodemesh-proxy: {line} ({dropped} lines before this one were dropped)"),
-    }
+    // Whoever read it may be gone; that is no reason to stop.
+    let _ = match DROPPED.swap(0, Relaxed) {
+        0 => writeln!(io::stderr(), "nodemesh-proxy: {line}"),
+        dropped => writeln!(io::stderr(), "nodemesh-proxy: {line} ({dropped} lines before this one were dropped)"),
+    };
 }
 
 macro_rules! log {

@@ -99,8 +99,21 @@ fn start_worker(index: usize, shared: Shared) -> io::Result<UnboundedSender<mess
 }
 
 fn serve(runtime: &tokio::runtime::Runtime, index: usize, shared: Shared, messages: UnboundedReceiver<messages::ToWorker>) {
+    let _end = EndOfWorker;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(runtime, async move { Worker::new(index, shared).run(messages).await });
+}
+
+/// A panic in the task of a connection ends that connection. One in what all of a worker's connections hang on (its messages, its
+/// sweeps) would leave decisions unheeded: then the process ends, and the agent starts another.
+struct EndOfWorker;
+
+impl Drop for EndOfWorker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

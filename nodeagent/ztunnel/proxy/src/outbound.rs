@@ -15,6 +15,9 @@ use std::rc::Rc;
 use std::time::Instant;
 use tokio::net::TcpStream;
 
+/// Kept tunnels that may turn out dead before a connect counts as failed.
+const MAX_DEAD_TUNNELS: u32 = 2;
+
 /// The way to an endpoint that answered.
 enum Path {
     Plain(TcpStream),
@@ -135,6 +138,7 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
     conn.source_identity.replace(Some(target.identity.clone()));
     conn.destination_identity.replace(None);
     let deadline = worker.deadlines().answer;
+    let mut dead_tunnels = 0;
     loop {
         // Connecting has its own deadlines, each of which gives everyone who waits an answer.
         let lease = worker.lease(&conn.workload, target).await.map_err(Refusal::TryNext)?;
@@ -146,7 +150,7 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
             Err(_) => return Err(Refusal::TryNext(Failure::new(Flag::DT, "the other side gave no answer in time"))),
             Ok(Ok(status)) => return judge(stream, status),
             // A kept tunnel that had died unnoticed says nothing about the endpoint.
-            Ok(Err(_)) if reused && lease.tunnel.available_streams() == 0 => {}
+            Ok(Err(_)) if reused && lease.tunnel.available_streams() == 0 && dead_tunnels < MAX_DEAD_TUNNELS => dead_tunnels += 1,
             Ok(Err(failure)) => {
                 let flag = failure.flag.unwrap_or(Flag::UF);
                 return Err(Refusal::TryNext(Failure::new(flag, failure.text)));

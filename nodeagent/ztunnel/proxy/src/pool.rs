@@ -144,18 +144,24 @@ impl Worker {
     /// Connects in a task of its own, so that it does not end with the connection that wanted it first.
     fn grow(self: &Rc<Self>, key: Key, workload: Rc<Workload>) {
         self.pool.started(&key);
-        let worker = self.clone();
+        let mut attempt = Attempt { worker: self.clone(), key, tunnel: None };
         self.spawn(async move {
-            let result = worker.connect_tunnel(&key.1, &workload).await;
-            worker.pool.connected(&key, &result);
-            let Ok(tunnel) = result else { return };
-            let result = tunnel.drive().await;
-            worker.pool.ended(&key, &tunnel);
-            tunnel.wind_up(&result);
+            let (worker, target) = (attempt.worker.clone(), attempt.key.1.clone());
+            let tunnel = match worker.start_tunnel(&target, &workload).await {
+                Ok(tunnel) => tunnel,
+                Err(failure) => return attempt.finish(Err(failure)),
+            };
+            let _guard = tunnel.guard();
+            let established = tunnel.establish().await;
+            if let Err(failure) = established {
+                return attempt.finish(Err(failure));
+            }
+            attempt.finish(Ok(tunnel.clone()));
+            tunnel.drive().await;
         });
     }
 
-    async fn connect_tunnel(self: &Rc<Self>, target: &TunnelTarget, workload: &Rc<Workload>) -> Result<Rc<Tunnel>, Failure> {
+    async fn start_tunnel(self: &Rc<Self>, target: &TunnelTarget, workload: &Rc<Workload>) -> Result<Rc<Tunnel>, Failure> {
         let permit = TunnelPermit::outbound(&self.usage, self.settings().max_tunnels)
             .ok_or_else(|| Failure::new(Flag::UO, "the limit of tunnels is reached"))?;
         let configs = self.identity(&target.identity);
@@ -165,12 +171,7 @@ impl Worker {
         let engine = Engine::client(&configs.client.expecting(target.expect.clone().into()), &mut out);
         let engine = engine.map_err(|error| Failure::new(Flag::UF, error.to_string()))?;
         let (workload, peer_address) = (workload.clone(), target.address);
-        let tunnel = Tunnel::new(self, Parts { workload, peer_address, role: Role::Client, io, engine, out, permit });
-        let result = tunnel.establish().await;
-        if result.is_err() {
-            tunnel.wind_up(&result);
-        }
-        result.map(|()| tunnel)
+        Ok(Tunnel::new(self, Parts { workload, peer_address, role: Role::Client, io, engine, out, permit }))
     }
 
     /// A TCP connection that leaves the pod as its own.
@@ -184,6 +185,30 @@ impl Worker {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(Failure::new(Flag::UF, format!("connecting to {address}: {error}"))),
             Err(_) => Err(Failure::new(Flag::UF, format!("connecting to {address}: no answer in time"))),
+        }
+    }
+}
+
+/// A connect on its way, then the tunnel that came of it: tells the pool how it ended, by whatever way.
+struct Attempt {
+    worker: Rc<Worker>,
+    key: Key,
+    tunnel: Option<Option<Rc<Tunnel>>>,
+}
+
+impl Attempt {
+    fn finish(&mut self, result: Result<Rc<Tunnel>, Failure>) {
+        self.worker.pool.connected(&self.key, &result);
+        self.tunnel = Some(result.ok());
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        match self.tunnel.take() {
+            None => self.worker.pool.connected(&self.key, &Err(Failure::new(Flag::UF, "the tunnel was given up"))),
+            Some(Some(tunnel)) => self.worker.pool.ended(&self.key, &tunnel),
+            Some(None) => {}
         }
     }
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use zeroize::Zeroize;
 
 /// A network namespace and at most this many listeners come with a message.
 const MAX_DESCRIPTORS: usize = 16;
@@ -78,8 +79,7 @@ impl Link {
         }
         let message = decode(&self.body).map_err(broken)?;
         // A private key may have passed through here.
-        self.body.fill(0);
-        self.body.clear();
+        self.body.zeroize();
         if self.body.capacity() > GATHER_BYTES {
             self.body = Vec::new();
         }

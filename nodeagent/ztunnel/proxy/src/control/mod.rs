@@ -14,7 +14,7 @@ use crate::series::SeriesTable;
 use hbone_tls::Trust;
 use held::{Effect, Held, Holder};
 use link::Link;
-use reports::Reports;
+use reports::{Reports, Sending};
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ pub struct Control {
     link: Option<Link>,
     session: Session,
     redial_at: Instant,
+    away_because: Option<String>,
     /// When to exit even if connections are open.
     exit_at: Option<Instant>,
 }
@@ -81,6 +82,7 @@ impl Control {
             link: None,
             session: Session::default(),
             redial_at: Instant::now(),
+            away_because: None,
             exit_at: None,
         }
     }
@@ -104,10 +106,20 @@ impl Control {
                 _ = tick.tick() => self.report_what_came(),
             }
         }
+        self.last_report(&mut from_workers).await;
+    }
+
+    /// What the last connections left behind, as far as the agent takes it without waiting.
+    async fn last_report(&mut self, from_workers: &mut UnboundedReceiver<ToControl>) {
+        let until = tokio::time::Instant::now() + LOG_INTERVAL * 2;
+        while let Ok(Some(message)) = tokio::time::timeout_at(until, from_workers.recv()).await {
+            self.from_worker(message);
+        }
         if let Some(link) = &mut self.link {
             self.reports.send_log(&mut self.series, &self.usage, link);
-            // The agent may be gone already; there is nobody left to tell.
-            drop(link.flush());
+            self.reports.send_counters(Sending::Now, &mut self.series, &self.usage, link);
+            // The agent may be gone already: then there is nobody to tell.
+            let _ = link.flush();
         }
     }
 
@@ -175,20 +187,24 @@ impl Control {
             return;
         };
         self.reports.send_log(&mut self.series, &self.usage, link);
-        self.reports.send_counters(None, &mut self.series, &self.usage, link);
+        self.reports.send_counters(Sending::WhenDue, &mut self.series, &self.usage, link);
     }
 
     fn send_report(&mut self, request: u64) {
         let (routes, verdicts) = self.held.count();
         let status = self.reports.status(request, &self.usage, (routes, verdicts, self.held.waiting()));
         if let Some(link) = &mut self.link {
-            self.reports.send_counters(Some(request), &mut self.series, &self.usage, link);
+            self.reports.send_counters(Sending::Answer(request), &mut self.series, &self.usage, link);
             link.queue(&crate::protocol::encode(&status), Vec::new());
         }
     }
 
     fn end_session(&mut self, reason: &str) {
-        log!("the agent is away: {reason}");
+        // A session that fails ten times a second for one reason is said once.
+        if self.away_because.as_deref() != Some(reason) {
+            log!("the agent is away: {reason}");
+            self.away_because = Some(reason.to_owned());
+        }
         self.link = None;
         self.redial_at = Instant::now() + REDIAL;
         self.session = Session::default();

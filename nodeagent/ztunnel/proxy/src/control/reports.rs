@@ -15,6 +15,17 @@ const PART: usize = 1000;
 /// With this much unread by the agent, counters and log wait here.
 const MAX_UNREAD_BYTES: usize = 4 << 20;
 
+/// When counters are sent.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Sending {
+    /// Once a second, if there is anything to say.
+    WhenDue,
+    /// Now, if there is anything to say.
+    Now,
+    /// Now, and in any case.
+    Answer(u64),
+}
+
 pub struct Reports {
     workers: usize,
     log: VecDeque<LogEntry>,
@@ -83,16 +94,19 @@ impl Reports {
         }
     }
 
-    /// Once a second if there is anything to say, or at once in answer to `request`.
-    pub fn send_counters(&mut self, request: Option<u64>, series: &mut SeriesTable, usage: &Usage, link: &mut Link) {
+    pub fn send_counters(&mut self, sending: Sending, series: &mut SeriesTable, usage: &Usage, link: &mut Link) {
         let due = self.counters_sent.elapsed() >= COUNTERS_INTERVAL && link.queued_bytes() < MAX_UNREAD_BYTES;
-        if !due && request.is_none() {
+        if !due && sending == Sending::WhenDue {
             return;
         }
         self.counters_sent = Instant::now();
         let mut rows = series.report();
         let lost_total = usage.shed_totals().get(Shed::LogEntries.as_str()).copied().unwrap_or(0);
         let lost_log_entries = lost_total - std::mem::replace(&mut self.lost_told, lost_total);
+        let request = match sending {
+            Sending::Answer(request) => Some(request),
+            Sending::WhenDue | Sending::Now => None,
+        };
         if rows.is_empty() && lost_log_entries == 0 && request.is_none() {
             return;
         }

@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
+use zeroize::Zeroize;
 
 impl Control {
     /// Says hello, gives the descriptors back, and asks again whatever is held.
@@ -100,6 +101,7 @@ impl Control {
         self.session.welcomed = true;
         self.settings = Arc::new(welcome.settings.checked()?);
         self.tell_all(|| ToWorker::Settings(self.settings.clone()));
+        self.away_because = None;
         log!("the agent is here");
         Ok(())
     }
@@ -158,12 +160,14 @@ impl Control {
     }
 
     /// Credentials that do not fit are refused here; the ones before them stay in force until they expire.
-    fn set_identity(&mut self, message: SetIdentity) {
+    fn set_identity(&mut self, mut message: SetIdentity) {
         let name: Arc<str> = message.identity.as_str().into();
         if let Some(named) = &mut self.session.named {
             named.identities.insert(name.clone());
         }
-        match self.make_configs(&message) {
+        let configs = self.make_configs(&message);
+        message.key.zeroize();
+        match configs {
             Ok(configs) => {
                 let configs = Arc::new(configs);
                 self.identities.insert(name.clone());

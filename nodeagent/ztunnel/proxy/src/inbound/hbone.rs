@@ -35,13 +35,11 @@ pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, io: TcpStream, pe
         return sys::reset_on_close(&io);
     };
     let tunnel = Tunnel::new(&worker, Parts { workload, peer_address, role: Role::Server, io, engine, out: Vec::new(), permit });
-    let mut result = tunnel.establish().await;
-    if let Err(failure) = &result {
-        log!("{}: a tunnel from {peer_address} is refused: {failure}", tunnel.workload.uid);
-    } else {
-        result = tunnel.drive().await;
+    let _guard = tunnel.guard();
+    match tunnel.establish().await {
+        Ok(()) => tunnel.drive().await,
+        Err(failure) => log!("{}: a tunnel from {peer_address} is refused: {failure}", tunnel.workload.uid),
     }
-    tunnel.wind_up(&result);
 }
 
 /// Serves one CONNECT.

@@ -27,13 +27,15 @@ impl Tunnel {
     }
 
     /// Drives an established tunnel to its end.
-    pub async fn drive(self: &Rc<Self>) -> Result<(), Failure> {
-        self.pump(|core| core.codec.is_closed()).await
+    pub async fn drive(self: &Rc<Self>) {
+        if let Err(failure) = self.pump(|core| core.codec.is_closed()).await {
+            self.end(failure);
+        }
     }
 
     /// Says goodbye as far as that needs no waiting, and ends what the tunnel carried.
-    pub fn wind_up(&self, result: &Result<(), Failure>) {
-        let reason = result.clone().err().unwrap_or_else(|| Failure::reset("the tunnel ended"));
+    fn wind_up(&self) {
+        let reason = self.ended.borrow().clone().unwrap_or_else(|| Failure::reset("the tunnel ended"));
         // What cannot be sent without waiting is not sent: the connection is over.
         drop(self.core.borrow_mut().say_goodbye(&self.io, &self.worker.buffers));
         self.end(reason.clone());
@@ -42,6 +44,11 @@ impl Tunnel {
         }
         // Those streams hold this tunnel.
         self.blocked.take();
+    }
+
+    /// Ends the tunnel with the task that drives it, however that ends.
+    pub fn guard(self: &Rc<Self>) -> DriverGuard {
+        DriverGuard(self.clone())
     }
 
     /// Keeps what the handshake proved. The trust may have changed while it ran.
@@ -177,6 +184,14 @@ impl Tunnel {
         if let Some(stream) = self.stream(id) {
             act(&stream);
         }
+    }
+}
+
+pub struct DriverGuard(Rc<Tunnel>);
+
+impl Drop for DriverGuard {
+    fn drop(&mut self) {
+        self.0.wind_up();
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Tunnel {
     blocked: RefCell<Vec<Rc<Stream>>>,
     /// The driver has to look again.
     wake: Signal,
+    /// Unsent bytes in the process's total.
+    accounted: Cell<usize>,
     ended: RefCell<Option<Failure>>,
     peer: OnceCell<(Arc<PeerCertificate>, Arc<str>)>,
     received: Cell<Instant>,
@@ -80,6 +82,7 @@ impl Tunnel {
             streams: RefCell::default(),
             blocked: RefCell::default(),
             wake: Signal::default(),
+            accounted: Cell::new(0),
             ended: RefCell::default(),
             peer: OnceCell::new(),
             received: Cell::new(now),
@@ -164,12 +167,34 @@ impl Tunnel {
 
     /// Seals control frames that wait and writes what the socket takes.
     fn flush(&self) {
-        let written = self.core.borrow_mut().flush(&self.io, &self.worker.buffers);
+        let written = {
+            let mut core = self.core.borrow_mut();
+            let written = core.flush(&self.io, &self.worker.buffers);
+            self.account(core.unsent());
+            written
+        };
         match written {
             Ok(true) => self.unblock(),
             Ok(false) => self.wake.raise(),
             Err(failure) => self.end(failure),
         }
+    }
+
+    /// Keeps the process's total of buffered bytes up to date with what this tunnel has not sent.
+    fn account(&self, unsent: usize) {
+        let before = self.accounted.replace(unsent);
+        let total = &self.worker.usage.buffered_bytes;
+        match unsent.checked_sub(before) {
+            Some(0) => {}
+            Some(more) => total.add(more as u64),
+            None => total.remove((before - unsent) as u64),
+        }
+    }
+
+    /// Whether a stream may add to what is sealed and unsent.
+    fn has_room(&self, unsent: usize) -> bool {
+        let total_is_high = || self.worker.usage.buffered_bytes.get() >= self.worker.settings().max_buffered_bytes;
+        unsent == 0 || (unsent <= MAX_UNSENT_BYTES && !total_is_high())
     }
 
     fn unblock(&self) {
@@ -189,6 +214,12 @@ impl Tunnel {
             self.idle_since.set(Instant::now());
             self.wake.raise();
         }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.account(0);
     }
 }
 

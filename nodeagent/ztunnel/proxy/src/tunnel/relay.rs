@@ -2,7 +2,7 @@
 
 use super::core::tls_failure;
 use super::stream::{Application, Gone, Next};
-use super::{MAX_UNSENT_BYTES, Stream, StreamGuard, Tunnel};
+use super::{Stream, StreamGuard, Tunnel};
 use crate::failure::Failure;
 use crate::readiness;
 use crate::sys;
@@ -109,7 +109,7 @@ impl Tunnel {
             return Ok(Turn::Ended);
         }
         let mut core = self.core.borrow_mut();
-        if core.unsent() > MAX_UNSENT_BYTES {
+        if !self.has_room(core.unsent()) {
             let mut blocked = self.blocked.borrow_mut();
             if !blocked.iter().any(|other| Rc::ptr_eq(other, stream)) {
                 blocked.push(stream.clone());

@@ -167,9 +167,10 @@ impl Stream {
         self.news.raise();
     }
 
-    /// The stream is gone both ways.
+    /// The stream is gone both ways. Behind the peer's end a reset only says that it takes no more, and must not destroy what
+    /// came in full: Envoy ends a stream so (CONNECT_ERROR) when its application has closed first.
     pub fn reset(&self, code: Code) {
-        self.end_both(match code.is_end_of_stream() {
+        self.end_both(match self.ended.get() || code.is_end_of_stream() {
             true => Gone::Complete,
             false => Gone::Broken(Failure::reset(format!("the stream was reset: {code}"))),
         });

@@ -132,10 +132,12 @@ impl Worker {
                 let Some(conn) = self.connections.get(id) else { return };
                 let Some((_, flow)) = conn.flow.take() else { return };
                 let worker = self.clone();
+                let unsettled = Unsettled(conn);
                 self.spawn(async move {
-                    let authorised = worker.authorise(&conn, &flow).await;
+                    let conn = &unsettled.0;
+                    let authorised = worker.authorise(conn, &flow).await;
                     if conn.has_ended() {
-                        worker.leave_verdict(&conn);
+                        worker.leave_verdict(conn);
                     } else if let Err(failure) = authorised {
                         conn.kill(failure);
                     }
@@ -149,6 +151,7 @@ impl Worker {
         let mut tokens = self.decisions.routes.borrow_mut().trim(unused, now);
         tokens.extend(self.decisions.verdicts.borrow_mut().trim(unused, now));
         self.release(tokens);
+        self.pool.recheck();
     }
 
     pub fn forget_answers_of(&self, workload: &str) {
@@ -176,6 +179,17 @@ impl Worker {
     fn release(&self, tokens: Vec<u64>) {
         if !tokens.is_empty() {
             self.tell_control(ToControl::Forget { worker: self.index, tokens });
+        }
+    }
+}
+
+/// A connection between two verdicts: if the task that asks ends without one, so does the connection.
+struct Unsettled(Rc<Conn>);
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        if self.0.flow.borrow().is_none() {
+            self.0.kill(no_answer());
         }
     }
 }

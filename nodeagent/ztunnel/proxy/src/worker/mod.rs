@@ -101,9 +101,16 @@ impl Worker {
 
     /// Serves until the process ends.
     pub async fn run(self: Rc<Self>, mut messages: UnboundedReceiver<ToWorker>) {
-        self.spawn(sweep::run(self.clone()));
-        while let Some(message) = messages.recv().await {
-            self.handle(message);
+        let sweeps = sweep::run(self.clone());
+        tokio::pin!(sweeps);
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => self.handle(message),
+                    None => return,
+                },
+                () = &mut sweeps => return,
+            }
         }
     }
 
