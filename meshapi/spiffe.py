@@ -1,11 +1,14 @@
 """SPIFFE ids: parsing refuses whatever is not exactly one of the two forms that this mesh issues."""
 
 import re
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, Self
 
 MAX_ID_BYTES = 2048
 MAX_TRUST_DOMAIN_BYTES = 255
+PARSED_IDENTITIES: Final = 2048
+"""How many are kept parsed: the peers of a node's workloads ask again and again."""
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}\Z", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+\Z", re.ASCII)
 
@@ -47,30 +50,33 @@ class WorkloadIdentity:
     trust_domain: str
     namespace: str
     service_account: str
+    principal: str = field(init=False, compare=False, repr=False)
+    """The form that policies compare: without `spiffe://`."""
 
     def __post_init__(self) -> None:
         check_trust_domain(self.trust_domain)
         check_segment(self.namespace)
         check_segment(self.service_account)
+        object.__setattr__(self, "principal", f"{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}")
         if len(str(self)) > MAX_ID_BYTES:
             raise IdentityError(f"longer than {MAX_ID_BYTES} bytes")
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
+    @staticmethod
+    def parse(text: str) -> "WorkloadIdentity":
         """Reads the URI form; raises IdentityError on anything else."""
-        trust_domain, path = _split(text)
-        match path:
-            case ["ns", namespace, "sa", service_account]:
-                return cls(trust_domain, namespace, service_account)
-        raise IdentityError(f"{text[:200]!r} is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>")
+        return _parse_workload(text)
 
     def __str__(self) -> str:
         return f"spiffe://{self.principal}"
 
-    @property
-    def principal(self) -> str:
-        """The form that policies compare: without `spiffe://`."""
-        return f"{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
+
+@lru_cache(PARSED_IDENTITIES)
+def _parse_workload(text: str) -> WorkloadIdentity:
+    trust_domain, path = _split(text)
+    match path:
+        case ["ns", namespace, "sa", service_account]:
+            return WorkloadIdentity(trust_domain, namespace, service_account)
+    raise IdentityError(f"{text[:200]!r} is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -4,6 +4,7 @@ Decoding applies the defaults of the wire facts and refuses (ModelError) what wo
 """
 
 from enum import IntEnum
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NewType
 
@@ -130,7 +131,7 @@ class LoadBalancing(Struct, frozen=True):
     health_policy: HealthPolicy = HealthPolicy.ONLY_HEALTHY
 
 
-class Service(Struct, frozen=True):
+class Service(Struct, frozen=True, dict=True):
     """A service; without addresses it is headless."""
 
     name: str
@@ -146,12 +147,12 @@ class Service(Struct, frozen=True):
     ingress_use_waypoint: bool = False
     visibility: Visibility = Visibility.PUBLIC
 
-    @property
+    @cached_property
     def key(self) -> ServiceKey:
         return service_key(self.namespace, self.hostname)
 
 
-class Workload(Struct, frozen=True):
+class Workload(Struct, frozen=True, dict=True):
     """A workload. `services` maps each service it serves to the ports there. `capacity` is its weight (relative, default 1)."""
 
     uid: WorkloadUID
@@ -179,7 +180,7 @@ class Workload(Struct, frozen=True):
     network_mode: NetworkMode = NetworkMode.STANDARD
     capacity: int = 1
 
-    @property
+    @cached_property
     def identity(self) -> WorkloadIdentity:
         return WorkloadIdentity(self.trust_domain, self.namespace, self.service_account)
 

@@ -3,10 +3,10 @@
 Matching follows the wire facts: rules OR-ed, clauses AND-ed, matches OR-ed, fields AND-ed, values OR-ed, `not_` fields NOR-ed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshapi.authorization import Action, Exact, IPNetwork, Match, Policy, Prefix, Present, StringMatch, Suffix
+from meshapi.authorization import Action, Exact, IPNetwork, Match, Policy, Prefix, Present, ServiceAccountMatch, StringMatch, Suffix
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import IPAddress
 from nodeagent.policy.addresses import plain_network
@@ -46,67 +46,55 @@ class _Blocks:
         return any(version == address.version and number & mask == network for version, network, mask in self.blocks)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """The positive or the `not_` half of a match; None = the field restricts nothing."""
-
-    namespaces: _Strings | None
-    principals: _Strings | None
-    accounts: frozenset[tuple[str, str]] | None
-    sources: _Blocks | None
-    destinations: _Blocks | None
-    ports: frozenset[int] | None
-
-    def results(self, connection: Connection) -> Iterable[bool]:
-        """For each field that is set, whether one of its values matches. Who has no identity matches none."""
-        peer = connection.peer
-        if self.ports is not None:
-            yield connection.port in self.ports
-        if self.accounts is not None:
-            yield peer is not None and (peer.namespace, peer.service_account) in self.accounts
-        if self.namespaces is not None:
-            yield peer is not None and self.namespaces.matches(peer.namespace)
-        if self.principals is not None:
-            yield peer is not None and self.principals.matches(peer.principal)
-        if self.sources is not None:
-            yield self.sources.matches(connection.source)
-        if self.destinations is not None:
-            yield self.destinations.matches(connection.destination)
+Test = Callable[[Connection], bool]
+"""Whether one of the values of a field matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    wanted: _Fields
-    unwanted: _Fields
+    """The fields that are set, the positive ones and those that must not match."""
+
+    wanted: tuple[Test, ...]
+    unwanted: tuple[Test, ...]
 
     def matches(self, connection: Connection) -> bool:
-        return all(self.wanted.results(connection)) and not any(self.unwanted.results(connection))
+        for test in self.wanted:
+            if not test(connection):
+                return False
+        for test in self.unwanted:  # noqa: SIM110 - a loop without a generator: this runs for each policy of each connection
+            if test(connection):
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicy:
     """A policy with its rules compiled. `looks_at_source` says whether a rule restricts source addresses."""
 
+    key: str
     policy: Policy
     looks_at_source: bool
     rules: tuple[tuple[tuple[_Match, ...], ...], ...]
 
-    @property
-    def key(self) -> str:
-        return self.policy.key
-
     def matches(self, connection: Connection) -> bool:
         """Whether a rule matches; a policy without rules never does."""
-        return any(all(_clause_matches(clause, connection) for clause in rule) for rule in self.rules)
+        for rule in self.rules:
+            for clause in rule:
+                if not _clause_matches(clause, connection):
+                    break
+            else:
+                return True
+        return False
 
 
-_NEVER = _Match(_Fields(None, None, None, None, None, frozenset()), _Fields(None, None, None, None, None, None))
+_NEVER = _Match((lambda _: False,), ())
 
 
 def compile_policy(policy: Policy) -> CompiledPolicy:
     """Compiles a policy. A match that holds no field at all is read in the closed way: it matches in a DENY and never in an ALLOW."""
     empty = Match()
     return CompiledPolicy(
+        key=policy.key,
         policy=policy,
         looks_at_source=any(match.source_ips or match.not_source_ips for rule in policy.rules for clause in rule for match in clause),
         rules=tuple(
@@ -120,33 +108,78 @@ def compile_policy(policy: Policy) -> CompiledPolicy:
 
 
 def _clause_matches(clause: tuple[_Match, ...], connection: Connection) -> bool:
-    return not clause or any(match.matches(connection) for match in clause)
+    for match in clause:  # not any(...): see `_Match.matches`
+        if match.matches(connection):
+            return True
+    return not clause
 
 
 def _compile_match(match: Match) -> _Match:
     return _Match(
-        wanted=_Fields(
-            namespaces=_strings(match.namespaces),
-            principals=_strings(match.principals),
-            accounts=frozenset((value.namespace, value.service_account) for value in match.service_accounts) or None,
-            sources=_blocks(match.source_ips),
-            destinations=_blocks(match.destination_ips),
-            ports=frozenset(match.destination_ports) or None,
+        wanted=_tests(
+            namespaces=match.namespaces,
+            principals=match.principals,
+            accounts=match.service_accounts,
+            sources=match.source_ips,
+            destinations=match.destination_ips,
+            ports=match.destination_ports,
         ),
-        unwanted=_Fields(
-            namespaces=_strings(match.not_namespaces),
-            principals=_strings(match.not_principals),
-            accounts=frozenset((value.namespace, value.service_account) for value in match.not_service_accounts) or None,
-            sources=_blocks(match.not_source_ips),
-            destinations=_blocks(match.not_destination_ips),
-            ports=frozenset(match.not_destination_ports) or None,
+        unwanted=_tests(
+            namespaces=match.not_namespaces,
+            principals=match.not_principals,
+            accounts=match.not_service_accounts,
+            sources=match.not_source_ips,
+            destinations=match.not_destination_ips,
+            ports=match.not_destination_ports,
         ),
     )
 
 
-def _strings(matches: tuple[StringMatch, ...]) -> _Strings | None:
-    if not matches:
-        return None
+def _tests(
+    *,
+    namespaces: tuple[StringMatch, ...],
+    principals: tuple[StringMatch, ...],
+    accounts: tuple[ServiceAccountMatch, ...],
+    sources: tuple[IPNetwork, ...],
+    destinations: tuple[IPNetwork, ...],
+    ports: tuple[int, ...],
+) -> tuple[Test, ...]:
+    """One test for each field that is set. Who has no identity matches none that asks for one."""
+    tests: list[Test] = []
+    if ports:
+        tests.append(_port_test(frozenset(ports)))
+    if accounts:
+        tests.append(_account_test(frozenset((account.namespace, account.service_account) for account in accounts)))
+    if namespaces:
+        tests.append(_namespace_test(_strings(namespaces)))
+    if principals:
+        tests.append(_principal_test(_strings(principals)))
+    if sources:
+        source = _blocks(sources)
+        tests.append(lambda connection: source.matches(connection.source))
+    if destinations:
+        destination = _blocks(destinations)
+        tests.append(lambda connection: destination.matches(connection.destination))
+    return tuple(tests)
+
+
+def _port_test(ports: frozenset[int]) -> Test:
+    return lambda connection: connection.port in ports
+
+
+def _account_test(accounts: frozenset[tuple[str, str]]) -> Test:
+    return lambda connection: (peer := connection.peer) is not None and (peer.namespace, peer.service_account) in accounts
+
+
+def _namespace_test(strings: _Strings) -> Test:
+    return lambda connection: (peer := connection.peer) is not None and strings.matches(peer.namespace)
+
+
+def _principal_test(strings: _Strings) -> Test:
+    return lambda connection: (peer := connection.peer) is not None and strings.matches(peer.principal)
+
+
+def _strings(matches: tuple[StringMatch, ...]) -> _Strings:
     return _Strings(
         exact=frozenset(match.value for match in matches if isinstance(match, Exact)),
         prefixes=tuple(match.value for match in matches if isinstance(match, Prefix)),
@@ -155,8 +188,6 @@ def _strings(matches: tuple[StringMatch, ...]) -> _Strings | None:
     )
 
 
-def _blocks(networks: tuple[IPNetwork, ...]) -> _Blocks | None:
-    if not networks:
-        return None
+def _blocks(networks: tuple[IPNetwork, ...]) -> _Blocks:
     plain = [plain_network(network) for network in networks]
     return _Blocks(tuple((network.version, int(network.network_address), int(network.netmask)) for network in plain))
