@@ -21,16 +21,25 @@ class Interest:
     def __len__(self) -> int:
         return len(self._subscribed)
 
-    def need(self, keys: Iterable[str]) -> list[str]:
-        """Counts each key once more; returns those to subscribe to. Beyond the limit nothing is subscribed: who needs it stays refused."""
-        fresh = []
+    def need(self, keys: Iterable[str], *, make_room: bool) -> tuple[list[str], list[str]]:
+        """Counts each key once more; returns those to subscribe to, and those to unsubscribe from.
+
+        At the limit, the keys that have been idle longest make room, if `make_room`. Where there is no room nothing is subscribed: who
+        needs the key stays refused.
+        """
+        fresh: list[str] = []
+        gone: list[str] = []
         for key in keys:
             self._idle.pop(key, None)
             self._counts[key] = self._counts.get(key, 0) + 1
-            if key not in self._subscribed and len(self._subscribed) < self._max_keys:
+            if key in self._subscribed:
+                continue
+            if make_room and len(self._subscribed) >= self._max_keys and self._idle:
+                gone.append(self._give_up(next(iter(self._idle))))
+            if len(self._subscribed) < self._max_keys:
                 self._subscribed.add(key)
                 fresh.append(key)
-        return fresh
+        return fresh, gone
 
     def remember(self, keys: Collection[str], now: float) -> None:
         """Keys that an earlier run of the agent was subscribed to: kept for a while, so that what needs them can come back."""
@@ -45,8 +54,9 @@ class Interest:
             count = self._counts[key] - 1
             if count:
                 self._counts[key] = count
-            else:
-                del self._counts[key]
+                continue
+            del self._counts[key]
+            if key in self._subscribed:
                 self._idle[key] = now + self._linger_s
 
     def expire(self, now: float) -> list[str]:
@@ -56,8 +66,9 @@ class Interest:
             if at_s > now:
                 break
             expired.append(key)
-        for key in expired:
-            del self._idle[key]
-        gone = [key for key in expired if key in self._subscribed]
-        self._subscribed.difference_update(gone)
-        return gone
+        return [self._give_up(key) for key in expired]
+
+    def _give_up(self, key: str) -> str:
+        del self._idle[key]
+        self._subscribed.discard(key)
+        return key

@@ -15,6 +15,8 @@ from nodeagent.snapshot.view import View
 from nodeagent.ztunnel.answers import NotYet, answer_route, answer_verdict, overflow, parse_route, parse_verdict, refusal, turned_away
 from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict
 
+SHARE: Final = 4
+"""No workload holds more than this part of the questions: one that scans the network must not take the others' place."""
 BATCH: Final = 200
 """Questions answered again in one turn of the loop; new ones are answered between the turns."""
 
@@ -45,7 +47,9 @@ class Decisions:
         self._view = view
         self._wait_s = deadline_s
         self._max_held = max_held
+        self._max_per_workload = max(1, max_held // SHARE)
         self._held: dict[int, _Held] = {}
+        self._per_workload: dict[str, int] = {}
         self._dependents: dict[str, set[int]] = {}
         self._waiting: dict[int, None] = {}
         self._stale_verdicts: dict[int, None] = {}
@@ -78,9 +82,10 @@ class Decisions:
         except (AddressError, ValueError) as error:
             effects.answers.append(turned_away(message, f"malformed question: {error}"))
             return effects
-        if len(self._held) >= self._max_held:
+        if len(self._held) >= self._max_held or self._per_workload.get(question.workload, 0) >= self._max_per_workload:
             effects.answers.append(overflow(message))
             return effects
+        self._per_workload[question.workload] = self._per_workload.get(question.workload, 0) + 1
         held = _Held(question, deadline_s=now + self._wait_s)
         self._held[message.id] = held
         self._waiting[message.id] = None
@@ -94,6 +99,7 @@ class Decisions:
             held = self._held.pop(number, None)
             if held is None:
                 continue
+            self._forget_one_of(held.question.workload)
             self._index(number, held.depends_on, frozenset())
             effects.dropped += held.needs
             for queue in (self._waiting, self._stale_verdicts, self._stale_routes):
@@ -154,6 +160,11 @@ class Decisions:
             held.waiting_for = reply.answer.waiting_for
         else:
             self._settle(number, held, reply.answer, effects)
+
+    def _forget_one_of(self, workload: str) -> None:
+        count = self._per_workload.pop(workload) - 1
+        if count:
+            self._per_workload[workload] = count
 
     def _settle(self, number: int, held: _Held, answer: AnswerRoute | AnswerVerdict, effects: Effects) -> None:
         self._waiting.pop(number, None)

@@ -33,6 +33,7 @@ WEB, API = pod("web", 1), pod("api", 9, services={KEY: (Port(80, 8080),)})
 SERVICE = Service("api", "shop", "api.shop", addresses=(NetworkAddress(ip_address("10.1.0.1")),), ports=(Port(80, 8080),))
 DENY = Policy("deny", "shop", PolicyScope.NAMESPACE, Action.DENY, rules=((((Match(destination_ports=(8080,)),)),),))
 ASK_SERVICE = AskRoute(1, "web", "10.1.0.1:80")
+ASK_VERDICT_FIELDS = ("api", "10.0.0.9:8080", Via.HBONE, "10.0.0.1", PEER)
 ASK_VERDICT = AskVerdict(2, "api", "10.0.0.9:8080", Via.HBONE, "10.0.0.1", PEER)
 
 
@@ -192,13 +193,24 @@ def test_the_number_of_held_questions_is_bounded() -> None:
     assert isinstance(route_of(bench.decisions.ask(AskRoute(7, "web", "10.1.0.1:80"), now=0)), Forward)
 
 
+def test_one_workload_cannot_take_the_place_of_the_others() -> None:
+    bench = Bench(FULL, max_held=8)
+    answers = [bench.decisions.ask(AskRoute(number, "web", f"10.1.0.1:{number + 1}"), now=0) for number in range(3)]
+    refused = [isinstance(route := route_of(effects), Refuse) and route.flag == "UO" for effects in answers]
+    assert refused == [False, False, True]
+    assert verdict_of(bench.decisions.ask(AskVerdict(9, *ASK_VERDICT_FIELDS), now=0)).allow
+    bench.decisions.release((0,))
+    bench.decisions.release((0,))
+    assert isinstance(route_of(bench.decisions.ask(AskRoute(5, "web", "10.1.0.1:80"), now=0)), Forward)
+
+
 def test_what_is_released_leaves_nothing_behind() -> None:
     bench = Bench(FULL)
     asked = bench.decisions.ask(ASK_SERVICE, now=0)
     waiting = bench.decisions.ask(AskRoute(3, "web", "192.0.2.1:443"), now=0)
     released = bench.decisions.release((1, 3, 99))
     assert sorted(released.dropped) == sorted(asked.needed + waiting.needed)
-    assert (len(bench.decisions), bench.decisions.waiting, bench.decisions._dependents) == (0, 0, {})
+    assert (len(bench.decisions), bench.decisions.waiting, bench.decisions._dependents, bench.decisions._per_workload) == (0, 0, {}, {})
     assert bench.update(Update(removed=("api",))).answers == []
 
 
