@@ -74,8 +74,8 @@ class Cluster:
     # ---- the mesh's own processes
 
     def start_controller(self) -> None:
-        """`meshctl serve` on a host of its own."""
-        host = self.topology.add_host("controller")
+        """`meshctl serve` on a host of its own; again after it ended, with the state it had."""
+        host = self.topology.hosts.get("controller") or self.topology.add_host("controller")
         command = [
             str(BIN / "meshctl"),
             "serve",
@@ -154,13 +154,15 @@ class Cluster:
 
     # ---- pods
 
-    def start_app(self, pod: Pod) -> None:
-        """The demo's service in a pod."""
+    def start_app(self, pod: Pod) -> Process:
+        """The demo's service in a pod; it listens when this returns."""
         command = [sys.executable, "-m", "demo.apps.server", "--name", pod.name]
         log = self.directory / f"{pod.name}.log"
+        log.unlink(missing_ok=True)
         app = Process(pod.name, command, log, pod.namespace, {"PYTHONPATH": str(Path(__file__).parent.parent)}).start()
         self._apps.append(app)
         self._wait_for(app, lambda: log.exists() and "listens" in log.read_text(), f"{pod.name} to listen")
+        return app
 
     def enrol(self, pod: Pod, *, service_account: str, namespace: str = "default") -> None:
         """Adds a pod to its node's static list and waits until it is captured and has its identity."""

@@ -97,10 +97,11 @@ class Topology:
         return host
 
     def add_pod(self, node: str, name: str) -> Pod:
-        """A pod behind a node's bridge, with one IPv4 and one IPv6 address."""
+        """A pod behind a node's bridge, with one IPv4 and one IPv6 address: the lowest that are free, so that addresses are used again."""
         host = self.hosts[node]
-        index = len(host.pods) + 2
-        if index > MAX_PODS_PER_NODE:
+        taken = {pod.ipv4 for pod in host.pods.values()}
+        index = next(index for index in range(2, MAX_PODS_PER_NODE + 3) if IPv4Address(f"10.78.{host.number}.{index}") not in taken)
+        if len(host.pods) >= MAX_PODS_PER_NODE:
             raise ValueError(f"at most {MAX_PODS_PER_NODE} pods on a node")
         pod = Pod(
             name=name,
@@ -117,6 +118,13 @@ class Topology:
         self._batch(pod.namespace, [f"route add default via {gateway4}", f"route add ::/0 via {gateway6}"])
         host.pods[name] = pod
         return pod
+
+    def remove_pod(self, pod: Pod) -> None:
+        """Ends a pod's namespace; its addresses are free. What still holds the namespace (a process, a socket) keeps it, without a link."""
+        run(["ip", "-netns", pod.namespace, "link", "del", "eth0"])
+        run(["ip", "netns", "del", pod.namespace])
+        self._namespaces.remove(pod.namespace)
+        del self.hosts[pod.node].pods[pod.name]
 
     def _add_namespace(self, namespace: str, *, forwarding: bool) -> None:
         run(["ip", "netns", "add", namespace])

@@ -77,9 +77,13 @@ class Wiretap:
         """Whether the bytes stand anywhere in the capture."""
         return text in self.file.read_bytes()
 
+    def segments(self) -> list[Segment]:
+        """All segments with payload."""
+        return list(_segments(self.file.read_bytes()))
+
     def read(self) -> Reading:
         """Reads the whole capture."""
-        segments = list(_segments(self.file.read_bytes()))
+        segments = self.segments()
         hbone = [s for s in segments if 15008 in {s.source_port, s.destination_port}]
         versions = {version for s in segments if (version := _server_version(s.payload))}
         return Reading(
