@@ -212,6 +212,12 @@ async def test_what_is_kept_survives_an_agent_that_hears_nothing_new(node: Node)
     assert kept == KEPT
 
 
+async def test_what_another_version_kept_is_left_alone(node: Node) -> None:
+    node.keep(msgspec.structs.replace(KEPT, resources={**KEPT.resources, "type.example/Later": (Resource("x", "1", b"?"),)}))
+    async with node.running() as agent:
+        assert agent.store.current.workload(API.uid) == API
+
+
 async def test_down_ends_proxy_and_agent(node: Node) -> None:
     node.keep(KEPT)
     async with node.running() as agent:
