@@ -53,7 +53,10 @@ impl Drop for Load {
 }
 
 #[derive(Default)]
-pub struct HealthTable(RefCell<HashMap<(Arc<str>, SocketAddr), Rc<Health>>>);
+pub struct HealthTable(RefCell<HashMap<EndpointKey, Rc<Health>>>);
+
+/// The endpoint's uid and address.
+type EndpointKey = (Arc<str>, SocketAddr);
 
 impl HealthTable {
     pub fn of(&self, uid: &Arc<str>, address: SocketAddr) -> Rc<Health> {

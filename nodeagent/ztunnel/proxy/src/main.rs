@@ -85,7 +85,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         sockets: SocketMaker::start()?,
     };
     let workers = (0..arguments.workers).map(|index| start_worker(index, shared.clone())).collect::<io::Result<Vec<_>>>()?;
-    let process = Process { instance: instance()?, started_s: worker::unix_now_s() };
+    let process = Process { instance: instance()?, started_s: worker::unix_time().as_secs_f64() };
     let control = Control::new(arguments.socket, process, workers, usage, trust);
     runtime()?.block_on(control.run(from_workers));
     Ok(())

@@ -144,7 +144,7 @@ impl Worker {
     /// Connects in a task of its own, so that it does not end with the connection that wanted it first.
     fn grow(self: &Rc<Self>, key: Key, workload: Rc<Workload>) {
         self.pool.started(&key);
-        let mut attempt = Attempt { worker: self.clone(), key, tunnel: None };
+        let mut attempt = Attempt { worker: self.clone(), key, state: AttemptState::Connecting };
         self.spawn(async move {
             let (worker, target) = (attempt.worker.clone(), attempt.key.1.clone());
             let tunnel = match worker.start_tunnel(&target, &workload).await {
@@ -193,22 +193,28 @@ impl Worker {
 struct Attempt {
     worker: Rc<Worker>,
     key: Key,
-    tunnel: Option<Option<Rc<Tunnel>>>,
+    state: AttemptState,
+}
+
+enum AttemptState {
+    Connecting,
+    Failed,
+    Established(Rc<Tunnel>),
 }
 
 impl Attempt {
     fn finish(&mut self, result: Result<Rc<Tunnel>, Failure>) {
         self.worker.pool.connected(&self.key, &result);
-        self.tunnel = Some(result.ok());
+        self.state = result.map_or(AttemptState::Failed, AttemptState::Established);
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        match self.tunnel.take() {
-            None => self.worker.pool.connected(&self.key, &Err(Failure::new(Flag::UF, "the tunnel was given up"))),
-            Some(Some(tunnel)) => self.worker.pool.ended(&self.key, &tunnel),
-            Some(None) => {}
+        match &self.state {
+            AttemptState::Connecting => self.worker.pool.connected(&self.key, &Err(Failure::new(Flag::UF, "the tunnel was given up"))),
+            AttemptState::Established(tunnel) => self.worker.pool.ended(&self.key, tunnel),
+            AttemptState::Failed => {}
         }
     }
 }

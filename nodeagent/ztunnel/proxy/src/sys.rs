@@ -12,10 +12,14 @@ const MARK_OWN: u32 = 0x539;
 /// Marks connections to the application that keep the client's address, so that their replies come back here.
 const MARK_TO_APPLICATION: u32 = 0x111;
 
-/// Where a redirected connection was going before nftables turned it here.
+/// Where a captured connection was going: the socket's own address, unless translation turned it to loopback, which is never captured.
 pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let own = stream.local_addr().map(canonical)?;
+    if !own.ip().is_loopback() {
+        return Ok(own);
+    }
     let socket = SockRef::from(stream);
-    let address = if stream.local_addr()?.is_ipv4() { socket.original_dst_v4()? } else { socket.original_dst_v6()? };
+    let address = if own.is_ipv4() { socket.original_dst_v4()? } else { socket.original_dst_v6()? };
     address.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
@@ -37,13 +41,17 @@ pub fn prepare_outgoing(socket: &Socket) -> io::Result<()> {
 
 /// Makes a socket one that reaches the application of this pod with the client's address, and the given port, as its source.
 ///
-/// Bound to `lo`, since its first packet would else be captured again; a client of the other IP family cannot be shown.
-pub fn prepare_to_application(socket: &Socket, client: SocketAddr, v6: bool) -> io::Result<()> {
+/// Bound to `lo`, so that no packet of it can leave the pod, unless the pod itself is the client (`own`): the kernel counts what
+/// comes to the pod's own addresses as of the interface that has them, and such a socket would never see its answer.
+/// A client of the other IP family cannot be shown: then, too, the pod is the source.
+pub fn prepare_to_application(socket: &Socket, client: SocketAddr, v6: bool, own: bool) -> io::Result<()> {
     socket.set_mark(MARK_TO_APPLICATION)?;
-    socket.bind_device(Some(b"lo"))?;
     prepare(socket)?;
     if client.is_ipv6() != v6 {
         return Ok(());
+    }
+    if !own {
+        socket.bind_device(Some(b"lo"))?;
     }
     if v6 {
         socket.set_ip_transparent_v6(true)?;

@@ -95,12 +95,12 @@ impl Control {
             let (wanted, redial_at) = (self.link.is_none(), self.redial_at);
             let Self { link, socket, .. } = &mut self;
             tokio::select! {
-                message = turn(link.as_mut()) => self.from_agent(message),
+                message = turn(link.as_mut()) => self.agent_says(message),
                 dialled = dial(wanted, redial_at, socket) => self.start_session(dialled),
                 Some(message) = from_workers.recv() => {
-                    self.from_worker(message);
+                    self.worker_says(message);
                     while let Ok(message) = from_workers.try_recv() {
-                        self.from_worker(message);
+                        self.worker_says(message);
                     }
                 }
                 _ = tick.tick() => self.report_what_came(),
@@ -113,7 +113,7 @@ impl Control {
     async fn last_report(&mut self, from_workers: &mut UnboundedReceiver<ToControl>) {
         let until = tokio::time::Instant::now() + LOG_INTERVAL * 2;
         while let Ok(Some(message)) = tokio::time::timeout_at(until, from_workers.recv()).await {
-            self.from_worker(message);
+            self.worker_says(message);
         }
         if let Some(link) = &mut self.link {
             self.reports.send_log(&mut self.series, &self.usage, link);
@@ -134,7 +134,7 @@ impl Control {
         }
     }
 
-    fn from_worker(&mut self, message: ToControl) {
+    fn worker_says(&mut self, message: ToControl) {
         match message {
             ToControl::Ask { worker, token, question } => self.ask(Holder { worker, token }, question),
             ToControl::Forget { worker, tokens } => {

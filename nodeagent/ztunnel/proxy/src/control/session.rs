@@ -46,7 +46,7 @@ impl Control {
         self.link = Some(link);
     }
 
-    pub(super) fn from_agent(&mut self, received: io::Result<(ToProxy, Vec<OwnedFd>)>) {
+    pub(super) fn agent_says(&mut self, received: io::Result<(ToProxy, Vec<OwnedFd>)>) {
         let handled = received.map_err(|error| error.to_string()).and_then(|(message, descriptors)| self.handle(message, descriptors));
         if let Err(reason) = handled {
             self.end_session(&reason);

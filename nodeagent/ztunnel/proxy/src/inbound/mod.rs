@@ -28,11 +28,12 @@ async fn connect_application(worker: &Rc<Worker>, conn: &Conn) -> Result<TcpStre
 }
 
 async fn connect_from_client(worker: &Rc<Worker>, conn: &Conn, to: SocketAddr) -> io::Result<TcpStream> {
+    let own = conn.workload.spec().addresses.contains(&conn.source.ip());
     let mut tries = 0;
     loop {
         let socket = worker.socket(&conn.workload, to.is_ipv6()).await?;
         let client = SocketAddr::new(conn.source.ip(), source_port(conn.source.port(), worker.random()));
-        let connected = match sys::prepare_to_application(&socket, client, to.is_ipv6()) {
+        let connected = match sys::prepare_to_application(&socket, client, to.is_ipv6(), own) {
             Ok(()) => TcpSocket::from_std_stream(socket.into()).connect(to).await,
             Err(error) => Err(error),
         };

@@ -69,7 +69,7 @@ impl Tunnel {
     /// Verifies the peer's certificate under the trust in force, and ends the tunnel if it no longer holds.
     pub fn verify_again(&self) {
         let Some((peer, _)) = self.peer.get() else { return };
-        let now_s = crate::worker::unix_now_s() as u64;
+        let now_s = crate::worker::unix_time().as_secs();
         if let Err(refused) = self.worker.trust.still_valid(peer, now_s) {
             self.close(hbone_codec::Code::NO_ERROR, Failure::new(Flag::SI, refused.to_string()));
         }

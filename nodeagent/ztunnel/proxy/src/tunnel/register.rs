@@ -3,7 +3,7 @@
 use super::Tunnel;
 use crate::failure::{Failure, Flag};
 use crate::protocol::{Settings, seconds};
-use crate::worker::{Workload, unix_now_s};
+use crate::worker::{Workload, unix_time};
 use hbone_codec::{Code, Role};
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -48,7 +48,7 @@ impl Tunnels {
     /// Once a second: expiry, pings, idleness.
     pub fn sweep(&self, now: Instant, settings: &Settings) {
         self.0.borrow_mut().retain(|tunnel| tunnel.strong_count() > 0);
-        let now_s = unix_now_s() as u64;
+        let now_s = unix_time().as_secs();
         for tunnel in self.all() {
             tunnel.sweep(now, now_s, settings);
         }

@@ -151,7 +151,7 @@ impl Tunnel {
         }
         drop(core);
         drop(buffer);
-        application.conn.from_application(got);
+        application.conn.count_from_application(got);
         self.flush();
         Ok(if got == 0 { Turn::Ended } else { Turn::Moved })
     }

@@ -111,7 +111,7 @@ impl Stream {
     fn write(&self, application: &Application, payload: &[u8]) -> Option<usize> {
         match application.socket.try_write(payload) {
             Ok(written) => {
-                application.conn.to_application(written);
+                application.conn.count_to_application(written);
                 Some(written)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(0),
@@ -170,9 +170,10 @@ impl Stream {
     /// The stream is gone both ways. Behind the peer's end a reset only says that it takes no more, and must not destroy what
     /// came in full: Envoy ends a stream so (CONNECT_ERROR) when its application has closed first.
     pub fn reset(&self, code: Code) {
-        self.end_both(match self.ended.get() || code.is_end_of_stream() {
-            true => Gone::Complete,
-            false => Gone::Broken(Failure::reset(format!("the stream was reset: {code}"))),
+        self.end_both(if self.ended.get() || code.is_end_of_stream() {
+            Gone::Complete
+        } else {
+            Gone::Broken(Failure::reset(format!("the stream was reset: {code}")))
         });
     }
 

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const LOG_BATCH: usize = 256;
 
@@ -78,14 +78,14 @@ impl Conn {
         self.established.set(true);
     }
 
-    pub fn from_application(&self, bytes: usize) {
+    pub fn count_from_application(&self, bytes: usize) {
         match self.direction {
             Direction::Outbound => self.add_sent(bytes),
             Direction::Inbound => self.add_received(bytes),
         }
     }
 
-    pub fn to_application(&self, bytes: usize) {
+    pub fn count_to_application(&self, bytes: usize) {
         match self.direction {
             Direction::Outbound => self.add_received(bytes),
             Direction::Inbound => self.add_sent(bytes),
@@ -144,7 +144,7 @@ impl Conn {
             series: Some(series.id),
             source: self.source.to_string(),
             destination: self.destination.to_string(),
-            opened_s: unix_now_s() - duration.as_secs_f64(),
+            opened_s: unix_time().as_secs_f64() - duration.as_secs_f64(),
             via: self.via.get(),
             hbone_address: self.hbone_address.get().map(|address| address.to_string()),
             source_identity: self.source_identity.borrow().clone(),
@@ -160,8 +160,9 @@ impl Conn {
     }
 }
 
-pub fn unix_now_s() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+/// Time since the epoch; zero if the clock is set before it.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The open connections, and the log of those that ended.

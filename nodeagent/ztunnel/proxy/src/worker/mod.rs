@@ -8,7 +8,7 @@ mod sweep;
 mod verdicts;
 mod workload;
 
-pub use connections::{Conn, ConnGuard, Opening, unix_now_s};
+pub use connections::{Conn, ConnGuard, Opening, unix_time};
 pub use workload::Workload;
 
 use crate::buffers::Buffers;
