@@ -78,17 +78,16 @@ def test_many_streams_share_one_connection(both: Scene) -> None:
 
 
 def test_more_streams_than_we_allow_come_over_another_connection(tmp_path: Path) -> None:
-    with scene(tmp_path, settings=Settings(max_streams_per_tunnel=10)) as both, server(both.server.side, echo):
-        with both.dial() as first:
-            # From its first answer on Envoy knows how many streams we take.
-            first.sendall(b"here")
-            assert _exactly(first, 4) == b"here"
-            with ExitStack() as stack:
-                rest = [stack.enter_context(both.dial()) for _ in range(24)]
-                for connection in rest:
-                    connection.sendall(b"here")
-                assert [_exactly(connection, 4) for connection in rest] == [b"here"] * 24
-                assert both.server.agent.report().tunnels_in == 3
+    with scene(tmp_path, settings=Settings(max_streams_per_tunnel=10)) as both, server(both.server.side, echo), both.dial() as first:
+        # From its first answer on Envoy knows how many streams we take.
+        first.sendall(b"here")
+        assert _exactly(first, 4) == b"here"
+        with ExitStack() as stack:
+            rest = [stack.enter_context(both.dial()) for _ in range(24)]
+            for connection in rest:
+                connection.sendall(b"here")
+            assert [_exactly(connection, 4) for connection in rest] == [b"here"] * 24
+            assert both.server.agent.report().tunnels_in == 3
 
 
 @pytest.mark.parametrize("first", ["client", "application"])

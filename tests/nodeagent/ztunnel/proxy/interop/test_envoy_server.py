@@ -147,8 +147,7 @@ def test_an_envoy_that_drains_loses_no_stream_and_new_ones_go_elsewhere(tmp_path
             )
         )
         # Behind the GOAWAY: the five go on, the next come through a tunnel of their own.
-        for _ in range(8):
-            connections.append(both.dial())
+        connections += [both.dial() for _ in range(8)]
         for connection in connections:
             connection.sendall(b"again")
             assert _exactly(connection, 5) == b"again"

@@ -1,0 +1,57 @@
+"""A pod that we serve and a stranger beside it: what most attacks need."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from nodeagent.ztunnel.protocol import AskVerdict, Settings
+from tests.nodeagent.pods import Side, pair
+from tests.nodeagent.ztunnel.proxy.attacks.peer import HBONE_PORT, Peer, client_context
+from tests.nodeagent.ztunnel.proxy.authority import Authority
+from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Node, identity_of, node
+
+
+@dataclass
+class Victim:
+    served: Node
+    stranger: Side
+    authority: Authority
+    directory: Path
+
+    @property
+    def backend(self) -> str:
+        """The authority of the pod's application."""
+        return f"{self.served.address}:{BACKEND_PORT}"
+
+    def context(self, name: str = "client", *, issuer: Authority | None = None) -> ssl.SSLContext:
+        return client_context(self.directory, (issuer or self.authority).issue(identity_of(name)))
+
+    def dial(self, *, timeout_s: float = 5.0) -> socket.socket:
+        return self.stranger.dial(self.served.address, HBONE_PORT, timeout_s=timeout_s)
+
+    def peer(self, name: str = "client") -> Peer:
+        """An HBONE connection of a member of the mesh, its preface exchanged."""
+        return Peer.over(self.dial(), self.context(name)).greet()
+
+    def questions(self) -> list[AskVerdict]:
+        return [one for one in self.served.agent.questions(AskVerdict) if isinstance(one, AskVerdict)]
+
+    def resident_bytes(self) -> int:
+        return self.served.agent.report().resident_bytes
+
+    def cpu_s(self) -> float:
+        """CPU time that the proxy has used since its start."""
+        times = psutil.Process(self.served.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+
+@contextmanager
+def victim(directory: Path, settings: Settings | None = None, *, workers: int = 2) -> Iterator[Victim]:
+    authority = Authority()
+    with pair() as sides, node("server", sides.pod, directory, authority, settings or Settings(), workers) as served:
+        yield Victim(served, sides.client, authority, directory)
