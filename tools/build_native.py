@@ -1,4 +1,4 @@
-"""Build hook of the wheel: builds the node proxy and packs it, so that the wheel is complete for its platform."""
+"""Build hook of the wheel: builds the node proxy and the eBPF objects and packs them, so that the wheel is complete for its platform."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+OBJECTS = "nodeagent/bpf/objects"
 BINARY = "nodeagent/ztunnel/bin/nodemesh-proxy"
 
 
@@ -15,7 +16,7 @@ class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
     """Runs for real wheels only: an editable install uses what `make` built."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Builds with cargo and adds the binary."""
+        """Builds with cargo and clang and adds what they made."""
         if version == "editable":
             return
         root = Path(self.root)
@@ -26,5 +27,9 @@ class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
         binary.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(target / "release/nodemesh-proxy", binary)
         build_data["force_include"][str(binary)] = BINARY
+        for source in sorted((root / "nodeagent/bpf/src").glob("*.bpf.c")):
+            built = f"{OBJECTS}/{source.stem}.o"
+            subprocess.run([root / "tools/bpf.sh", source, root / built], check=True)
+            build_data["force_include"][str(root / built)] = built
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -33,3 +33,9 @@ def close_from(descriptor: int) -> None:
 def namespace_kind(descriptor: int) -> int:
     """The CLONE_ flag of a namespace's kind, ioctl_nsfs(2); -1 for a descriptor that is no namespace."""
     return int(_libc.ioctl(descriptor, _NS_GET_NSTYPE))
+
+
+def mount(kind: str, target: str) -> None:
+    """Mounts a file system that has no device, mount(2)."""
+    if _libc.mount(kind.encode(), target.encode(), kind.encode(), ctypes.c_ulong(0), None) != 0:
+        raise KernelError(ctypes.get_errno(), f"mount {kind} at {target}", _HINT)

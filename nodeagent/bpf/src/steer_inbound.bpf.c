@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Steers what comes to a workload into the proxy's listeners, whoever else listens on the port.
+ *
+ * Runs where the kernel looks for the listener of a TCP connection: for handshakes, and for whatever else belongs to no connection that
+ * the kernel knows, such as a cookie. Where the proxy's listener is gone, the kernel is told that there is none: closed, not open.
+ */
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "steering.h"
+
+/* The loopback device has this number in every network namespace. */
+#define LOOPBACK_IFINDEX 1
+#define HBONE_PORT 15008
+/* <sys/socket.h> has it, and needs the C library of a machine that eBPF is not. */
+#define AF_INET6 10
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASONS);
+	__type(key, __u32);
+	__type(value, struct lookups);
+} reasons SEC(".maps");
+
+static __always_inline enum reason count(enum reason reason)
+{
+	__u32 key = reason;
+	struct lookups *lookups = bpf_map_lookup_elem(&reasons, &key);
+
+	if (lookups)
+		lookups->count++;
+	return reason;
+}
+
+static __always_inline enum slot slot_of(__u32 family, __u32 port)
+{
+	if (port == HBONE_PORT)
+		return SLOT_HBONE;
+	return family == AF_INET6 ? SLOT_INBOUND6 : SLOT_INBOUND;
+}
+
+static __always_inline enum reason assign(struct bpf_sk_lookup *ctx, enum slot slot)
+{
+	__u32 key = slot;
+	struct bpf_sock *listener = bpf_map_lookup_elem(&slots, &key);
+	long error;
+
+	if (!listener)
+		return REASON_NO_LISTENER;
+	/* Over what another program chose: nobody goes past. */
+	error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_REPLACE);
+	bpf_sk_release(listener);
+	if (error)
+		return REASON_NOT_ASSIGNED;
+	return slot == SLOT_HBONE ? REASON_HBONE : REASON_INBOUND;
+}
+
+/* Whether it comes from the very address that it goes to. Nothing from outside does: its answer would never leave the pod. */
+static __always_inline bool is_own(struct bpf_sk_lookup *ctx)
+{
+	if (ctx->family != AF_INET6)
+		return ctx->remote_ip4 == ctx->local_ip4;
+	return ctx->remote_ip6[0] == ctx->local_ip6[0] && ctx->remote_ip6[1] == ctx->local_ip6[1] &&
+	       ctx->remote_ip6[2] == ctx->local_ip6[2] && ctx->remote_ip6[3] == ctx->local_ip6[3];
+}
+
+static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
+{
+	if (ctx->protocol != IPPROTO_TCP)
+		return REASON_NOT_TCP;
+	/* Loopback addresses, and what the proxy brings to the application as its client. */
+	if (ctx->ingress_ifindex == LOOPBACK_IFINDEX)
+		return REASON_LOOPBACK;
+	/* What the proxy sends to the pod's own addresses comes by the loopback device, too, but is accounted to the one that has them. */
+	if (is_own(ctx))
+		return REASON_OWN;
+	return assign(ctx, slot_of(ctx->family, ctx->local_port));
+}
+
+static __always_inline bool refused(enum reason reason)
+{
+	return reason == REASON_NO_LISTENER || reason == REASON_NOT_ASSIGNED;
+}
+
+SEC("sk_lookup")
+int steer_inbound(struct bpf_sk_lookup *ctx)
+{
+	return refused(count(steer(ctx))) ? SK_DROP : SK_PASS;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the steering program shares with its Python side, nodeagent/bpf/steering.py: the order of slots and of reasons. */
+#ifndef NODEMESH_STEERING_H
+#define NODEMESH_STEERING_H
+
+#include <linux/types.h>
+
+/* Whose listener a slot holds. */
+enum slot {
+	SLOT_INBOUND,
+	SLOT_INBOUND6,
+	SLOT_HBONE,
+	SLOTS,
+};
+
+/* Why a lookup ended as it did: the first three leave it to the kernel, the next two give it to the proxy, the others refuse it. */
+enum reason {
+	REASON_NOT_TCP,
+	REASON_LOOPBACK,
+	REASON_OWN,
+	REASON_INBOUND,
+	REASON_HBONE,
+	REASON_NO_LISTENER,
+	REASON_NOT_ASSIGNED,
+	REASONS,
+};
+
+/* Per CPU and reason. */
+struct lookups {
+	__u64 count;
+};
+
+_Static_assert(SLOTS == 3, "steering.py names each slot");
+_Static_assert(REASONS == 7, "steering.py names each reason");
+_Static_assert(sizeof(struct lookups) == 8, "steering.py reads it as one 64-bit number");
+
+#endif
