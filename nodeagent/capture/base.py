@@ -1,10 +1,12 @@
 """What every way of capturing a workload offers, and what it reports."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from msgspec import Struct
 
+from nodeagent.capture.listeners import Listener
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.nftables import Counter
 
@@ -38,8 +40,11 @@ class Capture(Protocol):
     def name(self) -> str:
         """For status: which way this is."""
 
-    def apply(self, namespace: Namespace) -> None:
-        """Captures: from when this returns no connection of the namespace leaves or enters past the proxy."""
+    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = ()) -> None:
+        """Captures: from when this returns no connection of the namespace leaves or enters past the proxy.
+
+        `listeners` are the proxy's in this namespace; those that are given before stay in force where none are given.
+        """
 
     def drain(self, namespace: Namespace) -> None:
         """Lets new connections past the mesh, and keeps what the proxy's open ones need. Where nothing is applied, does nothing."""

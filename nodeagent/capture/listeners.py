@@ -36,7 +36,7 @@ def _open() -> tuple[Listener, ...]:
             made.append(Listener(kind, undo.enter_context(listener(address, port, mark=PROXY_MARK, transparent=transparent))))
 
         for address in (_LOOPBACK4, _LOOPBACK6) if ipv6 else (_LOOPBACK4,):
-            add(ListenerKind.OUTBOUND, address, OUTBOUND_PORT)
+            add(ListenerKind.OUTBOUND, address, OUTBOUND_PORT, transparent=True)
             add(ListenerKind.INBOUND, address, INBOUND_PLAINTEXT_PORT, transparent=True)
         add(ListenerKind.HBONE, "::" if ipv6 else "0.0.0.0", HBONE_PORT)
         undo.pop_all()

@@ -1,11 +1,13 @@
 """Capture by nftables rules, policy routing and three sysctls in the workload's network namespace."""
 
 import socket
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final
 
 from meshapi.wire import CONNECTION_MARK, MARK_MASK, ROUTE_TABLE
 from nodeagent.capture.base import CaptureState, Inspection
+from nodeagent.capture.listeners import Listener
 from nodeagent.capture.ruleset import FAMILY, TABLE, Mode, deletion, preparation, transaction
 from nodeagent.linux import netlink, nftables, sysctl
 from nodeagent.linux.namespaces import Namespace, run_in_empty
@@ -18,25 +20,36 @@ _ABSENT: Final = "-"
 _DELIVERY: Final = netlink.LocalDelivery(mark=CONNECTION_MARK, mask=MARK_MASK, table=ROUTE_TABLE, priority=20000, protocol=0x6D)
 
 
+Rules = Callable[[Mode, str], str]
+"""The script that replaces the table; `ruleset.transaction` says what it is given."""
+
+
 class NftablesCapture:
     """See `Capture`."""
 
     name = "nftables"
 
-    def apply(self, namespace: Namespace) -> None:
-        namespace.run(_apply)
+    def __init__(self, rules: Rules = transaction) -> None:
+        self._rules = rules
+
+    def prepare(self, namespace: Namespace) -> None:
+        """Makes what the proxy needs to reach the application; captures nothing yet, and takes nothing off."""
+        namespace.run(_prepare)
+
+    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = ()) -> None:  # noqa: ARG002 - the rules find them by their ports
+        namespace.run(_apply, self._rules)
 
     def drain(self, namespace: Namespace) -> None:
-        namespace.run(_drain)
+        namespace.run(_drain, self._rules)
 
     def remove(self, namespace: Namespace) -> None:
         namespace.run(_remove)
 
     def inspect(self, namespace: Namespace) -> Inspection:
-        return namespace.run(_inspect)
+        return namespace.run(_inspect, self._rules)
 
 
-def _apply() -> None:
+def _prepare() -> str:
     found = nftables.table(FAMILY, TABLE)
     before = _before(found)
     if before is None:
@@ -47,15 +60,20 @@ def _apply() -> None:
             sysctl.write(name, value)
     for family in _families():
         netlink.install(_DELIVERY, family)
+    return before
+
+
+def _apply(rules: Rules) -> None:
+    before = _prepare()
     # Replacing the table resets its counters: not without need.
-    if not _is(found, Mode.ENFORCE):
-        nftables.transact(transaction(Mode.ENFORCE, before))
+    if not _is(nftables.table(FAMILY, TABLE), rules, Mode.ENFORCE):
+        nftables.transact(rules(Mode.ENFORCE, before))
 
 
-def _drain() -> None:
+def _drain(rules: Rules) -> None:
     found = nftables.table(FAMILY, TABLE)
-    if (before := _before(found)) is not None and not _is(found, Mode.DRAIN):
-        nftables.transact(transaction(Mode.DRAIN, before))
+    if (before := _before(found)) is not None and not _is(found, rules, Mode.DRAIN):
+        nftables.transact(rules(Mode.DRAIN, before))
 
 
 def _remove() -> None:
@@ -71,28 +89,28 @@ def _remove() -> None:
     nftables.transact(deletion())
 
 
-def _inspect() -> Inspection:
+def _inspect(rules: Rules) -> Inspection:
     found = nftables.table(FAMILY, TABLE)
     if found is None:
         return Inspection(CaptureState.ABSENT)
-    if _is(found, Mode.DRAIN):
+    if _is(found, rules, Mode.DRAIN):
         return Inspection(CaptureState.DRAINING, found.counters)
-    if not _is(found, Mode.ENFORCE):
+    if not _is(found, rules, Mode.ENFORCE):
         return Inspection(CaptureState.BROKEN, found.counters, "the rules are incomplete, were changed, or are of another version")
     if missing := _missing():
         return Inspection(CaptureState.BROKEN, found.counters, missing)
     return Inspection(CaptureState.CAPTURED, found.counters)
 
 
-def _is(found: nftables.Table | None, mode: Mode) -> bool:
+def _is(found: nftables.Table | None, rules: Rules, mode: Mode) -> bool:
     before = _before(found)
-    return found is not None and before is not None and found.content == _reference(mode, before)
+    return found is not None and before is not None and found.content == _reference(rules(mode, before))
 
 
 @cache
-def _reference(mode: Mode, before: str) -> bytes:
+def _reference(script: str) -> bytes:
     """How this kernel and this library show our rules: asked once, in an empty namespace, so that we need not know their words."""
-    return run_in_empty(_make, transaction(mode, before))
+    return run_in_empty(_make, script)
 
 
 def _make(script: str) -> bytes:

@@ -35,12 +35,17 @@ class Mode(StrEnum):
 
 def transaction(mode: Mode, before: str) -> str:
     """The script that replaces the table, whatever it holds. `before` is kept in it: what `remove` puts back."""
-    return f"{deletion()}table {FAMILY} {TABLE} {{\n{_state(before)}{_chains(mode)}}}\n"
+    return replacement(before, _ENFORCE if mode is Mode.ENFORCE else _DRAIN)
+
+
+def replacement(before: str, chains: str) -> str:
+    """The script that replaces the table by one with `chains`, in nft's words."""
+    return f"{deletion()}table {FAMILY} {TABLE} {{\n{_state(before)}{chains}}}\n"
 
 
 def preparation(before: str) -> str:
     """The script that only writes `before` down, ahead of any change that it is about."""
-    return f"{deletion()}table {FAMILY} {TABLE} {{\n{_state(before)}}}\n"
+    return replacement(before, "")
 
 
 def deletion() -> str:
@@ -54,18 +59,10 @@ def _state(before: str) -> str:
     return f'\tchain state {{\n\t\tcontinue comment "before {before}"\n\t}}\n'
 
 
-def _chains(mode: Mode) -> str:
-    match mode:
-        case Mode.ENFORCE:
-            return _ENFORCE
-        case Mode.DRAIN:
-            return _DRAIN
-
-
-_PROXY: Final = f"{MARK_MASK:#x} == {PROXY_MARK:#x}"
-_TO_APPLICATION: Final = f"{MARK_MASK:#x} == {CONNECTION_MARK:#x}"
-_SYN: Final = "tcp flags & (fin | syn | rst | ack) == syn"
-_RST: Final = "tcp flags & rst == rst"
+PROXY: Final = f"{MARK_MASK:#x} == {PROXY_MARK:#x}"
+TO_APPLICATION: Final = f"{MARK_MASK:#x} == {CONNECTION_MARK:#x}"
+SYN: Final = "tcp flags & (fin | syn | rst | ack) == syn"
+RST: Final = "tcp flags & rst == rst"
 
 # A half-closed connection may wait that long for its answer: the proxy's own bound (an hour) and a margin.
 _HALF_CLOSED_S: Final = 3700
@@ -87,18 +84,18 @@ _ENFORCE: Final = f"""\
 		meta l4proto != tcp accept
 		tcp dport {HBONE_PORT} socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter drop comment "hbone"
 		tcp dport {HBONE_PORT} accept
-		socket mark & {_PROXY} counter accept comment "proxy"
+		socket mark & {PROXY} counter accept comment "proxy"
 		meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{INBOUND_PLAINTEXT_PORT} counter accept comment "inbound"
 		meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{INBOUND_PLAINTEXT_PORT} counter accept comment "inbound6"
-		{_SYN} counter drop comment "closed"
-		{_RST} drop
+		{SYN} counter drop comment "closed"
+		{RST} drop
 		meta l4proto tcp counter reject with tcp reset comment "reset"
 	}}
 	chain outbound {{
 		type nat hook output priority -100; policy accept;
 		meta l4proto != tcp accept
-		meta mark & {_PROXY} accept
-		meta mark & {_TO_APPLICATION} accept
+		meta mark & {PROXY} accept
+		meta mark & {TO_APPLICATION} accept
 		ip daddr 127.0.0.0/8 accept
 		ip6 daddr ::1 accept
 		meta l4proto tcp counter redirect to :{OUTBOUND_PORT} comment "outbound"
@@ -106,13 +103,13 @@ _ENFORCE: Final = f"""\
 	chain leftovers {{
 		type filter hook output priority 0; policy accept;
 		meta l4proto != tcp accept
-		meta mark & {_PROXY} accept
-		meta mark & {_TO_APPLICATION} accept
+		meta mark & {PROXY} accept
+		meta mark & {TO_APPLICATION} accept
 		ip daddr 127.0.0.1 tcp dport {OUTBOUND_PORT} ct state new ct timeout set "held"
 		ip6 daddr ::1 tcp dport {OUTBOUND_PORT} ct state new ct timeout set "held6"
 		ip daddr 127.0.0.0/8 accept
 		ip6 daddr ::1 accept
-		{_RST} accept
+		{RST} accept
 		meta l4proto tcp ct state invalid counter drop comment "invalid"
 		meta l4proto tcp counter reject with tcp reset comment "leftover"
 	}}
@@ -120,8 +117,8 @@ _ENFORCE: Final = f"""\
 		type filter hook postrouting priority 300; policy accept;
 		oifname "lo" accept
 		meta l4proto != tcp accept
-		meta mark & {_PROXY} accept
-		{_RST} accept
+		meta mark & {PROXY} accept
+		{RST} accept
 		meta l4proto tcp counter drop comment "leak"
 	}}
 """
@@ -135,7 +132,7 @@ _DRAIN: Final = f"""\
 	}}
 	chain leaving {{
 		type filter hook postrouting priority 300; policy accept;
-		oifname != "lo" meta l4proto tcp meta mark & {_TO_APPLICATION} {_RST} accept
-		oifname != "lo" meta l4proto tcp meta mark & {_TO_APPLICATION} counter drop comment "leak"
+		oifname != "lo" meta l4proto tcp meta mark & {TO_APPLICATION} {RST} accept
+		oifname != "lo" meta l4proto tcp meta mark & {TO_APPLICATION} counter drop comment "leak"
 	}}
 """

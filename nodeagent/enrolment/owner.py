@@ -314,7 +314,7 @@ class Enrolment:
         entry.adopted = entry.sent_descriptors = False
 
     async def _enforce(self, entry: Entry) -> None:
-        await self._off(self._capture.apply, entry.namespace)
+        await self._off(self._capture.apply, entry.namespace, entry.listeners)
         entry.inspection = await self._off(self._capture.inspect, entry.namespace)
         if not entry.captured:
             raise KernelError(errno.EIO, entry.workload.netns, detail=entry.inspection.problem or "the capture did not hold")

@@ -61,6 +61,9 @@ def read_listing(listing: dict[str, Any]) -> Table:
         entry.pop("metainfo", None)
         for thing in entry.values():
             thing.pop("handle", None)
+            # Filled by packets, not by who made the table.
+            if "dynamic" in thing.get("flags", ()):
+                thing.pop("elem", None)
         rule = entry.get("rule", {})
         counted = [expression for expression in rule.get("expr", ()) if "counter" in expression]
         comment = rule.get("comment", "")

@@ -132,6 +132,9 @@ def transparent(pod: Side, source: str) -> socket.socket:
 
 
 def original_destination(made: socket.socket) -> tuple[str, int]:
+    host, port = made.getsockname()[:2]
+    if not ipaddress.ip_address(host).is_loopback:
+        return host, port
     if made.family == socket.AF_INET6:
         raw = made.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
         return str(ipaddress.IPv6Address(raw[8:24])), struct.unpack_from("!H", raw, 2)[0]

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodeagent.capture.base import Capture
 from nodeagent.capture.listeners import open_listeners
-from nodeagent.capture.nftables import NftablesCapture
+from tests.nodeagent.capture.ways import only_nftables
 from tests.nodeagent.pods import Pair, Side, family_of
 from tests.nodeagent.standin import Application, Proxy
 
 PORT = 8080
 SYN, ACK, PSH = 0x02, 0x10, 0x08
-capture = NftablesCapture()
 ports = itertools.count(20001)
 
 
@@ -40,14 +40,14 @@ def answer(raw: socket.socket, source_port: int) -> tuple[int, int]:
             return tcp[13], struct.unpack_from("!I", tcp, 4)[0]
 
 
-def counted(pod: Side, rule: str) -> int:
+def counted(capture: Capture, pod: Side, rule: str) -> int:
     return capture.inspect(pod.namespace).counters[rule].packets
 
 
-def wait_counted(pod: Side, rule: str, at_least: int) -> None:
+def wait_counted(capture: Capture, pod: Side, rule: str, at_least: int) -> None:
     deadline = time.monotonic() + 3
-    while counted(pod, rule) < at_least:
-        assert time.monotonic() < deadline, f"{rule} counted {counted(pod, rule)}"
+    while counted(capture, pod, rule) < at_least:
+        assert time.monotonic() < deadline, f"{rule} counted {counted(capture, pod, rule)}"
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def raw(network: Pair) -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("captured", [True, False], ids=["captured", "control: not captured"])
 def test_a_cookie_earned_from_the_listener_is_worth_nothing_at_the_application(
-    network: Pair, raw: socket.socket, *, captured: bool
+    capture: Capture, network: Pair, raw: socket.socket, *, captured: bool
 ) -> None:
     """Cookies bind addresses and ports, not the listener: the application's own would take one that the proxy's gave out."""
     pod, client = network.pod, network.client
     here, there = client.addresses[socket.AF_INET], pod.addresses[socket.AF_INET]
     pod.shell("sysctl", "-qw", "net.ipv4.tcp_syncookies=2")
-    with Application(pod, PORT) as application, Proxy(pod, open_listeners(pod.namespace)) as proxy:
-        capture.apply(pod.namespace)
+    with Application(pod, PORT) as application, Proxy(pod, listeners := open_listeners(pod.namespace)) as proxy:
+        capture.apply(pod.namespace, listeners)
         with client.dial(there, PORT) as made:  # from now on the application's listener takes cookies
             made.sendall(b"x")
             assert made.recv(100)
@@ -85,31 +85,33 @@ def test_a_cookie_earned_from_the_listener_is_worth_nothing_at_the_application(
             capture.remove(pod.namespace)
         raw.sendto(segment(here, there, port, ACK | PSH, seq=1001, ack=cookie + 1, data=b"stolen"), (there, 0))
         if captured:
-            wait_counted(pod, "reset", 1)
+            wait_counted(capture, pod, "reset" if capture.name == "nftables" else "closed", 1)
             assert application.peers.empty()
         else:
             assert application.peers.get(timeout=3) == here
 
 
-def test_an_injected_segment_does_not_reach_a_connection_of_the_proxy_to_the_application(network: Pair, raw: socket.socket) -> None:
+def test_an_injected_segment_does_not_reach_a_connection_of_the_proxy_to_the_application(
+    capture: Capture, network: Pair, raw: socket.socket
+) -> None:
     """From the wire, with the very addresses and ports that the proxy uses inside."""
     pod, client = network.pod, network.client
     here, there = client.addresses[socket.AF_INET], pod.addresses[socket.AF_INET]
-    with Application(pod, PORT) as application, Proxy(pod, open_listeners(pod.namespace)):
-        capture.apply(pod.namespace)
+    with Application(pod, PORT) as application, Proxy(pod, listeners := open_listeners(pod.namespace)):
+        capture.apply(pod.namespace, listeners)
         with client.dial(there, PORT) as inside:
             inside.sendall(b"x")
             assert inside.recv(100)
             application_side = application.connections[-1]
             port = application_side.getpeername()[1]
-            before = counted(pod, "reset")
+            before = counted(capture, pod, "reset")
             raw.sendto(segment(here, there, port, ACK | PSH, seq=1, ack=1, data=b"injected"), (there, 0))
-            wait_counted(pod, "reset", before + 1)
+            wait_counted(capture, pod, "reset", before + 1)
             inside.sendall(b"y")
             assert inside.recv(100).endswith(b"y")
 
 
-def test_a_handshake_in_fragments_is_seen_whole(network: Pair) -> None:
+def test_a_handshake_in_fragments_is_seen_whole(capture: Capture, network: Pair) -> None:
     pod, client = network.pod, network.client
     here, there = client.addresses[socket.AF_INET], pod.addresses[socket.AF_INET]
     capture.apply(pod.namespace)
@@ -125,11 +127,12 @@ def test_a_handshake_in_fragments_is_seen_whole(network: Pair) -> None:
                 + part,
                 (there, 0),
             )
-        wait_counted(pod, "closed", 1)
+        wait_counted(capture, pod, "closed", 1)
         assert application.peers.empty()
 
 
-def test_a_segment_that_conntrack_can_not_place_ends_no_connection(network: Pair) -> None:
+@only_nftables
+def test_a_segment_that_conntrack_can_not_place_ends_no_connection(capture: Capture, network: Pair) -> None:
     """It is not redirected with the others of its connection, and must neither leave nor be answered by a reset."""
     pod, client = network.pod, network.client
     here, there = pod.addresses[socket.AF_INET], client.addresses[socket.AF_INET]
@@ -141,14 +144,14 @@ def test_a_segment_that_conntrack_can_not_place_ends_no_connection(network: Pair
             stray = segment(here, there, made.getsockname()[1], PSH, seq=1, ack=1, data=b"no acknowledgement: never valid")
             with pytest.raises(PermissionError):  # how the kernel tells a sender that a rule dropped it
                 raw_socket.sendto(stray, (there, 0))
-            assert counted(pod, "invalid") == 1
-            assert counted(pod, "leftover") == counted(pod, "leak") == 0
+            assert counted(capture, pod, "invalid") == 1
+            assert counted(capture, pod, "leftover") == counted(capture, pod, "leak") == 0
             made.sendall(b"y")
             assert made.recv(100).endswith(b"y")
 
 
 @pytest.mark.parametrize("headers", [0, 1, 3])
-def test_extension_headers_hide_nothing(network: Pair, headers: int) -> None:
+def test_extension_headers_hide_nothing(capture: Capture, network: Pair, headers: int) -> None:
     """Rules that read ports at a fixed place would take the options for them; the kernel delivers such packets all the same."""
     pod, client = network.pod, network.client
     here, there = client.addresses[socket.AF_INET6], pod.addresses[socket.AF_INET6]
@@ -162,5 +165,5 @@ def test_extension_headers_hide_nothing(network: Pair, headers: int) -> None:
     packet = struct.pack("!IHBB", 6 << 28, len(payload), options if headers else tcp, 64) + ends + payload
     with Application(pod, PORT) as application, client.open_socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as made:
         made.sendto(packet, (there, 0))
-        wait_counted(pod, "closed", 1)
+        wait_counted(capture, pod, "closed", 1)
         assert application.peers.empty()

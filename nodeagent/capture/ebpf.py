@@ -1,0 +1,98 @@
+"""Capture by eBPF: `sk_lookup` steers what comes in, marked packets that loop bring what goes out; no conntrack, no translation.
+
+The rules that remain (`looped`) and their state are those of `NftablesCapture`: an agent that captures the other way replaces them in
+one transaction.
+"""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from nodeagent.bpf import bpffs
+from nodeagent.bpf.steering import Reason, Slot, Steered, Steering
+from nodeagent.capture import looped
+from nodeagent.capture.base import CaptureState, Inspection
+from nodeagent.capture.listeners import Listener
+from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.linux.namespaces import Namespace
+from nodeagent.linux.nftables import Counter
+from nodeagent.linux.sockets import has_loopback6
+from nodeagent.ztunnel.protocol import ListenerKind
+
+DIRECTORY = bpffs.MOUNT_POINT / "nodemesh"
+
+_COUNTERS = {
+    "inbound": Reason.INBOUND,
+    "hbone": Reason.HBONE,
+    "closed": Reason.NO_LISTENER,
+    "unassigned": Reason.NOT_ASSIGNED,
+}
+"""What is shown of the steering program, beside the counters of the rules."""
+
+
+class EbpfCapture:
+    """See `Capture`."""
+
+    name = "ebpf"
+
+    def __init__(self, steering: Steering) -> None:
+        self._steering = steering
+        self._table = NftablesCapture(looped.transaction)
+
+    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = ()) -> None:
+        # In this order there is no moment in which neither this nor a former capture holds what comes in.
+        self._table.prepare(namespace)
+        self._steering.attach(namespace, {slot: listener.socket for listener in listeners if (slot := _slot(listener)) is not None})
+        self._table.apply(namespace)
+
+    def drain(self, namespace: Namespace) -> None:
+        self._table.drain(namespace)
+        self._steering.detach(namespace)
+
+    def remove(self, namespace: Namespace) -> None:
+        self._steering.detach(namespace)
+        self._table.remove(namespace)
+
+    def inspect(self, namespace: Namespace) -> Inspection:
+        table = self._table.inspect(namespace)
+        steered = self._steering.inspect(namespace)
+        counters = table.counters | _counters(steered)
+        if table.state is CaptureState.CAPTURED and (problem := _problem(steered, ipv6=namespace.run(has_loopback6))):
+            return Inspection(CaptureState.BROKEN, counters, problem)
+        if table.state in {CaptureState.ABSENT, CaptureState.DRAINING} and steered is not None:
+            return Inspection(CaptureState.BROKEN, counters, "the steering program is attached, but its rules are not in force")
+        return Inspection(table.state, counters, table.problem)
+
+
+def _slot(listener: Listener) -> Slot | None:
+    match listener.kind:
+        case ListenerKind.INBOUND:
+            return Slot.INBOUND6 if listener.socket.family == socket.AF_INET6 else Slot.INBOUND
+        case ListenerKind.HBONE:
+            return Slot.HBONE
+        case ListenerKind.OUTBOUND:
+            return None
+
+
+def _problem(steered: Steered | None, *, ipv6: bool) -> str:
+    if steered is None:
+        return "the steering program is not attached"
+    if not steered.current:
+        return "the steering program is of another version"
+    needed = frozenset(Slot) if ipv6 else frozenset(Slot) - {Slot.INBOUND6}
+    if missing := sorted(slot.name.lower() for slot in needed - steered.listeners):
+        return f"no listener for {', '.join(missing)}: refused"
+    return ""
+
+
+def _counters(steered: Steered | None) -> dict[str, Counter]:
+    # A lookup is of one packet; what it carried was not counted.
+    return {name: Counter(steered.lookups[reason], 0) for name, reason in _COUNTERS.items()} if steered else {}
+
+
+def at(root: Path = DIRECTORY) -> EbpfCapture:
+    """The capture that pins under `root`, on the bpffs above it, which is mounted if it is not; raises KernelError."""
+    bpffs.ensure(root.parent)
+    steering = Steering(root)
+    steering.sweep()
+    return EbpfCapture(steering)

@@ -1,0 +1,104 @@
+"""The nftables rules of a workload that eBPF captures: without conntrack and without translation. A pure function, like `ruleset`.
+
+Handshakes from other devices are the steering program's (`nodeagent.bpf.steering`), before any application's listener. These rules do
+the rest:
+
+- *Outbound*: what the pod's applications send gets a mark that the routing rule knows, and so comes back on the loopback device with
+  its addresses as they were; there it is given to the connection or listener of the proxy (`outbound` counts handshakes). Where
+  neither is, it is reset (`leftover`). Exempt are the same as in `ruleset`, and a connection to the pod's own address is none of them.
+- *Resets* that the kernel answers with take over the mark of what they answer. So one for a looped packet is looped once more, and
+  must lose that mark to reach the application; one for a packet from outside must be made with the proxy's to leave.
+- *Inbound* (`reset`): no packet from another device reaches a connection that is not the proxy's: neither one from before, nor the
+  proxy's to the application, whose addresses are those of the client.
+- *Leaving* (`leak`): as in `ruleset`, behind all others: no TCP but the proxy's leaves the pod.
+- *Draining* needs no memory of what was captured: what is new since then is remembered by its handshake, and goes past the mesh.
+"""
+
+from typing import Final
+
+from meshapi.wire import CONNECTION_MARK, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
+from nodeagent.capture.ruleset import PROXY, RST, SYN, TO_APPLICATION, Mode, replacement
+
+LOOP_MARK: Final = 0x10000 | CONNECTION_MARK
+"""To the routing rule, which looks at the lower bits, the same as the mark towards the application; to these rules another."""
+
+
+def transaction(mode: Mode, before: str) -> str:
+    """See `ruleset.transaction`."""
+    return replacement(before, _ENFORCE if mode is Mode.ENFORCE else _DRAIN)
+
+
+# How many connections may begin while others are drained.
+_PASSING: Final = 1 << 18
+
+_LOOPED: Final = f"""\
+		meta l4proto != tcp accept
+		iifname "lo" meta mark != {LOOP_MARK:#x} accept
+		iifname "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept
+		iifname "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept
+		iifname "lo" meta l4proto tcp counter reject with tcp reset comment "leftover"
+"""
+
+_EXEMPT: Final = f"""\
+		meta l4proto != tcp accept
+		meta mark & {PROXY} accept
+		meta mark {LOOP_MARK:#x} meta mark set {CONNECTION_MARK:#x} accept
+		meta mark & {TO_APPLICATION} accept
+		ip daddr 127.0.0.0/8 accept
+		ip6 daddr ::1 accept
+"""
+
+_ENFORCE: Final = f"""\
+	chain inbound {{
+		type filter hook prerouting priority -150; policy accept;
+{_LOOPED}\
+		socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter meta mark set {PROXY_MARK:#x} \
+reject with tcp reset comment "reset"
+	}}
+	chain outbound {{
+		type route hook output priority -150; policy accept;
+{_EXEMPT}\
+		{SYN} counter comment "outbound"
+		meta mark set {LOOP_MARK:#x}
+	}}
+	chain leaving {{
+		type filter hook postrouting priority 300; policy accept;
+		oifname "lo" accept
+		meta l4proto != tcp accept
+		meta mark & {PROXY} accept
+		{RST} accept
+		meta l4proto tcp counter drop comment "leak"
+	}}
+"""
+
+_DRAIN: Final = f"""\
+	set passing {{
+		type ipv4_addr . inet_service . ipv4_addr . inet_service
+		size {_PASSING}
+		flags dynamic
+	}}
+	set passing6 {{
+		type ipv6_addr . inet_service . ipv6_addr . inet_service
+		size {_PASSING}
+		flags dynamic
+	}}
+	chain inbound {{
+		type filter hook prerouting priority -150; policy accept;
+{_LOOPED}\
+		socket mark & {TO_APPLICATION} counter drop comment "reset"
+	}}
+	chain outbound {{
+		type route hook output priority -150; policy accept;
+{_EXEMPT}\
+		tcp flags & syn == syn add @passing {{ ip saddr . tcp sport . ip daddr . tcp dport }} accept
+		tcp flags & syn == syn add @passing6 {{ ip6 saddr . tcp sport . ip6 daddr . tcp dport }} accept
+		ip saddr . tcp sport . ip daddr . tcp dport @passing accept
+		ip6 saddr . tcp sport . ip6 daddr . tcp dport @passing6 accept
+		meta mark set {LOOP_MARK:#x}
+	}}
+	chain leaving {{
+		type filter hook postrouting priority 300; policy accept;
+		oifname != "lo" meta l4proto tcp meta mark & {TO_APPLICATION} {RST} accept
+		oifname != "lo" meta l4proto tcp meta mark & {TO_APPLICATION} counter drop comment "leak"
+	}}
+"""
