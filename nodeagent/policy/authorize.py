@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Final
 
 from meshapi.authorization import Action
 from meshapi.spiffe import WorkloadIdentity
@@ -10,6 +12,8 @@ from nodeagent.policy.addresses import plain
 from nodeagent.policy.compiled import CompiledPolicy, Connection
 from nodeagent.snapshot.view import Missing, View
 from nodeagent.ztunnel.protocol import Holds, Via
+
+_KEY: Final = attrgetter("key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +84,13 @@ def _judge(view: View, workload: Workload, question: VerdictQuestion) -> Verdict
 
 def applicable(view: View, workload: Workload) -> list[CompiledPolicy]:
     """The policies that hold for a workload, dry-run ones included, each once, by name."""
-    found = {policy.key: policy for policy in view.policies(workload.namespace)}
+    found = list(view.policies(workload.namespace))
     for key in workload.authorization_policies:
         policy = view.policy(key)
-        if policy is not None:
-            found[key] = policy
-    return [found[key] for key in sorted(found)]  # so that which policy is named does not depend on arrival
+        if policy is not None and policy not in found:
+            found.append(policy)
+    found.sort(key=_KEY)  # so that which policy is named does not depend on arrival
+    return found
 
 
 def _evaluate(policies: Sequence[CompiledPolicy], connection: Connection) -> Verdict:

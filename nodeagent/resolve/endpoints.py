@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from msgspec import Struct
+
 from meshapi.workload import (
     BalancingMode,
     HealthPolicy,
     IPAddress,
     LoadBalancing,
+    Port,
     Scope,
     Service,
     TunnelProtocol,
@@ -21,10 +24,10 @@ from nodeagent.policy.addresses import plain
 
 MAX_ENDPOINTS: Final = 256
 """Of a bigger service each source gets its own part, chosen by hash, so that the parts spread the load evenly."""
+_NO_BALANCING: Final = LoadBalancing()
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True, gc=False):
     """Where a connection may go, before it is known how. Tier 0 is preferred."""
 
     workload: Workload
@@ -62,12 +65,17 @@ def candidates(source: Workload, service: Service, members: Iterable[Workload], 
 
 def choose_address(addresses: Sequence[IPAddress], like: IPAddress) -> IPAddress | None:
     """The first address of the same IP family as `like`, else the first."""
-    known = [plain(address) for address in addresses]
-    return next((address for address in known if address.version == like.version), known[0] if known else None)
+    first: IPAddress | None = None
+    for address in addresses:
+        known = plain(address)
+        if known.version == like.version:
+            return known
+        first = first or known
+    return first
 
 
 def _candidate(source: Workload, service: Service, member: Workload, *, port: int, like: IPAddress) -> Candidate | str:
-    balancing = service.load_balancing or LoadBalancing()
+    balancing = service.load_balancing or _NO_BALANCING
     if member.status is not WorkloadStatus.HEALTHY and balancing.health_policy is not HealthPolicy.ALLOW_ALL:
         return "not healthy"
     if member.network != source.network:
@@ -90,13 +98,19 @@ def _candidate(source: Workload, service: Service, member: Workload, *, port: in
 
 def target_port(service: Service, member: Workload, port: int) -> int | None:
     """What the member listens on for the service's `port`: as the member says, else as the service says."""
-    own = next((entry.target for entry in member.services.get(service.key, ()) if entry.service == port and entry.target), None)
-    return own or next((entry.target for entry in service.ports if entry.service == port and entry.target), None)
+    return _target_of(member.services.get(service.key, ()), port) or _target_of(service.ports, port)
+
+
+def _target_of(ports: Sequence[Port], port: int) -> int | None:
+    for entry in ports:
+        if entry.service == port and entry.target:
+            return entry.target
+    return None
 
 
 def _tier(source: Workload, member: Workload, balancing: LoadBalancing) -> int | None:
     """How many of the preferred scopes, from the first that differs, are not shared; None = ruled out."""
-    if balancing.mode not in {BalancingMode.STRICT, BalancingMode.FAILOVER}:
+    if balancing.mode is not BalancingMode.STRICT and balancing.mode is not BalancingMode.FAILOVER:
         return 0
     shared = 0
     for scope in balancing.routing_preference:

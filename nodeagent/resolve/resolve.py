@@ -82,7 +82,7 @@ def _to_workload(source: Workload, target: Workload, address: IPAddress, port: i
         return refuse(f"{target.uid} is reached by sidecar mTLS only, which is not supported", source=source)
     if port in wire.PROXY_PORTS and target.tunnel_protocol is TunnelProtocol.HBONE:
         return refuse(f"port {port} of {target.uid} is the proxy's own", source=source)
-    return Forward((_endpoint(source, Candidate(target, address, port, tier=0), None),))
+    return Forward((_endpoint(source, str(source.identity), Candidate(target, address, port, tier=0), None),))
 
 
 def _to_service(view: View, source: Workload, found: Sequence[Service], address: IPAddress, port: int) -> Route:
@@ -104,7 +104,8 @@ def _to_service(view: View, source: Workload, found: Sequence[Service], address:
     if not usable:
         reason = f"no usable endpoint of {service.key}: {chosen.why_none()}"
         return refuse(reason, flag=NO_HEALTHY_UPSTREAM, source=source, service=service)
-    return Forward(tuple(_endpoint(source, candidate, service) for candidate in usable))
+    identity = str(source.identity)
+    return Forward(tuple([_endpoint(source, identity, candidate, service) for candidate in usable]))
 
 
 def _to_original(view: View, source: Workload, service: Service, address: IPAddress, port: int) -> Route:
@@ -121,8 +122,9 @@ def _visible(source: Workload, found: Sequence[Service]) -> Service | None:
     return min(visible, key=lambda service: (service.namespace != source.namespace, not service.canonical, service.key), default=None)
 
 
-def _endpoint(source: Workload, candidate: Candidate, service: Service | None) -> Endpoint:
-    target, identity = candidate.workload, str(source.identity)
+def _endpoint(source: Workload, identity: str, candidate: Candidate, service: Service | None) -> Endpoint:
+    """`identity` is the source's."""
+    target = candidate.workload
     direct = socket_address(candidate.address, candidate.port)
     hbone = target.tunnel_protocol is TunnelProtocol.HBONE
     return Endpoint(
@@ -145,8 +147,9 @@ def _endpoint(source: Workload, candidate: Candidate, service: Service | None) -
 
 def _expected(target: Workload, service: Service | None) -> tuple[str, ...]:
     """The workload's identity, and those that the service allows for beside it (ServiceEntry subjectAltNames)."""
-    names = [name for name in (service.subject_alt_names if service else ()) if _is_identity(name)]
-    return tuple(dict.fromkeys([str(target.identity), *names]))
+    if service is None or not service.subject_alt_names:
+        return (str(target.identity),)
+    return tuple(dict.fromkeys([str(target.identity), *filter(_is_identity, service.subject_alt_names)]))
 
 
 def _is_identity(name: str) -> bool:

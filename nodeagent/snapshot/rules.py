@@ -24,17 +24,18 @@ class RulesEdit:
         self._root_namespace = base.root_namespace
         self.touched: set[str] = set()
         self.policies: Overlay[str, CompiledPolicy] = Overlay(base.policies_by_key)
-        self.namespaces: Overlay[str, tuple[str, ...]] = Overlay(base.policies_by_namespace)
+        self.namespaces: Overlay[str, tuple[CompiledPolicy, ...]] = Overlay(base.policies_by_namespace)
         self.rejected: Overlay[str, str] = Overlay(base.rejected)
 
     def put(self, policy: Policy) -> None:
         self._drop(policy.key)
         self._accepted(policy.key)
-        self.policies.put(policy.key, compile_policy(policy))
+        compiled = compile_policy(policy)
+        self.policies.put(policy.key, compiled)
         self._touch(policy)
         if policy.scope is not PolicyScope.WORKLOAD_SELECTOR:
             index = _index(policy)
-            self.namespaces.put(index, with_item(self.namespaces.get(index), policy.key))
+            self.namespaces.put(index, with_item(self.namespaces.get(index), compiled))
 
     def remove(self, key: str) -> None:
         self._accepted(key)
@@ -57,7 +58,7 @@ class RulesEdit:
         self.policies.put(key, None)
         self._touch(former.policy)
         index = _index(former.policy)
-        self.namespaces.put(index, without_item(self.namespaces.get(index), key))
+        self.namespaces.put(index, without_item(self.namespaces.get(index), former))
 
     def _touch(self, policy: Policy) -> None:
         self.touched.add(policy_dependency(policy.key))

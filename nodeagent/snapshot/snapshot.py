@@ -32,7 +32,7 @@ class Snapshot:
     absent: PersistentMap[str, Missing] = field(default_factory=PersistentMap)
     """Keys (uid, `namespace/hostname`, `network/ip`) of which the controller said that they name nothing."""
     policies_by_key: PersistentMap[str, CompiledPolicy] = field(default_factory=PersistentMap)
-    policies_by_namespace: PersistentMap[str, tuple[str, ...]] = field(default_factory=PersistentMap)
+    policies_by_namespace: PersistentMap[str, tuple[CompiledPolicy, ...]] = field(default_factory=PersistentMap)
     rejected: PersistentMap[str, str] = field(default_factory=PersistentMap)
     """Policies that could not be understood, with the error."""
     policies_arrived: bool = False
@@ -70,13 +70,14 @@ class Snapshot:
         return self.policies_arrived
 
     def policies(self, namespace: str) -> tuple[CompiledPolicy, ...]:
-        keys = (self.policies_by_namespace.get(GLOBAL_NAMESPACE) or ()) + (self.policies_by_namespace.get(namespace) or ())
-        return tuple(policy for policy in map(self.policies_by_key.get, keys) if policy is not None)
+        return (self.policies_by_namespace.get(GLOBAL_NAMESPACE) or ()) + (self.policies_by_namespace.get(namespace) or ())
 
     def policy(self, key: str) -> CompiledPolicy | None:
         return self.policies_by_key.get(key)
 
     def rejected_policies(self, namespace: str) -> tuple[str, ...]:
+        if not self.rejected:
+            return ()
         # Of what scope a policy is that can't be read is not known: all workloads that it could hold for are meant.
         namespaces = {namespace, self.root_namespace, GLOBAL_NAMESPACE}
         return tuple(sorted(key for key in self.rejected if key.partition("/")[0] in namespaces and key not in self.policies_by_key))

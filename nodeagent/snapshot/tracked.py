@@ -29,14 +29,17 @@ class TrackedView:
         self._needed(address_dependency(network, address))
         self.depends_on.add(BLOCKS_TOUCHED)
         found = self._view.address(network, address)
-        self.depends_on |= {found.uid} if isinstance(found, Workload) else set()
-        self.depends_on |= {service.key for service in found} if isinstance(found, tuple) else set()
+        if isinstance(found, Workload):
+            self.depends_on.add(found.uid)
+        elif isinstance(found, tuple):
+            self.depends_on.update(service.key for service in found)
         return found
 
     def workload_at(self, network: str, address: IPAddress) -> Workload | Missing:
         self._needed(address_dependency(network, address))
         found = self._view.workload_at(network, address)
-        self.depends_on |= {found.uid} if isinstance(found, Workload) else set()
+        if isinstance(found, Workload):
+            self.depends_on.add(found.uid)
         return found
 
     def service(self, key: ServiceKey) -> Service | None:

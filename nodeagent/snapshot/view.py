@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Protocol
 
 from meshapi.workload import AddressKey, IPAddress, Service, ServiceKey, Workload, WorkloadUID
+from nodeagent.policy.addresses import address_text
 from nodeagent.policy.compiled import CompiledPolicy
 
 
@@ -52,4 +53,4 @@ class View(Protocol):
 
 
 def address_dependency(network: str, address: IPAddress) -> AddressKey:
-    return AddressKey(f"{network}/{address}")
+    return AddressKey(f"{network}/{address_text(address)}")

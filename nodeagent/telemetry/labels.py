@@ -4,7 +4,11 @@ Headers that a peer sends never become a label: only the certificate is authenti
 """
 
 from enum import StrEnum
+from functools import cache, lru_cache
 from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
 
 from meshapi.spiffe import IdentityError, WorkloadIdentity
 from meshapi.workload import Service, Workload
@@ -15,6 +19,9 @@ MUTUAL_TLS: Final = "mutual_tls"
 REQUEST_PROTOCOL: Final = "tcp"
 LOG: Final = "log"
 """The key of the attributes under which the access log's own fields are (pod names, which metrics leave out for their number)."""
+
+KEPT_PARTS: Final = 4096
+"""How many workloads, peers and services are kept encoded: the same few are in most answers."""
 
 RESPONSE_FLAGS: Final = "response_flags"
 """The one label that is not an attribute of the flow: it comes with each counter."""
@@ -51,6 +58,13 @@ class Reporter(StrEnum):
     DESTINATION = "destination"
 
 
+class _Part(Struct, frozen=True, gc=False):
+    """What one thing adds to the attributes, encoded: members of the object and of its `log`, either may be empty."""
+
+    labels: bytes
+    log: bytes
+
+
 def flow_attributes(
     reporter: Reporter,
     *,
@@ -66,22 +80,15 @@ def flow_attributes(
     Principals are SPIFFE ids, given only where they are authenticated or expected by mutual TLS. The reporter of an inbound flow passes
     the source through `authenticated_source` first.
     """
-    labels = {
-        "reporter": str(reporter),
-        **_side("source", source, source_principal),
-        **_side("destination", destination, destination_principal),
-        "request_protocol": REQUEST_PROTOCOL,
-        "connection_security_policy": MUTUAL_TLS if mutual_tls else UNKNOWN,
-    }
-    log = {**_log_side("src", source, source_principal), **_log_side("dst", destination, destination_principal)}
-    if service is not None:
-        labels |= {
-            "destination_service": service.hostname,
-            "destination_service_namespace": service.namespace,
-            "destination_service_name": service.name,
-        }
-        log["dst.service"] = service.hostname
-    return {**{name: value for name, value in labels.items() if value}, LOG: {name: value for name, value in log.items() if value}}
+    parts = (
+        _flow_part(reporter, mutual_tls),
+        _side("source", "src", source, source_principal),
+        _side("destination", "dst", destination, destination_principal),
+        _NOTHING if service is None else _service_part(service.hostname, service.namespace, service.name),
+    )
+    labels = b",".join([part.labels for part in parts if part.labels])
+    log = b",".join([part.log for part in parts if part.log])
+    return Raw(b"".join((b"{", labels, _LOG, log, b"}}")))
 
 
 def authenticated_source(peer: str | None, found: Workload | None) -> Workload | None:
@@ -89,25 +96,81 @@ def authenticated_source(peer: str | None, found: Workload | None) -> Workload |
     return found if found is not None and peer == str(found.identity) else None
 
 
-def _side(side: str, workload: Workload | None, principal: str | None) -> dict[str, str]:
+def _side(side: str, short: str, workload: Workload | None, principal: str | None) -> _Part:
     if workload is None:
-        return {f"{side}_workload_namespace": _namespace(principal), f"{side}_principal": principal or ""}
-    return {
-        f"{side}_workload": workload.workload_name or workload.name,
-        f"{side}_canonical_service": workload.canonical_name,
-        f"{side}_canonical_revision": workload.canonical_revision,
-        f"{side}_workload_namespace": workload.namespace,
-        f"{side}_principal": principal or "",
-        f"{side}_app": workload.canonical_name,
-        f"{side}_version": workload.canonical_revision,
-        f"{side}_cluster": workload.cluster,
-    }
+        return _stranger_part(side, short, principal)
+    return _workload_part(
+        side,
+        short,
+        principal,
+        workload.name,
+        workload.workload_name,
+        workload.namespace,
+        workload.canonical_name,
+        workload.canonical_revision,
+        workload.cluster,
+    )
 
 
-def _log_side(side: str, workload: Workload | None, principal: str | None) -> dict[str, str]:
-    if workload is None:
-        return {f"{side}.namespace": _namespace(principal), f"{side}.identity": principal or ""}
-    return {f"{side}.workload": workload.name, f"{side}.namespace": workload.namespace, f"{side}.identity": principal or ""}
+@cache
+def _flow_part(reporter: Reporter, mutual_tls: bool) -> _Part:
+    return _part(
+        {
+            "reporter": str(reporter),
+            "request_protocol": REQUEST_PROTOCOL,
+            "connection_security_policy": MUTUAL_TLS if mutual_tls else UNKNOWN,
+        },
+        {},
+    )
+
+
+@lru_cache(KEPT_PARTS)
+def _workload_part(  # noqa: PLR0913, PLR0917 - whatever the part is made of, so that the cache can't give another's
+    side: str, short: str, principal: str | None, name: str, workload_name: str, namespace: str, canonical: str, revision: str, cluster: str
+) -> _Part:
+    return _part(
+        {
+            f"{side}_workload": workload_name or name,
+            f"{side}_canonical_service": canonical,
+            f"{side}_canonical_revision": revision,
+            f"{side}_workload_namespace": namespace,
+            f"{side}_principal": principal or "",
+            f"{side}_app": canonical,
+            f"{side}_version": revision,
+            f"{side}_cluster": cluster,
+        },
+        {f"{short}.workload": name, f"{short}.namespace": namespace, f"{short}.identity": principal or ""},
+    )
+
+
+@lru_cache(KEPT_PARTS)
+def _stranger_part(side: str, short: str, principal: str | None) -> _Part:
+    namespace = _namespace(principal)
+    return _part(
+        {f"{side}_workload_namespace": namespace, f"{side}_principal": principal or ""},
+        {f"{short}.namespace": namespace, f"{short}.identity": principal or ""},
+    )
+
+
+@lru_cache(KEPT_PARTS)
+def _service_part(hostname: str, namespace: str, name: str) -> _Part:
+    return _part(
+        {"destination_service": hostname, "destination_service_namespace": namespace, "destination_service_name": name},
+        {"dst.service": hostname},
+    )
+
+
+def _part(labels: dict[str, str], log: dict[str, str]) -> _Part:
+    return _Part(_members(labels), _members(log))
+
+
+def _members(values: dict[str, str]) -> bytes:
+    """The members of a JSON object, without its braces; what is empty is left out."""
+    return msgspec.json.encode({name: value for name, value in values.items() if value})[1:-1]
+
+
+_NOTHING: Final = _Part(b"", b"")
+_LOG: Final = f',"{LOG}":{{'.encode()
 
 
 def _namespace(principal: str | None) -> str:

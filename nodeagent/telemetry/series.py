@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.telemetry.labels import LABELS, LOG, RESPONSE_FLAGS, UNKNOWN
-from nodeagent.ztunnel.protocol import Attributes
+from nodeagent.ztunnel.protocol import GivenBack
 
 MAX_SERIES: Final = 20_000
 
@@ -41,7 +41,7 @@ class SeriesTable:
         self._flows.clear()
         self._texts.clear()
 
-    def define(self, number: int, attributes: Attributes) -> None:
+    def define(self, number: int, attributes: GivenBack) -> None:
         """Says what a number stands for."""
         labels = label_text(attributes)
         known = attributes.get(LOG)
@@ -61,7 +61,7 @@ class SeriesTable:
         return self._flows[number]
 
 
-def label_text(attributes: Attributes) -> tuple[str, str]:
+def label_text(attributes: GivenBack) -> tuple[str, str]:
     """The labels in the text format of Prometheus, in their order, before and after the response flags."""
     pairs = [f'{name}="{escape(str(attributes.get(name, UNKNOWN))[:MAX_VALUE_CHARS])}"' for name in LABELS]
     return ",".join(pairs[:_SPLIT]), ",".join(pairs[_SPLIT + 1 :])

@@ -13,8 +13,13 @@ from msgspec import Struct
 VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 16 << 20
 
-Attributes = dict[str, Any]
-"""What the agent wants back with counters and log entries of a flow; the proxy never looks inside."""
+Attributes = msgspec.Raw
+"""What the agent wants back with counters and log entries of a flow: a JSON object that the proxy never looks into.
+
+Encoded where it is made: most of it is the same in thousands of answers.
+"""
+GivenBack = dict[str, Any]
+"""The same, as it comes back."""
 
 
 class ListenerKind(StrEnum):
@@ -100,7 +105,7 @@ class CounterRow(Struct, frozen=True, omit_defaults=True):
     """What was added to a flow series since the last report. `attributes` comes with the first row of a series in a session."""
 
     series: int
-    attributes: Attributes | None = None
+    attributes: GivenBack | None = None
     opened: int = 0
     closed: int = 0
     sent_bytes: int = 0
@@ -264,7 +269,10 @@ class SetTrust(Struct, frozen=True, tag="trust"):
     revoked: tuple[Revocation, ...] = ()
 
 
-class Tunnel(Struct, frozen=True):
+# The parts of answers are held by the ten thousand and can't form cycles: the collector need not look at them (gc=False).
+
+
+class Tunnel(Struct, frozen=True, gc=False):
     """How to reach an endpoint by HBONE: as whom, asking for which authority, accepting which identities."""
 
     identity: str
@@ -272,7 +280,7 @@ class Tunnel(Struct, frozen=True):
     expect: tuple[str, ...]
 
 
-class Endpoint(Struct, frozen=True, omit_defaults=True):
+class Endpoint(Struct, frozen=True, gc=False, omit_defaults=True):
     """Where a connection may go.
 
     `address` is dialled; without `tunnel` in plaintext. Lower tiers first, within one by least load over weight.
@@ -286,13 +294,13 @@ class Endpoint(Struct, frozen=True, omit_defaults=True):
     weight: int = 1
 
 
-class Pass(Struct, frozen=True, tag="pass", tag_field="do"):
+class Pass(Struct, frozen=True, gc=False, tag="pass", tag_field="do"):
     """Not the mesh's: connect to the original destination in plaintext."""
 
     attributes: Attributes
 
 
-class Refuse(Struct, frozen=True, tag="refuse", tag_field="do"):
+class Refuse(Struct, frozen=True, gc=False, tag="refuse", tag_field="do"):
     """Close the connection; `flag` is the response flag (NR no route, UH no healthy endpoint, UAEX not authorised)."""
 
     flag: str
@@ -300,7 +308,7 @@ class Refuse(Struct, frozen=True, tag="refuse", tag_field="do"):
     attributes: Attributes
 
 
-class Forward(Struct, frozen=True, tag="forward", tag_field="do"):
+class Forward(Struct, frozen=True, gc=False, tag="forward", tag_field="do"):
     """Connect to one of `endpoints` (never empty)."""
 
     endpoints: tuple[Endpoint, ...]
@@ -309,7 +317,7 @@ class Forward(Struct, frozen=True, tag="forward", tag_field="do"):
 Route = Pass | Refuse | Forward
 
 
-class AnswerRoute(Struct, frozen=True, tag="route"):
+class AnswerRoute(Struct, frozen=True, gc=False, tag="route"):
     id: int
     route: Route
 
@@ -321,7 +329,7 @@ class Holds(StrEnum):
     THIS_SOURCE = "this_source"
 
 
-class AnswerVerdict(Struct, frozen=True, tag="verdict", omit_defaults=True):
+class AnswerVerdict(Struct, frozen=True, gc=False, tag="verdict", omit_defaults=True):
     """`policy` is the `namespace/name` that decided, None if none did. A verdict that turns to deny closes what stands on it."""
 
     id: int

@@ -11,6 +11,7 @@ from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.store import SnapshotStore
 from nodeagent.snapshot.update import Update
 from nodeagent.subscriptions import Subscriptions
+from tests.nodeagent.attributes import given_back
 
 WEB = LocalWorkload("web", "web", "shop", "web", "/run/netns/web")
 API = LocalWorkload("api", "api", "shop", "api", "/run/netns/api")
@@ -88,9 +89,9 @@ def test_what_the_proxy_is_told() -> None:
     described = scene.residents.describe(WEB, ("10.0.0.1",))
     assert described is not None
     assert (described.identity, described.addresses, described.identity_ready) == (str(WEB_ID), ("10.0.0.1",), False)
-    assert described.outbound_attributes["source_workload"] == "web"
-    assert described.outbound_attributes["source_principal"] == str(WEB_ID)
-    assert described.inbound_attributes["destination_workload"] == "web"
+    assert given_back(described.outbound_attributes)["source_workload"] == "web"
+    assert given_back(described.outbound_attributes)["source_principal"] == str(WEB_ID)
+    assert given_back(described.inbound_attributes)["destination_workload"] == "web"
     scene.ready.add(str(WEB_ID))
     known = Workload(
         uid=WorkloadUID("web"), name="web", namespace="shop", workload_name="web-deployment", tunnel_protocol=TunnelProtocol.HBONE
@@ -99,7 +100,7 @@ def test_what_the_proxy_is_told() -> None:
     described = scene.residents.describe(WEB, ("10.0.0.1",))
     assert described is not None
     assert described.identity_ready
-    assert described.outbound_attributes["source_workload"] == "web-deployment"
+    assert given_back(described.outbound_attributes)["source_workload"] == "web-deployment"
 
 
 class _Runtime:

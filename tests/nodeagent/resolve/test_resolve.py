@@ -32,6 +32,7 @@ from nodeagent.resolve.resolve import RouteQuestion, Unknown, resolve
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.update import Update, apply
 from nodeagent.ztunnel.protocol import Forward, Pass, Refuse, Route, Tunnel
+from tests.nodeagent.attributes import given_back
 
 KEY = ServiceKey("shop/api.shop.svc.cluster.local")
 HERE = Locality("eu", "eu-a", "rack1")
@@ -100,7 +101,7 @@ def test_a_service_address_leads_through_a_tunnel_to_its_endpoint() -> None:
     (endpoint,) = forwarded(mesh(POD)).endpoints
     assert (endpoint.uid, endpoint.address, endpoint.tier, endpoint.weight) == ("api", "10.0.0.9:15008", 0, 1)
     assert endpoint.tunnel == Tunnel("spiffe://cluster.local/ns/shop/sa/web", "10.0.0.9:8080", ("spiffe://cluster.local/ns/shop/sa/api",))
-    attributes = endpoint.attributes
+    attributes = given_back(endpoint.attributes)
     assert attributes["reporter"] == "source"
     assert attributes["destination_service"] == "api.shop.svc.cluster.local"
     assert attributes["destination_principal"] == "spiffe://cluster.local/ns/shop/sa/api"
@@ -121,7 +122,7 @@ def test_a_pod_address_leads_to_that_pod_on_the_port_that_was_dialled() -> None:
     (endpoint,) = forwarded(mesh(POD), "10.0.0.9", 9999).endpoints
     assert endpoint.tunnel is not None
     assert endpoint.tunnel.authority == "10.0.0.9:9999"
-    assert "destination_service" not in endpoint.attributes
+    assert "destination_service" not in given_back(endpoint.attributes)
 
 
 def test_a_workload_outside_the_tunnels_is_reached_in_plaintext() -> None:
@@ -129,8 +130,8 @@ def test_a_workload_outside_the_tunnels_is_reached_in_plaintext() -> None:
     for destination, port in [(VIP, 80), ("10.0.0.9", 8080)]:
         (endpoint,) = forwarded(mesh(plain), destination, port).endpoints
         assert (endpoint.address, endpoint.tunnel) == ("10.0.0.9:8080", None)
-        assert endpoint.attributes["connection_security_policy"] == "unknown"
-        assert "destination_principal" not in endpoint.attributes
+        assert given_back(endpoint.attributes)["connection_security_policy"] == "unknown"
+        assert "destination_principal" not in given_back(endpoint.attributes)
 
 
 def test_a_pod_that_calls_its_own_service_goes_through_its_own_proxy() -> None:
@@ -187,7 +188,7 @@ def test_what_cannot_be_reached_is_refused_in_words(update: Update, flag: str, w
     answer = refused(update)
     assert answer.flag == flag
     assert words in answer.reason
-    assert answer.attributes["reporter"] == "source"
+    assert given_back(answer.attributes)["reporter"] == "source"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_what_is_not_known_is_asked_for_and_what_is_not_the_meshs_passes() -> No
     assert route(Update(), "192.0.2.1") == Unknown(("/192.0.2.1",), "whose address 192.0.2.1 is")
     passed = route(Update(absent=("/192.0.2.1",)), "192.0.2.1")
     assert isinstance(passed, Pass)
-    assert passed.attributes["source_workload"] == "web"
+    assert given_back(passed.attributes)["source_workload"] == "web"
     stranger = resolve(Snapshot(), RouteQuestion(WorkloadUID("stranger"), ip_address(VIP), 80))
     assert stranger == Unknown(("stranger",), "workload stranger")
 
@@ -281,7 +282,7 @@ def test_each_scope(scope: Scope, elsewhere: dict[str, object]) -> None:
 def test_of_services_that_share_an_address_the_sources_own_namespace_comes_first() -> None:
     foreign = Service("api", "aaa", "api.aaa", addresses=API.addresses, ports=(Port(80, 1),))
     answer = forwarded(Update(workloads=(POD,), services=(foreign, API)))
-    assert answer.endpoints[0].attributes["destination_service"] == API.hostname
+    assert given_back(answer.endpoints[0].attributes)["destination_service"] == API.hostname
 
 
 def test_of_a_big_service_each_source_gets_its_own_even_part() -> None:

@@ -16,6 +16,7 @@ from nodeagent.telemetry.recorder import MAX_POLICIES, Recorder
 from nodeagent.telemetry.records import as_json
 from nodeagent.telemetry.server import TelemetryServer
 from nodeagent.ztunnel.protocol import Closed, ConnectionEntry, CounterRow, Counters, Direction, ProxyStatus, Via
+from tests.nodeagent.attributes import given_back
 
 ID = "spiffe://cluster.local/ns/shop/sa/web"
 READINGS = Readings(
@@ -49,7 +50,9 @@ def denied(policy: str | None, series: int | None = 1) -> ConnectionEntry:
 def recorded() -> Recorder:
     recorder = Recorder(AccessLog(None, as_json))
     recorder.begin_session()
-    recorder.on_counters(Counters((CounterRow(1, flow_attributes(Reporter.SOURCE), opened=1), CounterRow(2, opened=1)), lost_log_entries=7))
+    recorder.on_counters(
+        Counters((CounterRow(1, given_back(flow_attributes(Reporter.SOURCE)), opened=1), CounterRow(2, opened=1)), lost_log_entries=7)
+    )
     recorder.on_closed(Closed((denied("bank/deny"), denied(None, None))))
     return recorder
 

@@ -12,6 +12,7 @@ from nodeagent.snapshot.update import Update, apply
 from nodeagent.ztunnel.answers import NotYet, Reply, answer_route, answer_verdict, parse_route, parse_verdict
 from nodeagent.ztunnel.decisions import Decisions, Effects
 from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict, Forward, Holds, Pass, Refuse, Via
+from tests.nodeagent.attributes import given_back
 
 KEY = ServiceKey("shop/api.shop")
 PEER = "spiffe://cluster.local/ns/shop/sa/web"
@@ -78,8 +79,8 @@ def test_what_is_known_is_answered_at_once() -> None:
     verdict = bench.decisions.ask(ASK_VERDICT, now=0)
     answer = verdict_of(verdict)
     assert (answer.allow, answer.holds) == (True, Holds.ANY_SOURCE)
-    assert answer.attributes["source_workload"] == "web"
-    assert answer.attributes["destination_service"] == "api.shop"
+    assert given_back(answer.attributes)["source_workload"] == "web"
+    assert given_back(answer.attributes)["destination_service"] == "api.shop"
     assert sorted(verdict.needed) == ["/10.0.0.1", "api"]
     assert bench.decisions.waiting == 0
 
@@ -149,18 +150,18 @@ def test_a_removed_workload_is_denied() -> None:
 def test_a_client_address_of_another_identity_lends_no_labels() -> None:
     bench = Bench(FULL)
     asked = AskVerdict(2, "api", "10.0.0.9:8080", Via.HBONE, "10.0.0.9", PEER)
-    attributes = verdict_of(bench.decisions.ask(asked, now=0)).attributes
+    attributes = given_back(verdict_of(bench.decisions.ask(asked, now=0)).attributes)
     assert "source_workload" not in attributes
     assert attributes["source_principal"] == PEER
     plain = AskVerdict(4, "api", "10.0.0.9:8080", Via.PLAINTEXT, "10.0.0.1")
-    assert "source_workload" not in verdict_of(bench.decisions.ask(plain, now=0)).attributes
+    assert "source_workload" not in given_back(verdict_of(bench.decisions.ask(plain, now=0)).attributes)
 
 
 def test_the_source_is_labelled_once_it_is_known() -> None:
     bench = Bench(Update(workloads=(API,), policies_arrived=True))
     first = verdict_of(bench.decisions.ask(ASK_VERDICT, now=0))
-    assert "source_workload" not in first.attributes
-    assert verdict_of(bench.update(Update(workloads=(WEB,)))).attributes["source_workload"] == "web"
+    assert "source_workload" not in given_back(first.attributes)
+    assert given_back(verdict_of(bench.update(Update(workloads=(WEB,)))).attributes)["source_workload"] == "web"
 
 
 def test_malformed_questions_are_refused_and_not_held() -> None:
