@@ -12,6 +12,7 @@ use crate::tunnel::{Parts, StreamGuard, Tunnel, relay};
 use crate::worker::{ConnGuard, Opening, Worker, Workload};
 use hbone_codec::{Request, Role};
 use hbone_tls::Engine;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ pub async fn serve_stream(stream: StreamGuard, request: Box<Request>) {
         return refuse(&stream, UNAVAILABLE);
     };
     conn.destination_identity.replace(Some(spec.identity.clone()));
-    let way = conn.run(Box::pin(find_way(&worker, &conn, admitted, peer))).await;
+    let way = conn.run(Box::pin(while_wanted(&stream, find_way(&worker, &conn, admitted, peer)))).await;
     let application = match way {
         Ok(application) => application,
         Err(failure) => return refuse(&stream, status_of(&failure)),
@@ -78,6 +79,15 @@ pub async fn serve_stream(stream: StreamGuard, request: Box<Request>) {
     let application = stream.attach(application, Rc::clone(&conn));
     // Dropping the stream before it finished resets both sides.
     let _ = conn.run(relay(&stream, application)).await;
+}
+
+/// Searches no longer than the peer waits: a stream that it opens and resets must not leave a connection to the application behind.
+async fn while_wanted<T>(stream: &StreamGuard, search: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        () = stream.given_up() => Err(Failure::reset("the client gave up before the answer")),
+        found = search => found,
+    }
 }
 
 async fn find_way(

@@ -203,6 +203,13 @@ impl Stream {
         self.room.wait()
     }
 
+    /// Waits until the stream is gone.
+    pub async fn given_up(&self) {
+        while !self.is_gone() {
+            self.news.wait().await;
+        }
+    }
+
     /// Waits for the status of a stream that we opened; Err: the stream is gone without one.
     pub async fn answer(&self) -> Result<u16, Failure> {
         loop {

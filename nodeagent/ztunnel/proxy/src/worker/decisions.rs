@@ -24,6 +24,15 @@ pub struct Decisions {
     last_token: Cell<u64>,
 }
 
+/// A waiting task may end at any await, with its connection: what it leaves behind is taken up by this.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Answers that nobody has used for this long are let go.
 const UNUSED: Duration = Duration::from_secs(90);
 
@@ -34,19 +43,18 @@ impl Worker {
         if let Some(route) = self.decisions.routes.borrow_mut().find(&key, Instant::now()) {
             return Ok(route);
         }
+        let _abandon = OnDrop(|| {
+            let abandoned = self.decisions.routes.borrow_mut().abandon(&key, Waiter::is_closed);
+            self.release(abandoned.into_iter().collect());
+        });
         let (waiter, answered) = oneshot::channel();
         let token = self.next_token();
         if self.decisions.routes.borrow_mut().wait(&key, waiter, token, Instant::now()) {
             self.ask(token, Question::Route { workload: workload.clone(), destination });
         }
-        let result = self.await_answer(answered).await;
-        let mut routes = self.decisions.routes.borrow_mut();
-        if result.is_err() {
-            let abandoned = routes.abandon(&key, Waiter::is_closed);
-            self.release(abandoned.into_iter().collect());
-        }
-        result?;
-        routes.find(&key, Instant::now()).ok_or_else(no_answer)
+        self.await_answer(answered).await?;
+        let found = self.decisions.routes.borrow_mut().find(&key, Instant::now());
+        found.ok_or_else(no_answer)
     }
 
     /// Lets a connection stand on an `allow`, or says why it may not.
@@ -67,20 +75,19 @@ impl Worker {
     }
 
     async fn ask_verdict(&self, flow: &Flow, source: IpAddr) -> Result<(u64, Arc<Verdict>), Failure> {
+        let _abandon = OnDrop(|| {
+            let abandoned = self.decisions.verdicts.borrow_mut().abandon(flow, source, Waiter::is_closed);
+            self.release(abandoned.into_iter().collect());
+        });
         let (waiter, answered) = oneshot::channel();
         let token = self.next_token();
         if self.decisions.verdicts.borrow_mut().wait(flow, source, waiter, token, Instant::now()) {
             self.ask(token, Question::Verdict { flow: flow.clone(), source });
         }
-        let result = self.await_answer(answered).await;
-        let mut verdicts = self.decisions.verdicts.borrow_mut();
-        if result.is_err() {
-            let abandoned = verdicts.abandon(flow, source, Waiter::is_closed);
-            self.release(abandoned.into_iter().collect());
-        }
-        result?;
+        self.await_answer(answered).await?;
         // What is in force now, which need not be what woke this task.
-        verdicts.find(flow, source, Instant::now()).ok_or_else(no_answer)
+        let found = self.decisions.verdicts.borrow_mut().find(flow, source, Instant::now());
+        found.ok_or_else(no_answer)
     }
 
     async fn await_answer(&self, answered: oneshot::Receiver<()>) -> Result<(), Failure> {
