@@ -14,6 +14,9 @@ from tests.nodeagent.ztunnel.proxy.attacks import frames
 from tests.nodeagent.ztunnel.proxy.attacks.frames import Frame, Kind
 
 HBONE_PORT = 15008
+MAX_WINDOW_BYTES = 0x7FFFFFFF
+INITIAL_WINDOW_SIZE = 4
+ENDLESS_WINDOW = ((INITIAL_WINDOW_SIZE, MAX_WINDOW_BYTES),)
 
 
 class Ended(Exception):
@@ -53,9 +56,9 @@ class Peer:
             connection.close()
             raise
 
-    def greet(self) -> Self:
-        """Preface and empty SETTINGS; returns when the victim's are there."""
-        self.send(frames.PREFACE + frames.settings())
+    def greet(self, *settings: tuple[int, int]) -> Self:
+        """Preface, SETTINGS, and a window for the connection that never ends; returns when the victim's SETTINGS are there."""
+        self.send(frames.PREFACE + frames.settings(*(settings or ENDLESS_WINDOW)) + frames.window_update(0, MAX_WINDOW_BYTES - 65535))
         self.wait_for(lambda one: one.kind == Kind.SETTINGS and not one.flags & frames.ACK)
         self.send(frames.frame(Kind.SETTINGS, frames.ACK, 0))
         return self

@@ -3,7 +3,7 @@
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,3 +55,16 @@ def victim(directory: Path, settings: Settings | None = None, *, workers: int = 
     authority = Authority()
     with pair() as sides, node("server", sides.pod, directory, authority, settings or Settings(), workers) as served:
         yield Victim(served, sides.client, authority, directory)
+
+
+@contextmanager
+def full_backlog(side: Side) -> Iterator[int]:
+    """A port of an application that accepts nothing: further connections to it get no answer at all."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(side.open_socket(socket.AF_INET))
+        side.namespace.run(listening.bind, ("0.0.0.0", 0))
+        listening.listen(0)
+        port = int(listening.getsockname()[1])
+        # The kernel takes one more than it was told.
+        stack.enter_context(side.dial("127.0.0.1", port))
+        yield port
