@@ -323,6 +323,8 @@ class Enrolment:
 
     async def _release(self, uid: str, *, gone: bool) -> None:
         entry = self._entries[uid]
+        # A pod that ended leaves the list and the node at about the same time: its address may be another's by the end of a drain.
+        gone = gone or key_at(entry.workload.netns) != entry.namespace.key
         drain_s = 0.0 if gone else self._timing.drain_s
         await self._off(self._capture.drain, entry.namespace)
         del self._entries[uid]

@@ -68,7 +68,8 @@ class Removals:
     def finish(self, now_s: float) -> None:
         """Drains what is not draining yet and removes what has had its time; what fails is tried again later. Blocks."""
         for one in list(self._leaving.values()):
-            due = one.until_s <= now_s
+            # Where the namespace is gone there is nobody to drain for, and what is kept open of it would keep its address in use.
+            due = one.until_s <= now_s or key_at(one.workload.netns) != one.key
             try:
                 if due:
                     self._do(self._capture.remove, one)

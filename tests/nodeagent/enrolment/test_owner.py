@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import struct
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -211,6 +212,35 @@ async def test_release_drains_and_leaves_the_namespace_as_it_was(network: Pair, 
         await until(lambda: not enrolment.status())
         assert capture.inspect(network.pod.namespace).state == CaptureState.ABSENT
     assert (network.pod.shell("nft", "list", "ruleset"), network.pod.shell("ip", "rule")) == before
+
+
+async def test_a_pod_that_ended_is_not_drained(store: StateDirectory, peer: Peer) -> None:
+    """Its entry goes when its namespace has gone already: nothing of it may stay until its address is another's."""
+    with pair() as network:
+        runtime = Listed(workload(network.pod))
+        async with enrolling(runtime, store, timing=Timing(drain_s=60.0, resync_s=0.2)) as enrolment:
+            await enrolment.begin_session(peer.session, (), ())
+            await until(lambda: state(enrolment) == EnrolmentState.CAPTURED)
+            remove_name(network.pod)
+            runtime.say()
+            await until(lambda: not enrolment.status())
+            assert peer.read()[-1] == RemoveWorkload(uid="web", drain_s=0.0)
+
+
+async def test_a_pod_that_ends_while_it_is_drained_is_let_go(store: StateDirectory, peer: Peer) -> None:
+    with pair() as network:
+        runtime = Listed(workload(network.pod))
+        async with enrolling(runtime, store, timing=Timing(drain_s=60.0, resync_s=0.2)) as enrolment:
+            await enrolment.begin_session(peer.session, (), ())
+            await until(lambda: state(enrolment) == EnrolmentState.CAPTURED)
+            runtime.say()
+            await until(lambda: state(enrolment) == EnrolmentState.LEAVING)
+            remove_name(network.pod)
+            await until(lambda: not enrolment.status())
+
+
+def remove_name(side: Side) -> None:
+    subprocess.run(["ip", "netns", "delete", side.name], check=True, timeout=10)
 
 
 async def test_enrolled_again_while_leaving_it_stays_captured(network: Pair, store: StateDirectory, peer: Peer) -> None:
