@@ -95,6 +95,10 @@ class Cluster:
         """Runs the operator's command against the controller; raises CommandError if it fails."""
         return run([str(BIN / "meshctl"), *arguments, f"--admin-socket={self.admin_socket}"])
 
+    def meshctl_answer(self, *arguments: str) -> str:
+        """The same where exit code 1 is an answer: something that was refused is shown."""
+        return run([str(BIN / "meshctl"), *arguments, f"--admin-socket={self.admin_socket}"], answers=(0, 1))
+
     def meshctl_ok(self, *arguments: str) -> bool:
         """Whether the command succeeds."""
         with contextlib.suppress(CommandError):
@@ -166,6 +170,11 @@ class Cluster:
 
     def enrol(self, pod: Pod, *, service_account: str, namespace: str = "default") -> None:
         """Adds a pod to its node's static list and waits until it is captured and has its identity."""
+        self.list_pod(pod, service_account=service_account, namespace=namespace)
+        eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
+
+    def list_pod(self, pod: Pod, *, service_account: str, namespace: str = "default") -> None:
+        """Adds a pod to its node's static list, or changes what stands there."""
         self._enrolled.setdefault(pod.node, {})[pod.name] = {
             "name": pod.name,
             "namespace": namespace,
@@ -173,13 +182,12 @@ class Cluster:
             "netns": pod.netns_path,
         }
         self._write_runtime(pod.node)
-        eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
 
     def unenrol(self, pod: Pod) -> None:
-        """Takes a pod off its node's list and waits until it is no longer captured."""
+        """Takes a pod off its node's list and waits until it is no longer captured; what is open may still be drained then."""
         del self._enrolled[pod.node][pod.name]
         self._write_runtime(pod.node)
-        eventually(lambda: pod.name not in self._workloads(pod.node), f"{pod.name} to be released")
+        eventually(lambda: not self.enrolled(pod), f"{pod.name} to be released")
 
     def enrolled(self, pod: Pod) -> bool:
         """Whether the agent says that the pod is captured and has an identity."""
