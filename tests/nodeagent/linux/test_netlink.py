@@ -59,3 +59,9 @@ def test_no_process_is_forked(pod: Side, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("os.fork", forbidden)
     monkeypatch.setattr(subprocess, "Popen", forbidden)
     pod.namespace.run(netlink.install, DELIVERY, socket.AF_INET)
+
+
+def test_of_a_point_to_point_link_our_end_counts(pod: Side) -> None:
+    pod.shell("ip", "address", "add", "10.9.9.1", "peer", "10.9.9.2", "scope", "global", "dev", "lo")
+    assert "10.9.9.1" in pod.namespace.run(netlink.addresses)
+    assert "10.9.9.2" not in pod.namespace.run(netlink.addresses)
