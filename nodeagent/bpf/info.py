@@ -33,7 +33,7 @@ class LinkInfo(Struct, frozen=True):
     namespace_inode: int
 
 
-class TestRun(ctypes.Structure):
+class RunOptions(ctypes.Structure):
     """`struct bpf_test_run_opts` of <bpf/bpf.h>."""
 
     _fields_ = (

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
-from nodeagent.bpf.info import Info, LinkInfo, MapInfo, ProgramInfo, TestRun
+from nodeagent.bpf.info import Info, LinkInfo, MapInfo, ProgramInfo, RunOptions
 from nodeagent.bpf.messages import Messages
 from nodeagent.linux.errors import KernelError
 
@@ -149,11 +149,11 @@ def possible_cpus() -> int:
     return _check(_library().libbpf_num_possible_cpus(), "CPUs")
 
 
-def test_run(program: Descriptor, context: bytes) -> tuple[int, bytes]:
+def run_once(program: Descriptor, context: bytes) -> tuple[int, bytes]:
     """Runs a program once on `context`; returns its verdict and the context as it left it."""
     out = ctypes.create_string_buffer(len(context))
-    run = TestRun(
-        sz=ctypes.sizeof(TestRun), ctx_in=context, ctx_size_in=len(context), ctx_out=ctypes.cast(out, ctypes.c_void_p), repeat=1,
+    run = RunOptions(
+        sz=ctypes.sizeof(RunOptions), ctx_in=context, ctx_size_in=len(context), ctx_out=ctypes.cast(out, ctypes.c_void_p), repeat=1,
         ctx_size_out=len(context),
     )  # fmt: skip
     _check(_library().bpf_prog_test_run_opts(program.fileno(), ctypes.byref(run)), "eBPF test run")

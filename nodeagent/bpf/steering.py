@@ -20,6 +20,7 @@ from typing import Final
 from msgspec import Struct
 
 from nodeagent.bpf import libbpf
+from nodeagent.bpf.info import MapInfo
 from nodeagent.bpf.libbpf import Descriptor
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
@@ -83,9 +84,15 @@ class Steering:
                 self._attach_new(namespace, directory, listeners)
                 return
             maps = {name: opened.enter_context(libbpf.pinned(directory / name)) for name in _MAPS}
+            if misfits := self._misfits(maps):
+                raise KernelError(
+                    errno.EINVAL,
+                    f"eBPF maps in {directory}",
+                    "another version of the agent made them: take the workload out of the mesh and back, or restart it",
+                    detail="; ".join(misfits),
+                )
             _fill(maps[SLOTS], listeners)
             if not self._is_current(link):
-                self._check_shapes(maps)
                 with libbpf.load(self._program, PROGRAM, _MAPS, reuse=maps) as loaded:
                     libbpf.replace(link, loaded.program)
 
@@ -103,11 +110,11 @@ class Steering:
             link = self._live(namespace, opened)
             if link is None:
                 return None
-            slots, reasons = (opened.enter_context(libbpf.pinned(directory / name)) for name in _MAPS)
+            maps = {name: opened.enter_context(libbpf.pinned(directory / name)) for name in _MAPS}
             return Steered(
-                current=self._is_current(link),
-                listeners=frozenset(slot for slot in Slot if libbpf.read(slots, slot, _NUMBER_BYTES) is not None),
-                lookups={reason: _total(reasons, reason) for reason in Reason},
+                current=self._is_current(link) and not self._misfits(maps),
+                listeners=frozenset(slot for slot in Slot if libbpf.read(maps[SLOTS], slot, _NUMBER_BYTES) is not None),
+                lookups={reason: _total(maps[REASONS], reason) for reason in Reason},
             )
 
     def sweep(self) -> None:
@@ -149,16 +156,10 @@ class Steering:
         with libbpf.program_of(link) as running:
             return libbpf.program_info(running).tag == _tag(self._program)
 
-    def _check_shapes(self, maps: Mapping[str, Descriptor]) -> None:
-        """Another layout must not be filled as if it were ours, nor be replaced by an empty map."""
-        for name, descriptor in maps.items():
-            if (found := libbpf.map_info(descriptor)) != (wanted := libbpf.shape(self._program, name)):
-                raise KernelError(
-                    errno.EINVAL,
-                    f"eBPF map {name}",
-                    "another version of the agent made it: release the workload with that version, or restart it",
-                    detail=f"is {found}, this version needs {wanted}",
-                )
+    def _misfits(self, maps: Mapping[str, Descriptor]) -> list[str]:
+        """Maps of another layout must be neither filled as if they were ours nor replaced by empty ones."""
+        shapes = {name: (libbpf.map_info(descriptor), _shape(self._program, name)) for name, descriptor in maps.items()}
+        return [f"{name} is {found}, this version needs {wanted}" for name, (found, wanted) in shapes.items() if found != wanted]
 
 
 def _fill(slots: Descriptor, listeners: Mapping[Slot, socket.socket]) -> None:
@@ -179,6 +180,11 @@ def _tag(program: Path) -> bytes:
     """The kernel's own name for the instructions, however they were compiled."""
     with libbpf.load(program, PROGRAM, _MAPS) as loaded:
         return libbpf.program_info(loaded.program).tag
+
+
+@cache
+def _shape(program: Path, name: str) -> MapInfo:
+    return libbpf.shape(program, name)
 
 
 def _clear(directory: Path) -> None:

@@ -6,7 +6,6 @@ one transaction.
 
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 from nodeagent.bpf import bpffs
 from nodeagent.bpf.steering import Reason, Slot, Steered, Steering
@@ -42,7 +41,7 @@ class EbpfCapture:
     def apply(self, namespace: Namespace, listeners: Sequence[Listener] = ()) -> None:
         # In this order there is no moment in which neither this nor a former capture holds what comes in.
         self._table.prepare(namespace)
-        self._steering.attach(namespace, {slot: listener.socket for listener in listeners if (slot := _slot(listener)) is not None})
+        self._steering.attach(namespace, {slot: listener.socket for listener in listeners if (slot := slot_of(listener)) is not None})
         self._table.apply(namespace)
 
     def drain(self, namespace: Namespace) -> None:
@@ -64,7 +63,8 @@ class EbpfCapture:
         return Inspection(table.state, counters, table.problem)
 
 
-def _slot(listener: Listener) -> Slot | None:
+def slot_of(listener: Listener) -> Slot | None:
+    """Where the steering program finds it; None for one that it does not steer to."""
     match listener.kind:
         case ListenerKind.INBOUND:
             return Slot.INBOUND6 if listener.socket.family == socket.AF_INET6 else Slot.INBOUND
@@ -88,11 +88,3 @@ def _problem(steered: Steered | None, *, ipv6: bool) -> str:
 def _counters(steered: Steered | None) -> dict[str, Counter]:
     # A lookup is of one packet; what it carried was not counted.
     return {name: Counter(steered.lookups[reason], 0) for name, reason in _COUNTERS.items()} if steered else {}
-
-
-def at(root: Path = DIRECTORY) -> EbpfCapture:
-    """The capture that pins under `root`, on the bpffs above it, which is mounted if it is not; raises KernelError."""
-    bpffs.ensure(root.parent)
-    steering = Steering(root)
-    steering.sweep()
-    return EbpfCapture(steering)

@@ -1,7 +1,6 @@
 """The namespaces of a capture test, and each way to capture."""
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from nodeagent.bpf.steering import Steering
 from nodeagent.capture.base import Capture
 from nodeagent.capture.ebpf import EbpfCapture
 from nodeagent.capture.nftables import NftablesCapture
+from tests.nodeagent import bpffs
 from tests.nodeagent.pods import Pair, pair
 
 
@@ -26,17 +26,12 @@ def family(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def bpffs(tmp_path: Path) -> Iterator[Path]:
-    """A bpffs of the test's own: what is pinned there ends with it."""
-    mount_point = tmp_path / "bpf"
-    mount_point.mkdir()
-    subprocess.run(["mount", "-t", "bpf", "bpf", str(mount_point)], check=True, timeout=10)
-    try:
-        yield mount_point
-    finally:
-        subprocess.run(["umount", str(mount_point)], check=True, timeout=10)
+def pins(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a bpffs."""
+    with bpffs.mounted(tmp_path) as mount_point:
+        yield mount_point / "nodemesh"
 
 
 @pytest.fixture(params=["nftables", "ebpf"])
-def capture(request: pytest.FixtureRequest, bpffs: Path) -> Capture:
-    return NftablesCapture() if request.param == "nftables" else EbpfCapture(Steering(bpffs / "nodemesh"))
+def capture(request: pytest.FixtureRequest, pins: Path) -> Capture:
+    return NftablesCapture() if request.param == "nftables" else EbpfCapture(Steering(pins))

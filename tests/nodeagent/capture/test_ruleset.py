@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.capture import looped
 from nodeagent.capture.ruleset import Mode, deletion, preparation, transaction
 from nodeagent.linux import nftables
 from nodeagent.linux.namespaces import run_in_empty
@@ -14,6 +15,8 @@ SCRIPTS = {
     "drain": transaction(Mode.DRAIN, "0 1 -"),
     "preparation": preparation("0 1 -"),
     "deletion": deletion(),
+    "looped-enforce": looped.transaction(Mode.ENFORCE, "0 1 -"),
+    "looped-drain": looped.transaction(Mode.DRAIN, "0 1 -"),
 }
 
 
