@@ -75,7 +75,7 @@ MADE_YOU_RESET: dict[str, Flood] = {
 }
 RESETS: dict[str, Flood] = {
     "rapid_reset": _per_stream(lambda stream, connect: frames.headers(stream, connect) + frames.reset(stream)),
-    "too_many_streams": _per_stream(lambda stream, connect: frames.headers(stream, connect)),
+    "too_many_streams": _per_stream(frames.headers),
     "nonsense_requests_reset": _per_stream(lambda stream, _: frames.headers(stream, b"\x82") + frames.reset(stream)),
     **MADE_YOU_RESET,
 }

@@ -19,7 +19,7 @@ INITIAL_WINDOW_SIZE = 4
 ENDLESS_WINDOW = ((INITIAL_WINDOW_SIZE, MAX_WINDOW_BYTES),)
 
 
-class Ended(Exception):
+class Ended(ConnectionError):
     """The victim closed the connection."""
 
 
@@ -38,7 +38,7 @@ def client_context(directory: Path, identity: SetIdentity | None, *, alpn: tuple
     return context
 
 
-@dataclass
+@dataclass(eq=False)
 class Peer:
     """A connection behind its TLS handshake. Frames that come are kept until a test asks for them."""
 
@@ -58,9 +58,13 @@ class Peer:
 
     def greet(self, *settings: tuple[int, int]) -> Self:
         """Preface, SETTINGS, and a window for the connection that never ends; returns when the victim's SETTINGS are there."""
-        self.send(frames.PREFACE + frames.settings(*(settings or ENDLESS_WINDOW)) + frames.window_update(0, MAX_WINDOW_BYTES - 65535))
-        self.wait_for(lambda one: one.kind == Kind.SETTINGS and not one.flags & frames.ACK)
-        self.send(frames.frame(Kind.SETTINGS, frames.ACK, 0))
+        try:
+            self.send(frames.PREFACE + frames.settings(*(settings or ENDLESS_WINDOW)) + frames.window_update(0, MAX_WINDOW_BYTES - 65535))
+            self.wait_for(lambda one: one.kind == Kind.SETTINGS and not one.flags & frames.ACK)
+            self.send(frames.frame(Kind.SETTINGS, frames.ACK, 0))
+        except OSError:
+            self.close()
+            raise
         return self
 
     def __enter__(self) -> Self:
