@@ -16,7 +16,7 @@ from meshapi.spiffe import AgentIdentity
 from meshapi.trust import Revocation as TrustRevocation
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
 from nodeagent.admin.explaining import Explainer
-from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.capture.choice import choose
 from nodeagent.config import Config, ConfigError, LogFormat
 from nodeagent.enrolment import records
 from nodeagent.enrolment.owner import Enrolment
@@ -148,8 +148,9 @@ class Agent:
         )
         self.runtime = StaticRuntime(config.runtime, cluster=config.cluster)
         observed = ObservedRuntime(self.runtime, self._on_workloads)
-        self.capture = NftablesCapture()
-        self.enrolment = Enrolment(observed, self.capture, self.residents.describe, self.state)
+        self.capture = choose(config.capture)
+        log.info("capture by %s: %s", self.capture.way.name, self.capture.reason)
+        self.enrolment = Enrolment(observed, self.capture.way, self.residents.describe, self.state)
         self.store.watch(lambda _, touched: self.enrolment.touch() if not self.residents.uids.isdisjoint(touched) else None)
         self.trust.watch(self._on_trust)
 

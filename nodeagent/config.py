@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from meshapi import wire
 from meshapi.spiffe import AgentIdentity, check_segment, check_trust_domain
+from nodeagent.capture.base import Way
 
 
 class ConfigError(ValueError):
@@ -52,6 +53,7 @@ class Config(Struct, frozen=True):
     root_namespace: str = wire.DEFAULT_ROOT_NAMESPACE
     metrics_listen: tuple[str, int] = ("0.0.0.0", wire.METRICS_PORT)
     ready_listen: tuple[str, int] = ("0.0.0.0", wire.READINESS_PORT)
+    capture: Way = Way.AUTO
     proxy_binary: Path | None = None
     proxy_workers: int | None = None
     access_log: Path | None = None

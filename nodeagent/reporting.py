@@ -87,6 +87,8 @@ class NodeReports:
             controller=self._controller(),
             configuration=self._configuration(),
             proxy=self._proxy_report(),
+            capture=agent.capture.way.name,
+            capture_reason=agent.capture.reason,
             workloads=tuple(self.workloads()),
             denials=tuple(node.denial(record) for record in agent.access_log.denials()),
         )
@@ -131,7 +133,7 @@ class NodeReports:
     async def captures(self) -> list[CaptureReport]:
         agent = self._agent
         return [
-            node.capture(status, await asyncio.to_thread(node.inspect, agent.capture, status.workload))
+            node.capture(status, await asyncio.to_thread(node.inspect, agent.capture.way, status.workload))
             for status in agent.enrolment.status()
         ]
 

@@ -100,6 +100,9 @@ class StatusReport(Struct, frozen=True):
     controller: ControllerReport
     configuration: ConfigurationReport
     proxy: ProxyReport
+    capture: str
+    """How workloads are captured here, and why this way."""
+    capture_reason: str
     workloads: tuple[WorkloadReport, ...] = ()
     denials: tuple[DenialReport, ...] = ()
     problems: tuple[Problem, ...] = ()

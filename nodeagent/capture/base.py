@@ -11,6 +11,14 @@ from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.nftables import Counter
 
 
+class Way(StrEnum):
+    """What an operator can ask for."""
+
+    AUTO = "auto"
+    EBPF = "ebpf"
+    NFTABLES = "nftables"
+
+
 class CaptureState(StrEnum):
     ABSENT = "absent"
     """Nothing of ours is there."""

@@ -31,6 +31,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--root-namespace", default="istio-system", show_envvar=True, help="Policies there hold in all namespaces.")
 @click.option("--metrics-listen", default="0.0.0.0:15020", show_envvar=True, metavar="ADDRESS:PORT", help="Prometheus metrics.")
 @click.option("--ready-listen", default="0.0.0.0:15021", show_envvar=True, metavar="ADDRESS:PORT", help="Readiness: /healthz/ready.")
+@click.option(
+    "--capture",
+    type=click.Choice(["auto", "ebpf", "nftables"]),
+    default="auto",
+    show_envvar=True,
+    help="How traffic reaches the proxy; auto takes the best that the kernel carries, and `nodeagent status` says which.",
+)
 @click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
 @click.option("--proxy-workers", type=click.IntRange(1, 1024), show_envvar=True, help="Its threads; all CPUs if not given.")
 @click.option(
@@ -60,6 +67,7 @@ def run(run_dir: Path, /, log_level: str, **options: Any) -> None:
 
 def _config(run_dir: Path, options: dict[str, Any]) -> Any:
     """Any: the type's module is not to be imported by the other commands."""
+    from nodeagent.capture.base import Way
     from nodeagent.config import Config, LogFormat, parse_controller, parse_listen, parse_runtime
 
     return Config(
@@ -78,6 +86,7 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         root_namespace=options["root_namespace"],
         metrics_listen=parse_listen(options["metrics_listen"], "--metrics-listen"),
         ready_listen=parse_listen(options["ready_listen"], "--ready-listen"),
+        capture=Way(options["capture"]),
         proxy_binary=options["proxy_binary"],
         proxy_workers=options["proxy_workers"],
         access_log=options["access_log"],

@@ -23,6 +23,7 @@ def status(console: Console, report: StatusReport) -> None:
     console.print(_plain(f"controller     {_controller(report)}"))
     console.print(_plain(f"configuration  {_configuration(report)}"))
     console.print(_plain(f"proxy          {_proxy(report)}"))
+    console.print(_plain(f"capture        {report.capture}: {report.capture_reason}"))
     console.print()
     tables.workloads(console, report.workloads, now_s)
     _denials(console, report)

@@ -51,6 +51,8 @@ GOOD = StatusReport(
     proxy=ProxyReport(
         pid=42, connected=True, since_s=NOW_S - 60, connections=3, tunnels_in=1, tunnels_out=2, resident_bytes=12 << 20, shed={"UO": 2}
     ),
+    capture="ebpf",
+    capture_reason="the best way, and this kernel carries it",
     workloads=(WORKLOAD,),
     denials=(
         DenialReport(NOW_S - 30, "inbound", "10.0.2.3:40000", "10.0.1.2:8080", "denied by default/only-api", "UAEX", "default/only-api"),
@@ -66,6 +68,8 @@ BAD = StatusReport(
     controller=ControllerReport("192.0.2.1:15011", error="UNAVAILABLE: connection refused"),
     configuration=ConfigurationReport(workloads=4, rejected={"default/bad": "unknown action"}),
     proxy=ProxyReport(problem="exit code 1"),
+    capture="nftables",
+    capture_reason="ebpf is not possible here: eBPF link: Operation not permitted",
     workloads=(WORKLOAD, BROKEN),
     problems=(Problem("the controller can't be reached: UNAVAILABLE: connection refused", "what is known stays in force"),),
 )

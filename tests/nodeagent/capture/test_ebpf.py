@@ -1,0 +1,171 @@
+"""What only the eBPF capture promises: no conntrack, and taking over from, and giving over to, the other way without a gap."""
+
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from meshapi.wire import HBONE_PORT
+from nodeagent.bpf.steering import Steering
+from nodeagent.capture.base import Capture, CaptureState, Way
+from nodeagent.capture.choice import choose
+from nodeagent.capture.ebpf import EbpfCapture
+from nodeagent.capture.listeners import open_listeners
+from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.ztunnel.protocol import ListenerKind
+from tests.nodeagent.capture.ways import only_ebpf
+from tests.nodeagent.pods import Pair, Side, refused
+from tests.nodeagent.standin import Application, Proxy
+
+PORT = 8080
+
+
+def tracked(pod: Side) -> list[str]:
+    """Conntrack's entries for TCP."""
+    return [line for line in pod.namespace.run(Path("/proc/thread-self/net/nf_conntrack").read_text).splitlines() if " tcp " in line]
+
+
+def test_no_captured_connection_has_a_conntrack_entry(capture: Capture, network: Pair, family: int) -> None:
+    """The other capture is the control."""
+    pod, client = network.pod, network.client
+    with Proxy(pod, listeners := open_listeners(pod.namespace)) as proxy, Application(pod, PORT), Application(client, PORT):
+        capture.apply(pod.namespace, listeners)
+        for made in (
+            client.dial(pod.addresses[family], PORT),
+            pod.dial(client.addresses[family], PORT),
+            pod.dial(pod.addresses[family], PORT),
+            client.dial(pod.addresses[family], HBONE_PORT),
+        ):
+            with made:
+                made.sendall(b"x")
+                assert made.recv(100)
+                assert bool(tracked(pod)) == (capture.name == "nftables")
+        assert proxy.seen.qsize() == 4
+
+
+@only_ebpf
+def test_the_application_sees_whom_it_called(capture: Capture, network: Pair, family: int) -> None:
+    pod, client = network.pod, network.client
+    with Proxy(pod, listeners := open_listeners(pod.namespace)), Application(client, PORT):
+        capture.apply(pod.namespace, listeners)
+        with pod.dial(client.addresses[family], PORT) as made:
+            assert made.getpeername()[:2] == (client.addresses[family], PORT)
+            assert made.getsockname()[0] == pod.addresses[family]
+
+
+@only_ebpf
+def test_a_handover_of_the_sockets_loses_no_connection(capture: Capture, network: Pair) -> None:
+    """One proxy ends and another begins, under a stream of new connections; the listening sockets are the same throughout."""
+    pod, client = network.pod, network.client
+    listeners = open_listeners(pod.namespace)
+    capture.apply(pod.namespace, listeners)
+    [inbound] = [one.socket for one in listeners if one.kind is ListenerKind.INBOUND and one.socket.family == socket.AF_INET]
+    inbound.settimeout(5)
+    accepted: list[int] = []
+
+    def serve(number: int) -> None:
+        with inbound.dup() as own:
+            own.settimeout(5)
+            for _ in range(100):
+                own.accept()[0].close()
+                accepted.append(number)
+
+    threads = [threading.Thread(target=serve, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(300):
+        client.dial(pod.addresses[socket.AF_INET], PORT).close()
+    for thread in threads:
+        thread.join(10)
+    assert len(accepted) == 300
+    for listener in listeners:
+        listener.socket.close()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nodeagent.bpf.steering import Steering
+from nodeagent.capture.ebpf import EbpfCapture
+from nodeagent.capture.listeners import open_listeners
+from nodeagent.linux.namespaces import Namespace
+namespace = Namespace.open(sys.argv[2])
+EbpfCapture(Steering(Path(sys.argv[1]))).apply(namespace, open_listeners(namespace))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_capture_outlives_agent_and_proxy_and_is_taken_up_again(pins: Path, network: Pair, family: int) -> None:
+    pod, client = network.pod, network.client
+    capture = EbpfCapture(Steering(pins))
+    subprocess.run([sys.executable, "-c", KILLED, str(pins), pod.namespace.path], check=False, timeout=30)
+    with Application(pod, PORT) as inside, Application(client, PORT) as outside:
+        assert capture.inspect(pod.namespace).state is CaptureState.BROKEN
+        assert "no listener" in capture.inspect(pod.namespace).problem
+        assert refused(lambda: client.dial(pod.addresses[family], PORT, timeout_s=0.6))
+        assert refused(lambda: pod.dial(client.addresses[family], PORT, timeout_s=0.6))
+        assert inside.peers.empty()
+        assert outside.peers.empty()
+        with Proxy(pod, listeners := open_listeners(pod.namespace)) as proxy:
+            capture.apply(pod.namespace, listeners)
+            assert capture.inspect(pod.namespace).state is CaptureState.CAPTURED
+            with client.dial(pod.addresses[family], PORT) as made:
+                made.sendall(b"x")
+                assert made.recv(100)
+            assert proxy.seen.qsize() == 1
+
+
+def test_another_way_takes_over_without_a_gap(pins: Path, network: Pair, family: int) -> None:
+    """Connections all the while; each that the application saw was the proxy's."""
+    pod, client = network.pod, network.client
+    ways = [choose(way, pins).way for way in (Way.EBPF, Way.NFTABLES)]
+    stop, answered = threading.Event(), []
+
+    def dial() -> None:
+        while not stop.is_set():
+            with client.dial(pod.addresses[family], PORT) as made:
+                made.sendall(b"x")
+                answered.append(made.recv(100))
+
+    with Proxy(pod, listeners := open_listeners(pod.namespace)) as proxy, Application(pod, PORT) as application:
+        ways[0].apply(pod.namespace, listeners)
+        thread = threading.Thread(target=dial)
+        thread.start()
+        for index in range(6):
+            ways[index % 2 - 1].apply(pod.namespace, listeners)
+            assert ways[index % 2 - 1].inspect(pod.namespace).state is CaptureState.CAPTURED
+            assert ways[index % 2].inspect(pod.namespace).state is CaptureState.BROKEN
+        stop.set()
+        thread.join(10)
+        seen = [kind for kind, *_ in proxy.seen.queue]
+        assert answered
+        assert all(answered)
+        assert seen.count(ListenerKind.INBOUND) == application.peers.qsize() == len(answered)
+
+
+def test_what_ebpf_left_is_taken_off_by_the_other_way(pins: Path, network: Pair) -> None:
+    pod = network.pod
+    ebpf, nftables = (choose(way, pins).way for way in (Way.EBPF, Way.NFTABLES))
+    for leave in (nftables.remove, nftables.drain, lambda namespace: nftables.apply(namespace, ())):
+        ebpf.apply(pod.namespace)
+        assert list(pins.iterdir())
+        leave(pod.namespace)
+        assert not list(pins.iterdir())
+    nftables.remove(pod.namespace)
+    assert ebpf.inspect(pod.namespace).state is CaptureState.ABSENT
+
+
+@only_ebpf
+def test_what_is_missing_of_the_steering_program_is_told_and_mended(capture: Capture, network: Pair, pins: Path) -> None:
+    pod = network.pod
+    with Proxy(pod, listeners := open_listeners(pod.namespace)):
+        capture.apply(pod.namespace, listeners)
+        Steering(pins).detach(pod.namespace)
+        assert "not attached" in capture.inspect(pod.namespace).problem
+        capture.apply(pod.namespace, listeners)
+        assert capture.inspect(pod.namespace).state is CaptureState.CAPTURED
+        NftablesCapture().remove(pod.namespace)
+        assert "rules are not in force" in capture.inspect(pod.namespace).problem
+        capture.apply(pod.namespace, listeners)
+        assert capture.inspect(pod.namespace).state is CaptureState.CAPTURED
