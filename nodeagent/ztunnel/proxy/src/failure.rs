@@ -40,6 +40,11 @@ impl Failure {
         Self { flag: Some(flag), text: text.into() }
     }
 
+    /// As it is, or with this flag if it had none: before a connection is up, a reset is a failure of the stage that it met.
+    pub fn or_flag(self, flag: Flag) -> Self {
+        Self { flag: self.flag.or(Some(flag)), ..self }
+    }
+
     pub fn reset(text: impl Into<String>) -> Self {
         Self { flag: None, text: text.into() }
     }

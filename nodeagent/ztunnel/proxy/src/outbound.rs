@@ -5,6 +5,7 @@ use crate::authority::is_proxy_port;
 use crate::endpoints::{Candidate, choose};
 use crate::failure::{Failure, Flag};
 use crate::health::{Health, Load};
+use crate::pool::Lease;
 use crate::protocol::{Direction, Via, seconds};
 use crate::tunnel::{StreamGuard, Tunnel, relay};
 use crate::worker::{Conn, ConnGuard, Opening, Worker, Workload};
@@ -142,21 +143,22 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
     loop {
         // Connecting has its own deadlines, each of which gives everyone who waits an answer.
         let lease = worker.lease(&conn.workload, target).await.map_err(Refusal::TryNext)?;
-        let reused = lease.reused;
         conn.destination_identity.replace(lease.tunnel.peer_identity().cloned());
         // Whoever waited for the same tunnel may have taken its last stream: then the next lease is of another.
         let Some(stream) = open(&lease.tunnel, conn, target).map_err(Refusal::TryNext)? else { continue };
         match tokio::time::timeout(deadline, stream.answer()).await {
             Err(_) => return Err(Refusal::TryNext(Failure::new(Flag::DT, "the other side gave no answer in time"))),
             Ok(Ok(status)) => return judge(stream, status),
-            // A kept tunnel that had died unnoticed says nothing about the endpoint.
-            Ok(Err(_)) if reused && lease.tunnel.available_streams() == 0 && dead_tunnels < MAX_DEAD_TUNNELS => dead_tunnels += 1,
-            Ok(Err(failure)) => {
-                let flag = failure.flag.unwrap_or(Flag::UF);
-                return Err(Refusal::TryNext(Failure::new(flag, failure.text)));
-            }
+            Ok(Err(_)) if dead_tunnels < MAX_DEAD_TUNNELS && says_nothing(&lease, &stream) => dead_tunnels += 1,
+            Ok(Err(failure)) => return Err(Refusal::TryNext(failure.or_flag(Flag::UF))),
         }
     }
+}
+
+/// Whether a stream that went without an answer says nothing about its endpoint: the peer did not look at it (it was draining), or
+/// a kept tunnel had died unnoticed.
+fn says_nothing(lease: &Lease, stream: &StreamGuard) -> bool {
+    stream.was_refused() || (lease.reused && lease.tunnel.available_streams() == 0)
 }
 
 /// None: this tunnel takes no more streams.

@@ -154,7 +154,7 @@ impl Worker {
             let _guard = tunnel.guard();
             let established = tunnel.establish().await;
             if let Err(failure) = established {
-                return attempt.finish(Err(failure));
+                return attempt.finish(Err(failure.or_flag(Flag::UF)));
             }
             attempt.finish(Ok(tunnel.clone()));
             tunnel.drive().await;

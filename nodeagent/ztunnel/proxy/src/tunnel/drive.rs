@@ -28,7 +28,8 @@ impl Tunnel {
 
     /// Drives an established tunnel to its end.
     pub async fn drive(self: &Rc<Self>) {
-        if let Err(failure) = self.pump(|core| core.codec.is_closed()).await {
+        // A stream that is over for the codec may still have bytes for its application.
+        if let Err(failure) = self.pump(|core| core.codec.is_closed() && self.is_idle()).await {
             self.end(failure);
         }
     }

@@ -45,6 +45,8 @@ pub struct Stream {
     pending: RefCell<Pending>,
     answer: Cell<Option<u16>>,
     ended: Cell<bool>,
+    /// The peer did not look at it, so that it may be tried again elsewhere.
+    refused: Cell<bool>,
     gone: RefCell<Option<Gone>>,
     /// Something came from the tunnel.
     news: Signal,
@@ -69,6 +71,7 @@ impl Stream {
             pending: RefCell::default(),
             answer: Cell::new(None),
             ended: Cell::new(false),
+            refused: Cell::new(false),
             gone: RefCell::default(),
             news: Signal::default(),
             room: Signal::default(),
@@ -170,6 +173,7 @@ impl Stream {
     /// The stream is gone both ways. Behind the peer's end a reset only says that it takes no more, and must not destroy what
     /// came in full: Envoy ends a stream so (CONNECT_ERROR) when its application has closed first.
     pub fn reset(&self, code: Code) {
+        self.refused.set(code == Code::REFUSED_STREAM);
         self.end_both(if self.ended.get() || code.is_end_of_stream() {
             Gone::Complete
         } else {
@@ -177,14 +181,19 @@ impl Stream {
         });
     }
 
+    /// The tunnel is gone. What came in full before is still worth delivering.
     pub fn tunnel_ended(&self, reason: &Failure) {
-        self.end_both(Gone::Broken(reason.clone()));
+        self.end_both(if self.ended.get() { Gone::Complete } else { Gone::Broken(reason.clone()) });
     }
 
     fn end_both(&self, gone: Gone) {
         self.gone.borrow_mut().get_or_insert(gone);
         self.news.raise();
         self.room.raise();
+    }
+
+    pub fn was_refused(&self) -> bool {
+        self.refused.get()
     }
 
     pub fn is_gone(&self) -> bool {
