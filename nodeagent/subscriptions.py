@@ -41,6 +41,11 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._interest)
 
+    @property
+    def connected(self) -> bool:
+        """Whether what is asked for may come soon."""
+        return self._connected()
+
     def need(self, keys: Iterable[str]) -> None:
         """Each call is to be undone by one `drop` of the same keys."""
         fresh, gone = self._interest.need(keys, make_room=self._connected())

@@ -58,7 +58,7 @@ class Answering:
 
     def ask(self, message: AskRoute | AskVerdict) -> None:
         """Answers at once if it can."""
-        self._do(self._decisions.ask(message, self._clock()))
+        self._do(self._decisions.ask(message, self._clock(), wait_for_labels=self._subscriptions.connected))
         if self._decisions.waiting:
             self._wake.set()
 

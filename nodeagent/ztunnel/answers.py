@@ -9,7 +9,7 @@ from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
 from nodeagent.resolve.endpoints import target_port
 from nodeagent.resolve.resolve import NO_ROUTE, RouteQuestion, Unknown, refuse, resolve
 from nodeagent.snapshot.tracked import TrackedView
-from nodeagent.snapshot.view import View
+from nodeagent.snapshot.view import Missing, View
 from nodeagent.telemetry.labels import Reporter, authenticated_source, flow_attributes
 from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict, Attributes, Holds, Refuse, Via
 
@@ -25,11 +25,15 @@ class NotYet:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`depends_on`: what may change the answer. `needs`: the keys that must stay subscribed while it is held."""
+    """`depends_on`: what may change the answer. `needs`: the keys that must stay subscribed while it is held.
+
+    `unlabelled`: it is not known yet which workload the source is, so that the answer's labels may say more soon.
+    """
 
     answer: AnswerRoute | AnswerVerdict | NotYet
     depends_on: frozenset[str]
     needs: frozenset[str]
+    unlabelled: bool = False
 
 
 def parse_route(message: AskRoute) -> RouteQuestion:
@@ -57,24 +61,22 @@ def answer_verdict(number: int, question: VerdictQuestion, view: View) -> Reply:
     """Answers a verdict question from a view."""
     tracked = TrackedView(view)
     verdict = authorize(tracked, question)
-    answer: AnswerVerdict | NotYet
     if isinstance(verdict, Undecided):
-        answer = NotYet(verdict.waiting_for)
-    else:
-        reason = verdict.reason if verdict.dry_run is None else f"{verdict.reason}; dry run: {verdict.dry_run}"
-        attributes = inbound_attributes(tracked, question)
-        answer = AnswerVerdict(number, verdict.allow, verdict.holds, reason, attributes, verdict.policy)
-    return Reply(answer, frozenset(tracked.depends_on), frozenset(tracked.needs))
+        return Reply(NotYet(verdict.waiting_for), frozenset(tracked.depends_on), frozenset(tracked.needs))
+    reason = verdict.reason if verdict.dry_run is None else f"{verdict.reason}; dry run: {verdict.dry_run}"
+    attributes, unlabelled = _inbound_attributes(tracked, question)
+    answer = AnswerVerdict(number, verdict.allow, verdict.holds, reason, attributes, verdict.policy)
+    return Reply(answer, frozenset(tracked.depends_on), frozenset(tracked.needs), unlabelled)
 
 
-def inbound_attributes(view: View, question: VerdictQuestion) -> Attributes:
-    """The labels of a connection that came in: of its source only what the certificate proves."""
+def _inbound_attributes(view: View, question: VerdictQuestion) -> tuple[Attributes, bool]:
+    """The labels of a connection that came in, and whether its source is still to be known: of that, only what the certificate proves."""
     target = view.workload(question.workload)
     if not isinstance(target, Workload):
-        return flow_attributes(Reporter.DESTINATION)
+        return flow_attributes(Reporter.DESTINATION), False
     peer = None if question.peer is None else str(question.peer)
     found = view.workload_at(target.network, question.source) if peer is not None else None
-    return flow_attributes(
+    attributes = flow_attributes(
         Reporter.DESTINATION,
         source=authenticated_source(peer, found if isinstance(found, Workload) else None),
         destination=target,
@@ -83,6 +85,7 @@ def inbound_attributes(view: View, question: VerdictQuestion) -> Attributes:
         destination_principal=str(target.identity) if question.via is Via.HBONE else None,
         mutual_tls=question.via is Via.HBONE,
     )
+    return attributes, found is Missing.UNKNOWN
 
 
 def refusal(number: int, question: RouteQuestion | VerdictQuestion, reason: str) -> AnswerRoute | AnswerVerdict:

@@ -19,6 +19,8 @@ SHARE: Final = 4
 """No workload holds more than this part of the questions: one that scans the network must not take the others' place."""
 BATCH: Final = 200
 """Questions answered again in one turn of the loop; new ones are answered between the turns."""
+LABELS_WAIT_S: Final = 0.2
+"""How long a first `allow` waits to be told who the source is: the access log names the first connection of a peer, too."""
 
 
 @dataclass(slots=True)
@@ -33,11 +35,19 @@ class Effects:
 @dataclass(slots=True)
 class _Held:
     question: RouteQuestion | VerdictQuestion
+    deadline_s: float
     answer: AnswerRoute | AnswerVerdict | None = None
     depends_on: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
-    deadline_s: float | None = None
     waiting_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unlabelled:
+    """An answer that waits for its labels, and until when."""
+
+    answer: AnswerVerdict
+    until_s: float
 
 
 class Decisions:
@@ -52,6 +62,7 @@ class Decisions:
         self._per_workload: dict[str, int] = {}
         self._dependents: dict[str, set[int]] = {}
         self._waiting: dict[int, None] = {}
+        self._unlabelled: dict[int, _Unlabelled] = {}
         self._stale_verdicts: dict[int, None] = {}
         self._stale_routes: dict[int, None] = {}
 
@@ -70,12 +81,18 @@ class Decisions:
 
     @property
     def next_deadline_s(self) -> float | None:
-        """When `expire` is to be called next. Deadlines come in the order of the questions."""
+        """When `expire` is to be called next. Deadlines of each kind come in the order of the questions."""
         first = next(iter(self._waiting), None)
-        return None if first is None else self._held[first].deadline_s
+        unlabelled = next(iter(self._unlabelled.values()), None)
+        if first is None or unlabelled is None:
+            return None if first is None else self._held[first].deadline_s
+        return min(self._held[first].deadline_s, unlabelled.until_s)
 
-    def ask(self, message: AskRoute | AskVerdict, now: float) -> Effects:
-        """Takes a question and answers it if it can; an id that is held already is asked anew."""
+    def ask(self, message: AskRoute | AskVerdict, now: float, *, wait_for_labels: bool = False) -> Effects:
+        """Takes a question and answers it if it can; an id that is held already is asked anew.
+
+        `wait_for_labels`: there is a controller that may soon say who the source is, so an `allow` waits for it, shortly.
+        """
         effects = self.release((message.id,))
         try:
             question = parse_route(message) if isinstance(message, AskRoute) else parse_verdict(message)
@@ -89,7 +106,7 @@ class Decisions:
         held = _Held(question, deadline_s=now + self._wait_s)
         self._held[message.id] = held
         self._waiting[message.id] = None
-        self._answer(message.id, held, effects)
+        self._answer(message.id, held, effects, label_by_s=now + LABELS_WAIT_S if wait_for_labels else None)
         return effects
 
     def release(self, ids: Iterable[int]) -> Effects:
@@ -102,6 +119,7 @@ class Decisions:
             self._forget_one_of(held.question.workload)
             self._index(number, held.depends_on, frozenset())
             effects.dropped += held.needs
+            self._unlabelled.pop(number, None)
             for queue in (self._waiting, self._stale_verdicts, self._stale_routes):
                 queue.pop(number, None)
         return effects
@@ -127,24 +145,29 @@ class Decisions:
         return effects
 
     def expire(self, now: float) -> Effects:
-        """Says no to questions that waited too long. They stay held: the answer comes when it is known."""
+        """Sends without labels what waited for them, and says no to questions that waited too long.
+
+        They stay held: the answer, or the better one, comes when it is known.
+        """
         effects = Effects()
-        while (deadline_s := self.next_deadline_s) is not None and deadline_s <= now:
+        while self._unlabelled and next(iter(self._unlabelled.values())).until_s <= now:
+            number = next(iter(self._unlabelled))
+            self._settle(number, self._held[number], self._unlabelled[number].answer, effects)
+        while self._waiting:
             number = next(iter(self._waiting))
             held = self._held[number]
-            self._settle(
-                number,
-                held,
-                refusal(number, held.question, f"{held.waiting_for} is not known, and the controller has not answered"),
-                effects,
-            )
+            if held.deadline_s > now:
+                break
+            reason = f"{held.waiting_for} is not known, and the controller has not answered"
+            self._settle(number, held, refusal(number, held.question, reason), effects)
         return effects
 
     def close(self) -> Effects:
         """The session is over."""
         return self.release(list(self._held))
 
-    def _answer(self, number: int, held: _Held, effects: Effects) -> None:
+    def _answer(self, number: int, held: _Held, effects: Effects, *, label_by_s: float | None = None) -> None:
+        """`label_by_s`: until when an answer may wait for its labels that has not been waiting for them yet."""
         question = held.question
         reply = (
             answer_verdict(number, question, self._view)
@@ -155,9 +178,15 @@ class Decisions:
         effects.needed += reply.needs - held.needs
         effects.dropped += held.needs - reply.needs
         held.depends_on, held.needs = reply.depends_on, reply.needs
+        unlabelled = self._unlabelled.get(number)
+        if unlabelled is not None:
+            label_by_s = unlabelled.until_s
         if isinstance(reply.answer, NotYet):
             # An answer that was given stays until there is another: routing and authorization keep their last answer.
             held.waiting_for = reply.answer.waiting_for
+            self._unlabelled.pop(number, None)
+        elif label_by_s is not None and reply.unlabelled and isinstance(reply.answer, AnswerVerdict) and reply.answer.allow:
+            self._unlabelled[number] = _Unlabelled(reply.answer, min(label_by_s, held.deadline_s))
         else:
             self._settle(number, held, reply.answer, effects)
 
@@ -168,6 +197,7 @@ class Decisions:
 
     def _settle(self, number: int, held: _Held, answer: AnswerRoute | AnswerVerdict, effects: Effects) -> None:
         self._waiting.pop(number, None)
+        self._unlabelled.pop(number, None)
         if answer != held.answer:
             held.answer = answer
             effects.answers.append(answer)

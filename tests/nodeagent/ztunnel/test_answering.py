@@ -154,3 +154,16 @@ async def test_nothing_is_given_up_while_the_controller_is_away() -> None:
         answering.ask(AskRoute(2, "web", "192.0.2.1:443"))
         assert isinstance(scene.last, AnswerRoute)
         assert isinstance(scene.last.route, Pass)
+
+
+async def test_labels_are_waited_for_only_while_a_controller_can_send_them() -> None:
+    peer = "spiffe://cluster.local/ns/shop/sa/web"
+    scene = Scene()
+    async with scene.session() as answering:
+        scene.connected = False
+        answering.ask(AskVerdict(1, "web", "10.0.0.1:80", Via.HBONE, "10.0.0.7", peer))
+        assert [answer.id for answer in scene.recorder.sent] == [1]
+        scene.connected = True
+        answering.ask(AskVerdict(2, "web", "10.0.0.1:80", Via.HBONE, "10.0.0.8", peer))
+        assert [answer.id for answer in scene.recorder.sent] == [1]
+        await until(lambda: [answer.id for answer in scene.recorder.sent] == [1, 2])

@@ -10,7 +10,7 @@ from meshapi.workload import NetworkAddress, Port, Service, ServiceKey, TunnelPr
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.update import Update, apply
 from nodeagent.ztunnel.answers import NotYet, Reply, answer_route, answer_verdict, parse_route, parse_verdict
-from nodeagent.ztunnel.decisions import Decisions, Effects
+from nodeagent.ztunnel.decisions import LABELS_WAIT_S, Decisions, Effects
 from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict, Forward, Holds, Pass, Refuse, Via
 from tests.nodeagent.attributes import given_back
 
@@ -162,6 +162,58 @@ def test_the_source_is_labelled_once_it_is_known() -> None:
     first = verdict_of(bench.decisions.ask(ASK_VERDICT, now=0))
     assert "source_workload" not in given_back(first.attributes)
     assert given_back(verdict_of(bench.update(Update(workloads=(WEB,)))).attributes)["source_workload"] == "web"
+
+
+def test_an_allow_waits_for_its_labels_where_a_controller_may_send_them() -> None:
+    bench = Bench(Update(workloads=(API,), policies_arrived=True))
+    assert bench.decisions.ask(ASK_VERDICT, now=0, wait_for_labels=True).answers == []
+    assert bench.decisions.next_deadline_s == LABELS_WAIT_S
+    assert given_back(verdict_of(bench.update(Update(workloads=(WEB,)))).attributes)["source_workload"] == "web"
+    assert bench.decisions.expire(10).answers == []
+    assert bench.decisions.next_deadline_s is None
+
+
+def test_an_allow_without_labels_goes_out_in_time_and_again_with_them() -> None:
+    bench = Bench(Update(workloads=(API,), policies_arrived=True))
+    bench.decisions.ask(ASK_VERDICT, now=0, wait_for_labels=True)
+    assert bench.decisions.expire(LABELS_WAIT_S - 0.01).answers == []
+    first = verdict_of(bench.decisions.expire(LABELS_WAIT_S))
+    assert first.allow
+    assert "source_workload" not in given_back(first.attributes)
+    assert given_back(verdict_of(bench.update(Update(workloads=(WEB,)))).attributes)["source_workload"] == "web"
+
+
+def test_a_source_that_the_controller_does_not_know_is_not_waited_for_any_longer() -> None:
+    bench = Bench(Update(workloads=(API,), policies_arrived=True))
+    bench.decisions.ask(ASK_VERDICT, now=0, wait_for_labels=True)
+    assert verdict_of(bench.update(Update(absent=("/10.0.0.1",)))).allow
+
+
+def test_a_deny_never_waits_for_labels() -> None:
+    bench = Bench(Update(workloads=(API,), policies=(DENY,), policies_arrived=True))
+    assert not verdict_of(bench.decisions.ask(ASK_VERDICT, now=0, wait_for_labels=True)).allow
+    bench = Bench(Update(workloads=(API,), policies_arrived=True))
+    assert bench.decisions.ask(ASK_VERDICT, now=0, wait_for_labels=True).answers == []
+    assert not verdict_of(bench.update(Update(policies=(DENY,)))).allow
+    assert bench.decisions.expire(10).answers == []
+
+
+def test_labels_are_waited_for_no_longer_than_the_verdict_may_take() -> None:
+    snapshot = apply(Snapshot(), Update(workloads=(API,), policies_arrived=True)).snapshot
+    decisions = Decisions(snapshot, deadline_s=LABELS_WAIT_S / 2, max_held=1)
+    decisions.ask(ASK_VERDICT, now=0, wait_for_labels=True)
+    assert verdict_of(decisions.expire(LABELS_WAIT_S / 2)).allow
+
+
+def test_what_waits_for_labels_can_be_released_and_can_lose_its_ground() -> None:
+    bench = Bench(Update(workloads=(API,), policies_arrived=True))
+    bench.decisions.ask(ASK_VERDICT, now=0, wait_for_labels=True)
+    bench.decisions.release([2])
+    assert bench.decisions.next_deadline_s is None
+    bench.decisions.ask(ASK_VERDICT, now=0, wait_for_labels=True)
+    bench.update(Update(removed=("api",)))
+    assert bench.decisions.expire(LABELS_WAIT_S).answers == []
+    assert not verdict_of(bench.decisions.expire(4)).allow
 
 
 def test_malformed_questions_are_refused_and_not_held() -> None:
