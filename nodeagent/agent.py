@@ -120,7 +120,9 @@ class Agent:
         return self.client.status.connected_since_s is not None
 
     def _redial(self) -> None:
+        """New credentials: whoever waits because the old ones were refused tries at once."""
         self.client.redial()
+        self.identities.retry_now()
 
     def _observe(self) -> None:
         config = self.config
