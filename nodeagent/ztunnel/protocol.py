@@ -24,7 +24,10 @@ GivenBack = dict[str, Any]
 
 class ListenerKind(StrEnum):
     OUTBOUND = "outbound"
-    """Connections of the workload's applications, redirected; the original destination is asked of the kernel (SO_ORIGINAL_DST)."""
+    """Connections of the workload's applications.
+
+    The original destination is the socket's own address; where that is a loopback address, the kernel is asked (SO_ORIGINAL_DST).
+    """
     INBOUND = "inbound"
     """Plaintext connections to the workload, transparent; the original destination is the socket's own address."""
     HBONE = "hbone"
