@@ -2,7 +2,8 @@
 
 It holds what the client asked for (everything, or keys), what each key stands for, and what the client has. What may differ is noted
 as *dirty*; `next_response` looks at what is dirty, as it is then, and says what to send. So a resource that changed ten times while an
-answer was under way is sent once, and what waits is bounded by the number of resources. One response is under way at a time.
+answer was under way is sent once, and what waits is bounded by the number of resources. One response is under way at a time, and
+none is long, but the first about everything: agents take that for the whole, and would decide without the policies of a second part.
 
 The client's view is kept equal to what it asked for: what it asked for and is gone, and what it no longer asks for, is removed by
 name. A key that stands for nothing is answered as removed, so that the client knows, and is sent when it comes to be.
@@ -198,7 +199,8 @@ class Subscription:
         """Compares the dirty names with what the client has; adds to `removed` and returns what to send, up to the bounds."""
         resources: list[discovery.Resource] = []
         size_bytes = 0
-        while self._dirty_names and len(resources) + len(removed) < MAX_RESPONSE_RESOURCES:
+        whole = self._wildcard and not self._answered
+        while self._dirty_names and (whole or len(resources) + len(removed) < MAX_RESPONSE_RESOURCES):
             name = next(iter(self._dirty_names))
             wanted = self._wildcard or name in self._keys_of
             resource = self._view.get(self._type_url, name) if wanted else None
@@ -207,7 +209,7 @@ class Subscription:
                 if self._held.pop(name, None) is not None:
                     removed[name] = None
             elif self._held.get(name) != resource.version:
-                if resources and size_bytes + len(resource.body) > MAX_RESPONSE_BYTES:
+                if not whole and resources and size_bytes + len(resource.body) > MAX_RESPONSE_BYTES:
                     break
                 size_bytes += len(resource.body)
                 resources.append(self._sent(resource))

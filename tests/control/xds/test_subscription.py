@@ -330,22 +330,36 @@ def test_big_answers_come_in_parts(client: Client, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(subscription_module, "MAX_RESPONSE_RESOURCES", 10)
     for number in range(25):
         client.model.put(workload(f"w{number}"))
-    client.ask(*(f"absent-{number}" for number in range(15)), "*")
+    client.ask(*(f"absent-{number}" for number in range(15)), *(f"K//Pod/shop/w{number}" for number in range(25)))
     while client.stream.status()[0].pending:
         client.answer()
     parts = [len(response.resources) + len(response.removed) for response in client.sent]
     assert max(parts) == 10
-    assert len(client.holds) == 28
+    assert len(client.holds) == 25
     assert len(client.absent) == 15
 
 
 def test_parts_are_bounded_by_size_too(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription_module, "MAX_RESPONSE_BYTES", 1)
-    client.ask()
+    client.ask(A.uid, B.uid, WEB.key)
     assert len(client.sent[-1].resources) == 1
     client.answer()
     client.answer()
     assert len(client.holds) == 3
+
+
+@pytest.mark.parametrize("had", [{}, {"shop/gone": "1"}])
+def test_the_first_answer_about_everything_is_everything(client: Client, monkeypatch: pytest.MonkeyPatch, had: dict[str, str]) -> None:
+    # Agents take it for the whole: a DENY in a second part would come after the first connections that it forbids.
+    monkeypatch.setattr(subscription_module, "MAX_RESPONSE_RESOURCES", 10)
+    monkeypatch.setattr(subscription_module, "MAX_RESPONSE_BYTES", 1)
+    for number in range(25):
+        client.model.put_policy(f"shop/p{number}", b"x")
+    client.ask(type_url=AUTHORIZATION, had=had)
+    assert len(client.sent[0].resources) == 25
+    assert set(client.sent[0].removed) == set(had)
+    client.answer()
+    assert len(client.sent) == 1
 
 
 def test_bounds_on_what_a_client_may_ask(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
