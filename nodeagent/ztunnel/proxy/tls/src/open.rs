@@ -54,6 +54,7 @@ pub(crate) struct Open {
     messages: PostHandshake,
     /// The beginning of a record whose end has not come; no memory otherwise.
     partial: Vec<u8>,
+    /// The peer asked us to change our key, too.
     answer_key_update: bool,
     pub(crate) peer_closed: bool,
     closed: bool,
@@ -76,8 +77,7 @@ impl Open {
 
     /// Opens the records of `input`; keeps the beginning of one that is incomplete. What follows the peer's close is ignored.
     pub(crate) fn receive(&mut self, input: &mut [u8], out: &mut Vec<u8>, on_plain: &mut impl FnMut(&[u8])) -> Result<(), TlsError> {
-        let result = self.open_all(input, on_plain).and_then(|()| self.answer(out));
-        result.map_err(|ending| {
+        self.open_all(input, on_plain).map_err(|ending| {
             if let Some(description) = ending.alert {
                 // The error that is reported is the first one.
                 let _ = self.send_alert(description, out);
@@ -146,19 +146,12 @@ impl Open {
         Ok(())
     }
 
-    /// One answer for all key updates of an input: what the peer floods does not come back as a flood.
-    fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), Ending> {
-        if mem::take(&mut self.answer_key_update) && !self.closed {
-            self.change_sending_key(out).map_err(|error| Ending { error, alert: None })?;
-        }
-        Ok(())
-    }
-
     fn change_sending_key(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
         let secrets = self.keys.next_sending().map_err(|error| TlsError::internal(Stage::Records, error.to_string()))?;
         let next = Sealer::new(secrets).map_err(|_| unsealed())?;
         self.seal_whole(Content::Handshake, &OUR_KEY_UPDATE, out)?;
         self.sealer = next;
+        self.answer_key_update = false;
         Ok(())
     }
 
@@ -168,12 +161,14 @@ impl Open {
         self.sealer.finish(content, out, start).map_err(|_| unsealed())
     }
 
-    /// Opens a record of application data in `out`, under a fresh key if the old one is worn.
+    /// Opens a record of application data in `out`, under a fresh key if the old one is worn or the peer asked for one.
+    ///
+    /// No sooner (RFC 8446, section 4.6.3, asks for no more): a peer that asks again and again, and reads nothing, makes us queue nothing.
     pub(crate) fn start_record(&mut self, out: &mut Vec<u8>) -> Result<usize, TlsError> {
         if self.closed {
             return Err(TlsError::internal(Stage::Records, "data after our close"));
         }
-        if self.sealer.is_worn() {
+        if self.sealer.is_worn() || self.answer_key_update {
             self.change_sending_key(out)?;
         }
         Ok(Sealer::start(out))

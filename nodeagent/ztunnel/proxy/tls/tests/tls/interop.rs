@@ -92,8 +92,9 @@ fn tickets_of_a_server_are_dropped_and_key_updates_are_followed() {
         }
         judged.engine.receive(&mut bytes, &mut answer, |plain| delivered.extend_from_slice(plain)).unwrap();
         assert_eq!(delivered, [round]);
-        assert!(!answer.is_empty(), "a key update that asks for one is answered");
         judged.engine.seal(&[round, 7], &mut answer).unwrap();
+        let update_bytes = hbone_tls::RECORD_OVERHEAD_BYTES + 5;
+        assert_eq!(answer.len(), update_bytes + hbone_tls::RECORD_OVERHEAD_BYTES + 2, "our next data comes under our next key");
         let mut bytes = &answer[..];
         while !bytes.is_empty() {
             judged.connection.read_tls(&mut bytes).unwrap();
@@ -122,6 +123,26 @@ fn a_flood_of_key_updates_ends_the_connection() {
     assert_eq!(error.class, Class::Protocol);
     assert!(error.reason.contains("floods"), "{error}");
     assert!(answers.len() < 100, "a flood is not answered with a flood");
+}
+
+#[test]
+fn key_updates_between_data_make_us_queue_nothing() {
+    let mesh = Mesh::new();
+    let peer = peer(&mesh);
+    let mut judged = judge(accepting(&mesh), Vec::new(), rustls_client(Some((&[&peer], &peer)), |_| {}));
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        let mut bytes = Vec::new();
+        judged.connection.refresh_traffic_keys().unwrap();
+        judged.connection.writer().write_all(b"x").unwrap();
+        while judged.connection.wants_write() {
+            judged.connection.write_tls(&mut bytes).unwrap();
+        }
+        judged.engine.receive(&mut bytes, &mut answers, |_| {}).unwrap();
+    }
+    assert!(answers.is_empty(), "{} bytes wait for a peer that need not read them", answers.len());
+    judged.engine.seal(b"y", &mut answers).unwrap();
+    assert_eq!(answers.len(), 2 * hbone_tls::RECORD_OVERHEAD_BYTES + 5 + 1, "one answer for all of them");
 }
 
 #[test]
