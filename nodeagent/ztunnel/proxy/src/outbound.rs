@@ -144,8 +144,15 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
         // Connecting has its own deadlines, each of which gives everyone who waits an answer.
         let lease = worker.lease(&conn.workload, target).await.map_err(Refusal::TryNext)?;
         conn.destination_identity.replace(lease.tunnel.peer_identity().cloned());
-        // Whoever waited for the same tunnel may have taken its last stream: then the next lease is of another.
-        let Some(stream) = open(&lease.tunnel, conn, target).map_err(Refusal::TryNext)? else { continue };
+        let Some(stream) = open(&lease.tunnel, conn, target).map_err(Refusal::TryNext)? else {
+            // Whoever waited for the same tunnel may have taken its last stream: then the next lease is of another. One that takes
+            // none at all is the peer's doing, and there would be no end to those.
+            dead_tunnels += u32::from(lease.tunnel.open_streams() == 0);
+            if dead_tunnels > MAX_DEAD_TUNNELS {
+                return Err(Refusal::TryNext(Failure::new(Flag::UF, "the other side takes no streams")));
+            }
+            continue;
+        };
         match tokio::time::timeout(deadline, stream.answer()).await {
             Err(_) => return Err(Refusal::TryNext(Failure::new(Flag::DT, "the other side gave no answer in time"))),
             Ok(Ok(status)) => return judge(stream, status),
