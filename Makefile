@@ -12,8 +12,8 @@ BPF := nodeagent/bpf
 BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/src/*.bpf.c))
 # Shared by the clones on a machine, so that a fresh one does not build the dependencies again.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
-APT_RUN := iproute2 nftables libnftables1 libbpf1 tcpdump procps util-linux
-APT_BUILD := gcc make pkg-config python3-venv openssl iperf3 clang llvm libbpf-dev
+APT_RUN := curl iproute2 nftables libnftables1 libbpf1 tcpdump procps util-linux
+APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
 
 .PHONY: demo test bench lint clean setup proxy bpf envoy packages format wheel
 
