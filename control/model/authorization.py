@@ -100,7 +100,9 @@ def _rule(rule: PolicyRule, namespace: str) -> Rule:
     if rule.sources:
         clauses.append(tuple(_source(item.source, namespace) for item in rule.sources))
     clauses += [(_condition(condition, namespace),) for condition in rule.conditions or () if condition.key in L4_CONDITIONS]
-    return tuple(clauses)
+    # What is left of a match of layer 7 alone restricts nothing, and so neither does its clause. It must not be sent: Istio's agents
+    # take an empty match for one that never holds, so that a DENY would let everything in.
+    return tuple(clause for clause in clauses if Match() not in clause)
 
 
 def _operation(operation: PolicyOperation) -> Match:

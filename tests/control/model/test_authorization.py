@@ -140,11 +140,11 @@ def test_conditions(condition: str, match: Match) -> None:
 
 L7_RULES = [
     ("{to: [{operation: {methods: [GET], ports: ['80']}}]}", (((Match(destination_ports=(80,)),),)), "methods"),
-    ("{to: [{operation: {notPaths: [/a]}}]}", (((Match(),),)), "notPaths"),
-    ("{to: [{operation: {hosts: [a]}}, {operation: {ports: ['80']}}]}", (((Match(), Match(destination_ports=(80,))),)), "hosts"),
-    ("{from: [{source: {remoteIpBlocks: [10.0.0.1]}}]}", (((Match(),),)), "remoteIpBlocks"),
+    ("{to: [{operation: {notPaths: [/a]}}]}", (), "notPaths"),
+    ("{to: [{operation: {hosts: [a]}}, {operation: {ports: ['80']}}]}", (), "hosts"),
+    ("{from: [{source: {remoteIpBlocks: [10.0.0.1]}}]}", (), "remoteIpBlocks"),
     ("{from: [{source: {notRequestPrincipals: ['*'], namespaces: [a]}}]}", (((Match(namespaces=(Exact("a"),)),),)), "notRequestPrincipals"),
-    ("{when: [{key: 'request.headers[x]', values: [a]}]}", ((),), "request.headers[x]"),
+    ("{when: [{key: 'request.headers[x]', values: [a]}]}", (), "request.headers[x]"),
     (
         "{when: [{key: remote.ip, values: [10.0.0.1]}, {key: destination.port, values: ['80']}]}",
         (((Match(destination_ports=(80,)),),)),
@@ -159,8 +159,8 @@ def test_what_layer_4_cannot_see(rule: str, kept: Any, field: str) -> None:
     allow = Config(authorization(f"{{rules: [{rule}, {other}]}}"))
     assert allow.policy("shop/p").rules == (((Match(namespaces=(Exact("z"),)),),),)
     deny = Config(authorization(f"{{action: DENY, rules: [{rule}]}}"))
-    expected = kept if kept == ((),) else (kept,)
-    assert deny.policy("shop/p").rules == expected
+    # Never an empty match in a clause: ztunnel reads one as nothing, and would let the connection in.
+    assert deny.policy("shop/p").rules == (kept,)
     for config in (allow, deny):
         (note,) = next(iter(config.mesh.derived.values())).notes
         assert field in note
@@ -253,7 +253,7 @@ def written(rule: dict[str, Any], connection: Connection, unseen: bool) -> bool:
 
 
 def enforced(policy: Policy, connection: Connection) -> bool:
-    """Whether a policy matches, by the evaluation that agents do."""
+    """Whether a policy matches, by the evaluation that agents do; an empty match is nothing to Istio's."""
 
     def text(matches: Any, value: str) -> bool:
         forms: dict[type, Callable[[Any], bool]] = {
@@ -272,7 +272,9 @@ def enforced(policy: Policy, connection: Connection) -> bool:
             (match.source_ips, match.not_source_ips, lambda wanted: any(source in block for block in wanted)),
             (match.destination_ports, match.not_destination_ports, lambda wanted: connection.port in wanted),
         ]
-        return all((not wanted or found(wanted)) and not (unwanted and found(unwanted)) for wanted, unwanted, found in pairs)
+        return match != Match() and all(
+            (not wanted or found(wanted)) and not (unwanted and found(unwanted)) for wanted, unwanted, found in pairs
+        )
 
     return any(all(not clause or any(holds(match) for match in clause) for clause in rule) for rule in policy.rules)
 
