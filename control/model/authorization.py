@@ -73,6 +73,8 @@ def convert(policy: AuthorizationPolicy, root_namespace: str) -> Converted:
     found = sorted({field for rule in policy.spec.rules for field in _l7_fields(rule)})
     kept = [rule for rule in policy.spec.rules if action is Action.DENY or not _l7_fields(rule)]
     rules = tuple(_rule(rule, policy.metadata.namespace) for rule in kept)
+    if action is Action.DENY:
+        rules = tuple(_without_empty(rule) for rule in rules)
     note = f"not enforceable at L4: {', '.join(found)}; {consequence}" if found else ""
     return Converted(_policy(policy, root_namespace, action, rules), note)
 
@@ -100,9 +102,15 @@ def _rule(rule: PolicyRule, namespace: str) -> Rule:
     if rule.sources:
         clauses.append(tuple(_source(item.source, namespace) for item in rule.sources))
     clauses += [(_condition(condition, namespace),) for condition in rule.conditions or () if condition.key in L4_CONDITIONS]
-    # What is left of a match of layer 7 alone restricts nothing, and so neither does its clause. It must not be sent: Istio's agents
-    # take an empty match for one that never holds, so that a DENY would let everything in.
-    return tuple(clause for clause in clauses if Match() not in clause)
+    return tuple(clauses)
+
+
+def _without_empty(rule: Rule) -> Rule:
+    """A DENY rule without the clauses that restrict nothing, being of layer 7 alone.
+
+    They must not be sent: Istio's agents take an empty match for one that never holds, and would let everything in.
+    """
+    return tuple(clause for clause in rule if Match() not in clause)
 
 
 def _operation(operation: PolicyOperation) -> Match:
