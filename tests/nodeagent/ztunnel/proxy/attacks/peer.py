@@ -67,6 +67,16 @@ class Peer:
             raise
         return self
 
+    def take_preface(self) -> None:
+        """What a client begins with: only for a test that is the server."""
+        while len(self._buffer) < len(frames.PREFACE):
+            part = self.connection.recv(len(frames.PREFACE) - len(self._buffer))
+            if not part:
+                raise Ended
+            self._buffer += part
+        assert self._buffer == frames.PREFACE
+        self._buffer.clear()
+
     def __enter__(self) -> Self:
         return self
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nodeagent.ztunnel.protocol import AskVerdict, Holds, Settings
@@ -107,13 +108,13 @@ def test_an_agent_that_dies_again_and_again_costs_no_open_connection(target: Vic
     with server(target.served.side, echo), target.peer() as peer:
         stream = peer.open(target.backend)
         assert peer.status(stream) == 200
-        descriptors = len(os.listdir(f"/proc/{target.served.process.pid}/fd"))
+        descriptors = _open_descriptors(target)
         for _ in range(10):
             target.served.restart_agent()
             _close_held(target)
             assert peer.echo(stream, b"still here")
         assert [one.peer for one in target.questions()] == [identity_of("client")], "what is held is asked again"
-        until(lambda: len(os.listdir(f"/proc/{target.served.process.pid}/fd")) <= descriptors)
+        until(lambda: _open_descriptors(target) <= descriptors)
 
 
 def test_denied_while_the_agent_was_away_is_closed_when_it_is_back(target: Victim) -> None:
@@ -194,6 +195,10 @@ def _is_reset(peer: Peer, stream: int, *, within_s: float = 1.0) -> None:
         peer.wait_for(lambda one: one.kind == Kind.RST_STREAM and one.stream == stream, within_s=within_s)
     except Ended:
         pytest.fail("the whole connection was ended")
+
+
+def _open_descriptors(target: Victim) -> int:
+    return psutil.Process(target.served.process.pid).num_fds()
 
 
 def _close_held(target: Victim) -> None:

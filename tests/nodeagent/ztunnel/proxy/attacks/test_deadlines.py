@@ -8,29 +8,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nodeagent.ztunnel.protocol import AskRoute, Endpoint, Forward, Pass, Settings, Tunnel
-from tests.nodeagent.pods import refused
 from tests.nodeagent.ztunnel.proxy.attacks import frames
 from tests.nodeagent.ztunnel.proxy.attacks.peer import HBONE_PORT, Peer
-from tests.nodeagent.ztunnel.proxy.attacks.victim import Victim, full_backlog, victim
+from tests.nodeagent.ztunnel.proxy.attacks.victim import Victim, full_backlog, hold, victim
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, echo, identity_of, server
 from tests.nodeagent.ztunnel.proxy.stub import until
 
 DEADLINE_S = 0.5
 LATE_S = DEADLINE_S + 1.5
-SHORT = Settings(
-    decision_deadline_s=DEADLINE_S,
-    connect_deadline_s=DEADLINE_S,
-    handshake_deadline_s=DEADLINE_S,
-    preface_deadline_s=DEADLINE_S,
-    answer_deadline_s=DEADLINE_S,
-    ping_interval_s=DEADLINE_S,
-    ping_deadline_s=DEADLINE_S,
-    connect_tries=1,
-)
 PERIOD_S = 0.05
+
+
+def short(*stages: str) -> Settings:
+    """Short deadlines for these stages and for no other, so that it is theirs that a test sees."""
+    return msgspec.structs.replace(Settings(connect_tries=1), **dict.fromkeys(stages, DEADLINE_S))
 
 
 def ends_in_time(connection: socket.socket, *, drip: bytes = b"") -> bool:
@@ -42,7 +37,9 @@ def ends_in_time(connection: socket.socket, *, drip: bytes = b"") -> bool:
         if _has_ended(connection):
             return time.monotonic() - begin_s > DEADLINE_S / 2
         byte = next(left, None)
-        if byte is not None and refused(lambda byte=byte: connection.sendall(bytes([byte]))):
+        try:
+            connection.sendall(b"" if byte is None else bytes([byte]))
+        except OSError:
             return True
     return False
 
@@ -60,21 +57,21 @@ def _has_ended(connection: socket.socket) -> bool:
 
 @pytest.mark.parametrize("drip", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200)], ids=["silent", "byte by byte"])
 def test_a_peer_that_does_not_finish_its_handshake(tmp_path: Path, drip: bytes) -> None:
-    with victim(tmp_path, SHORT) as target, target.dial() as connection:
+    with victim(tmp_path, short("handshake_deadline_s")) as target, target.dial() as connection:
         assert ends_in_time(connection, drip=drip)
         until(lambda: target.served.agent.report().tunnels_in == 0)
 
 
 @pytest.mark.parametrize("drip", [b"", frames.PREFACE + frames.settings() * 20], ids=["silent", "byte by byte"])
 def test_a_peer_that_does_not_send_its_preface(tmp_path: Path, drip: bytes) -> None:
-    with victim(tmp_path, SHORT) as target, Peer.over(target.dial(), target.context()) as peer:
+    with victim(tmp_path, short("preface_deadline_s")) as target, target.begin() as peer:
         # A preface of 24 bytes and a frame of 9, one byte in 50 ms, takes three times the deadline.
         assert ends_in_time(peer.connection, drip=drip)
         until(lambda: target.served.agent.report().tunnels_in == 0)
 
 
 def test_an_application_that_does_not_accept(tmp_path: Path) -> None:
-    with victim(tmp_path, SHORT) as target, full_backlog(target.served.side) as port, target.peer() as peer:
+    with victim(tmp_path, short("connect_deadline_s")) as target, full_backlog(target.served.side) as port, target.peer() as peer:
         assert peer.status(peer.open(f"{target.served.address}:{port}"), within_s=LATE_S) == 503
         until(lambda: bool(target.served.agent.closed))
         assert target.served.agent.closed[0].flag == "UF"
@@ -82,7 +79,7 @@ def test_an_application_that_does_not_accept(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_does_not_decide(tmp_path: Path) -> None:
-    with victim(tmp_path, SHORT) as target, target.peer() as peer, server(target.served.side, echo) as seen:
+    with victim(tmp_path, short("decision_deadline_s")) as target, target.peer() as peer, server(target.served.side, echo) as seen:
         target.served.script.verdict = lambda _: None
         assert peer.status(peer.open(target.backend, then=b"early"), within_s=LATE_S) == 503
         assert seen == []
@@ -92,7 +89,7 @@ def test_an_agent_that_does_not_decide(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_does_not_answer_pings(tmp_path: Path) -> None:
-    with victim(tmp_path, SHORT) as target, target.peer() as peer, server(target.served.side, echo):
+    with victim(tmp_path, short("ping_interval_s", "ping_deadline_s")) as target, target.peer() as peer, server(target.served.side, echo):
         stream = peer.open(target.backend)
         assert peer.status(stream) == 200
         connection = peer.connection
@@ -135,7 +132,7 @@ def _outbound_failure(target: Victim, address: str, *, plain: bool = False) -> t
 
 @pytest.mark.parametrize("plain", [False, True], ids=["tunnel", "pass"])
 def test_an_endpoint_that_does_not_answer_tcp(tmp_path: Path, plain: bool) -> None:
-    with victim(tmp_path, SHORT) as target:
+    with victim(tmp_path, short("connect_deadline_s")) as target:
         # An address that nobody has, with a neighbour entry so that the kernel does not notice.
         target.served.side.shell("ip", "neigh", "add", "10.77.0.99", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent")
         flag, error = _outbound_failure(target, "10.77.0.99", plain=plain)
@@ -145,7 +142,7 @@ def test_an_endpoint_that_does_not_answer_tcp(tmp_path: Path, plain: bool) -> No
 
 def test_an_endpoint_that_does_not_handshake(tmp_path: Path) -> None:
     over = threading.Event()
-    with victim(tmp_path, SHORT) as target, server(target.stranger, lambda _: over.wait(10) and None, port=HBONE_PORT):
+    with victim(tmp_path, short("handshake_deadline_s")) as target, server(target.stranger, lambda _: hold(over), port=HBONE_PORT):
         flag, error = _outbound_failure(target, target.stranger.addresses[socket.AF_INET])
         over.set()
         assert (flag, error) == ("DT", "the TLS handshake took too long")
@@ -161,7 +158,7 @@ def test_an_endpoint_that_does_not_handshake(tmp_path: Path) -> None:
 )
 def test_an_endpoint_that_stalls_in_http2(tmp_path: Path, behave: Callable[[Peer], None], error: str) -> None:
     over = threading.Event()
-    with victim(tmp_path, SHORT) as target:
+    with victim(tmp_path, short("preface_deadline_s", "answer_deadline_s")) as target:
         identity = target.authority.issue(identity_of("stalling"))
         pem = tmp_path / "stalling.pem"
         pem.write_text(identity.chain + identity.key)
@@ -177,12 +174,16 @@ def test_an_endpoint_that_stalls_in_http2(tmp_path: Path, behave: Callable[[Peer
 
 
 def test_a_half_closed_connection_is_reaped_when_silent(tmp_path: Path) -> None:
+    over = threading.Event()
     with victim(tmp_path, Settings(half_closed_s=0.3)) as target, target.peer() as peer:
-        with server(target.served.side, lambda connection: connection.recv(1) and None) as seen:
+        # The application answers the end of its client by reading on, and never ends itself.
+        with server(target.served.side, lambda _: hold(over)) as seen:
             stream = peer.open(target.backend)
             assert peer.status(stream) == 200
-            target.served.script.verdict = lambda _: None
             peer.send(frames.data(stream, b"", end=True))
             until(lambda: target.served.agent.report().connections == 0, deadline_s=4)
+            over.set()
         assert len(seen) == 1
+        until(lambda: bool(target.served.agent.closed))
+        assert target.served.agent.closed[0].flag == "DT"
         assert peer.is_open()

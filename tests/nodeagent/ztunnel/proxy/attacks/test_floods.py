@@ -83,7 +83,7 @@ def test_a_stream_that_is_reset_leaves_nothing_behind_it(target: Victim) -> None
 
 def _p99_s(bystander: Peer, stream: int, *, while_: subprocess.Popen[str] | None = None) -> float:
     """The 99th percentile of round trips to the application and back; `while_`: as long as that runs."""
-    took_s = []
+    took_s: list[float] = []
     while len(took_s) < SAMPLES if while_ is None else while_.poll() is None:
         begin_s = time.perf_counter()
         assert bystander.echo(stream, b"ping")

@@ -13,7 +13,7 @@ from nodeagent.ztunnel.protocol import Settings
 from tests.nodeagent.ztunnel.proxy.attacks import frames
 from tests.nodeagent.ztunnel.proxy.attacks.frames import Kind
 from tests.nodeagent.ztunnel.proxy.attacks.peer import HBONE_PORT, INITIAL_WINDOW_SIZE, Peer
-from tests.nodeagent.ztunnel.proxy.attacks.victim import Victim, victim
+from tests.nodeagent.ztunnel.proxy.attacks.victim import Victim, hold, victim
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, echo, server
 from tests.nodeagent.ztunnel.proxy.stub import until
 
@@ -71,7 +71,7 @@ def _send_for_ever(connection: socket.socket) -> None:
 @pytest.mark.parametrize("kind", ["windows stay shut", "nothing is read"])
 def test_a_peer_that_takes_nothing_holds_little(target: Victim, kind: str) -> None:
     window = 0 if kind == "windows stay shut" else 1 << 30
-    with _served(target), server(target.served.side, _send_for_ever), Peer.over(target.dial(), target.context()) as peer:
+    with _served(target), server(target.served.side, _send_for_ever), target.begin() as peer:
         peer.greet((INITIAL_WINDOW_SIZE, window))
         before_bytes = target.resident_bytes()
         for _ in range(100):
@@ -93,7 +93,7 @@ def test_applications_that_read_nothing_are_held_to_the_bound_of_the_process(tmp
     with (
         victim(tmp_path, Settings(max_buffered_bytes=bound)) as target,
         _served(target),
-        server(target.served.side, lambda _: over.wait(20) and None),
+        server(target.served.side, lambda _: hold(over)),
         target.peer() as peer,
     ):
         # The kernel's own buffers would swallow it all.
@@ -121,7 +121,7 @@ def test_a_source_over_its_share_of_tunnels_takes_no_other_s(tmp_path: Path) -> 
         target.stranger.shell("ip", "address", "add", f"{second}/24", "dev", "eth0")
         for _ in range(5):
             stack.enter_context(target.peer())
-        with pytest.raises(OSError, match="reset|EOF|closed|Broken|ended"):
+        with pytest.raises(OSError, match=r"reset|EOF|closed|Broken|ended"):
             target.peer()
         other = stack.enter_context(target.stranger.open_socket(socket.AF_INET))
         other.bind((second, 0))

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,9 +35,14 @@ class Victim:
     def dial(self, *, timeout_s: float = 5.0) -> socket.socket:
         return self.stranger.dial(self.served.address, HBONE_PORT, timeout_s=timeout_s)
 
+    def begin(self, name: str = "client") -> Peer:
+        """A TLS connection of a member of the mesh; made ready before it is dialled, since deadlines run from then on."""
+        context = self.context(name)
+        return Peer.over(self.dial(), context)
+
     def peer(self, name: str = "client") -> Peer:
-        """An HBONE connection of a member of the mesh, its preface exchanged."""
-        return Peer.over(self.dial(), self.context(name)).greet()
+        """The same behind its preface."""
+        return self.begin(name).greet()
 
     def questions(self) -> list[AskVerdict]:
         return [one for one in self.served.agent.questions(AskVerdict) if isinstance(one, AskVerdict)]
@@ -68,3 +74,8 @@ def full_backlog(side: Side) -> Iterator[int]:
         # The kernel takes one more than it was told.
         stack.enter_context(side.dial("127.0.0.1", port))
         yield port
+
+
+def hold(over: threading.Event) -> None:
+    """An application that does nothing with its connection until the test is over."""
+    over.wait(20)

@@ -46,7 +46,7 @@ class Envoy:
     def start(self) -> None:
         file = self.directory / "envoy.json"
         file.write_text(json.dumps(self.config))
-        command = ["ip", "netns", "exec", self.side.name, ENVOY, "-c", file, "--log-level", "warning", "--concurrency", "1"]
+        command = ["ip", "netns", "exec", self.side.name, str(ENVOY), "-c", str(file), "--log-level", "warning", "--concurrency", "1"]
         with (self.directory / "envoy.log").open("ab") as log:
             self.process = subprocess.Popen([*command, "--use-dynamic-base-id", "--disable-hot-restart"], stdout=log, stderr=log)
         until(self._is_ready, deadline_s=20)
@@ -124,7 +124,7 @@ def client_config(credentials: Credentials, server: str, authority: str) -> dict
 
 def server_config(credentials: Credentials, address: str, application_port: int, *, refusal: int = 0, **connection: Any) -> dict[str, Any]:
     """HBONE on `address` to an application on localhost; or `refusal` is the answer to all. `connection`: HttpProtocolOptions."""
-    match = {"connect_matcher": {}}
+    match: dict[str, Any] = {"connect_matcher": {}}
     upgrade = {"upgrade_type": "CONNECT", "connect_config": {}}
     route: dict[str, Any] = {"match": match, "route": {"cluster": "application", "upgrade_configs": [upgrade], "timeout": "0s"}}
     if refusal:
