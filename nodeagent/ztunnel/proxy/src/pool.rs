@@ -5,7 +5,7 @@ use crate::failure::{Failure, Flag};
 use crate::limits::TunnelPermit;
 use crate::sys;
 use crate::tunnel::{Parts, Tunnel};
-use crate::worker::{Worker, Workload};
+use crate::worker::{Worker, Workload, WorkloadSerial};
 use hbone_codec::Role;
 use hbone_tls::Engine;
 use std::cell::{Cell, RefCell};
@@ -16,7 +16,20 @@ use std::sync::Arc;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
-type Key = (Arc<str>, Arc<TunnelTarget>);
+/// One pod (not only its uid: that may come back as another) and one target.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    workload: WorkloadSerial,
+    uid: Arc<str>,
+    target: Arc<TunnelTarget>,
+}
+
+impl Key {
+    fn new(workload: &Workload, target: &Arc<TunnelTarget>) -> Self {
+        Self { workload: workload.serial, uid: workload.uid.clone(), target: target.clone() }
+    }
+}
+
 type Waiter = oneshot::Sender<Result<Rc<Tunnel>, Failure>>;
 
 #[derive(Default)]
@@ -51,15 +64,16 @@ impl Pool {
         self.recheck.set(true);
     }
 
-    fn plan(&self, key: &Key, most: usize, workload: &Rc<Workload>) -> Plan {
+    fn plan(&self, key: &Key, most: usize) -> Plan {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key.clone()).or_default();
-        let usable = |tunnel: &&Rc<Tunnel>| Rc::ptr_eq(&tunnel.workload, workload) && tunnel.available_streams() > 0;
+        let usable = |tunnel: &&Rc<Tunnel>| tunnel.available_streams() > 0;
         let best = slot.tunnels.iter().filter(usable).min_by_key(|tunnel| (tunnel.is_busy(), tunnel.open_streams()));
         match best {
             Some(tunnel) if !tunnel.is_busy() => Plan::Use(tunnel.clone()),
             Some(tunnel) if slot.connecting > 0 || slot.tunnels.len() >= most => Plan::Use(tunnel.clone()),
             Some(tunnel) => Plan::UseAndGrow(tunnel.clone()),
+            // However many there are: `most` bounds the striping of busy pairs, not how many connections a pair may have.
             None => {
                 let (waiter, ready) = oneshot::channel();
                 slot.waiting.push(waiter);
@@ -94,8 +108,10 @@ impl Pool {
 
     /// Tunnels of a pod that is gone take no new stream, whatever comes under its name.
     pub fn forget_workload(&self, workload: &Rc<Workload>) {
-        for slot in self.slots.borrow_mut().values_mut() {
-            slot.tunnels.retain(|tunnel| !Rc::ptr_eq(&tunnel.workload, workload));
+        for (key, slot) in &mut *self.slots.borrow_mut() {
+            if key.workload == workload.serial {
+                slot.tunnels.clear();
+            }
         }
     }
 
@@ -104,14 +120,14 @@ impl Pool {
         if !self.recheck.take() {
             return;
         }
-        let mut named: HashSet<Key> = HashSet::new();
+        let mut named: HashSet<(Arc<str>, Arc<TunnelTarget>)> = HashSet::new();
         visit(&mut |workload, endpoint| {
             if let Some(target) = &endpoint.tunnel {
                 named.insert((workload.clone(), target.clone()));
             }
         });
         for (key, slot) in &*self.slots.borrow() {
-            slot.tunnels.iter().for_each(|tunnel| tunnel.retire(!named.contains(key)));
+            slot.tunnels.iter().for_each(|tunnel| tunnel.retire(!named.contains(&(key.uid.clone(), key.target.clone()))));
         }
     }
 
@@ -124,8 +140,8 @@ impl Pool {
 impl Worker {
     /// A tunnel to `target` with room for a stream.
     pub async fn lease(self: &Rc<Self>, workload: &Rc<Workload>, target: &Arc<TunnelTarget>) -> Result<Lease, Failure> {
-        let key = (workload.uid.clone(), target.clone());
-        match self.pool.plan(&key, self.settings().max_pool_tunnels_per_pair, workload) {
+        let key = Key::new(workload, target);
+        match self.pool.plan(&key, self.settings().max_pool_tunnels_per_pair) {
             Plan::Use(tunnel) => Ok(Lease { tunnel, reused: true }),
             Plan::UseAndGrow(tunnel) => {
                 self.grow(key, workload.clone());
@@ -146,7 +162,7 @@ impl Worker {
         self.pool.started(&key);
         let mut attempt = Attempt { worker: self.clone(), key, state: AttemptState::Connecting };
         self.spawn(async move {
-            let (worker, target) = (attempt.worker.clone(), attempt.key.1.clone());
+            let (worker, target) = (attempt.worker.clone(), attempt.key.target.clone());
             let tunnel = match worker.start_tunnel(&target, &workload).await {
                 Ok(tunnel) => tunnel,
                 Err(failure) => return attempt.finish(Err(failure)),
@@ -155,6 +171,9 @@ impl Worker {
             let established = tunnel.establish().await;
             if let Err(failure) = established {
                 return attempt.finish(Err(failure.or_flag(Flag::UF)));
+            }
+            if workload.is_removed() {
+                return attempt.finish(Err(Failure::new(Flag::UF, "the workload was removed")));
             }
             attempt.finish(Ok(tunnel.clone()));
             tunnel.drive().await;

@@ -247,3 +247,17 @@ def test_only_one_proxy_holds_the_lock(both: Mesh) -> None:
     assert (directory / "proxy.lock").read_text().strip() == str(both.client.process.pid)
     assert start_proxy(directory).wait(5) == 3
     assert both.client.process.poll() is None
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_another_generation_is_another_pod(both: Mesh, side: str) -> None:
+    node = getattr(both, side)
+    with server(both.server.side, echo):
+        with both.client.side.dial(both.server.address, BACKEND_PORT) as before:
+            assert talk(before)
+            workload, descriptors = node.script.workloads[0]
+            node.agent.send(msgspec.structs.replace(workload, generation=2), descriptors)
+            assert is_cut(before)
+        until(lambda: node.agent.report().tunnels_in + node.agent.report().tunnels_out == 0)
+        with both.client.side.dial(both.server.address, BACKEND_PORT) as after:
+            assert talk(after)

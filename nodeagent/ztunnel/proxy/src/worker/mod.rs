@@ -9,7 +9,7 @@ mod verdicts;
 mod workload;
 
 pub use connections::{Conn, ConnGuard, Opening, unix_time};
-pub use workload::Workload;
+pub use workload::{Workload, WorkloadSerial};
 
 use crate::buffers::Buffers;
 use crate::health::HealthTable;
@@ -68,6 +68,7 @@ pub struct Worker {
     deadlines: Cell<Deadlines>,
     decisions: Decisions,
     workloads: RefCell<HashMap<Arc<str>, Rc<Workload>>>,
+    workloads_seen: Cell<u64>,
     identities: RefCell<HashMap<Arc<str>, Arc<IdentityConfigs>>>,
     /// Closed to accept and turn away one connection when descriptors have run out.
     reserve: RefCell<Option<std::fs::File>>,
@@ -93,6 +94,7 @@ impl Worker {
             settings: RefCell::new(Arc::new(settings)),
             decisions: Decisions::default(),
             workloads: RefCell::default(),
+            workloads_seen: Cell::new(0),
             identities: RefCell::default(),
             reserve: RefCell::new(accept::reserve()),
             random: Cell::new(0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1)),
@@ -154,7 +156,9 @@ impl Worker {
             }
             self.remove_workload(&spec.uid, Duration::ZERO);
         }
-        let workload = Rc::new(Workload::new(spec));
+        let serial = self.workloads_seen.get() + 1;
+        self.workloads_seen.set(serial);
+        let workload = Rc::new(Workload::new(spec, WorkloadSerial(serial)));
         self.workloads.borrow_mut().insert(workload.uid.clone(), workload.clone());
         self.listen(&workload);
     }

@@ -9,8 +9,13 @@ use tokio::task::AbortHandle;
 /// Sockets made at once: one for who asks, the rest in stock.
 pub const STOCK: usize = 4;
 
+/// Which workload of all that this worker ever had: a uid and a generation may be sent again, for other descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WorkloadSerial(pub u64);
+
 pub struct Workload {
     pub uid: Arc<str>,
+    pub serial: WorkloadSerial,
     spec: RefCell<Arc<WorkloadSpec>>,
     accepting: RefCell<Vec<AbortHandle>>,
     /// IPv4 and IPv6.
@@ -20,9 +25,10 @@ pub struct Workload {
 }
 
 impl Workload {
-    pub fn new(spec: Arc<WorkloadSpec>) -> Self {
+    pub fn new(spec: Arc<WorkloadSpec>, serial: WorkloadSerial) -> Self {
         Self {
             uid: spec.uid.clone(),
+            serial,
             spec: RefCell::new(spec),
             accepting: RefCell::default(),
             stock: Default::default(),
@@ -63,6 +69,10 @@ impl Workload {
         let deaf = WorkloadSpec { listeners: Vec::new(), ..WorkloadSpec::clone(&self.spec()) };
         self.spec.replace(Arc::new(deaf));
         self.stock.iter().for_each(|stock| stock.borrow_mut().clear());
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.removed.get()
     }
 
     pub fn take_socket(&self, v6: bool) -> Option<Socket> {
