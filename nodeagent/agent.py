@@ -26,6 +26,7 @@ from nodeagent.identity.authority import AGENT_VALIDITY_S, CertificateService
 from nodeagent.identity.controller import Controller
 from nodeagent.identity.keeper import IdentityKeeper
 from nodeagent.identity.trust import Trust
+from nodeagent.linux import memory
 from nodeagent.reporting import NodeReports
 from nodeagent.residents import ObservedRuntime, Residents
 from nodeagent.runtime.base import LocalWorkload
@@ -243,6 +244,7 @@ class Agent:
     async def _serve_http(self) -> None:
         """Imports what HTTP needs beside the running loop: the proxy's questions are answered a quarter of a second sooner."""
         web = await asyncio.to_thread(import_module, "nodeagent.web")
+        await asyncio.to_thread(memory.settle)
         await web.serve(self)
 
     async def _talk_to_controller(self) -> None:
