@@ -294,6 +294,8 @@ class Enrolment:
             return
         if entry is not None:
             self._last_generation = max(self._last_generation, entry.generation)
+            if self._recalled.get(workload.network) != workload:
+                self._renew(entry)  # the sockets are right; what the proxy carries may be under another identity
             self._add(entry)
 
     def _add(self, entry: Entry) -> None:
@@ -309,6 +311,10 @@ class Enrolment:
         if self._session is not None:
             self._session.send(RemoveWorkload(uid=workload.uid, drain_s=0.0))
         entry.workload = workload
+        self._renew(entry)
+
+    def _renew(self, entry: Entry) -> None:
+        """To the proxy it is another pod from now on: what is open of the former one goes when this one is announced."""
         entry.generation = self._generation()
         entry.announced = None
         entry.adopted = entry.sent_descriptors = False

@@ -288,6 +288,25 @@ async def test_a_restarted_agent_adopts_what_the_proxy_holds(network: Pair, stor
     again.close()
 
 
+async def test_what_the_proxy_holds_for_another_identity_is_another_pod(network: Pair, store: StateDirectory, peer: Peer) -> None:
+    async with enrolling(Listed(workload(network.pod)), store) as first:
+        await first.begin_session(peer.session, (), ())
+        before = peer.served("web")
+        assert before
+    peer.session.close()
+    again = Peer()
+    async with enrolling(Listed(workload(network.pod, account="other")), store) as second:
+        await second.begin_session(again.session, (HeldWorkload("web", before.generation),), (peer.held("web"),))
+        after = again.served("web")
+        assert after
+        assert after.identity.endswith("/other")
+        # With the same generation, the proxy would keep the connections that it carries under the former identity.
+        assert after.generation > before.generation
+        assert len(again.fds["web"]) == 6
+        assert state(second) == EnrolmentState.CAPTURED
+    again.close()
+
+
 async def test_listeners_in_use_are_tried_again_until_they_are_free(network: Pair, store: StateDirectory, peer: Peer) -> None:
     blocker = network.pod.open_socket(socket.AF_INET6)
     blocker.bind(("::", 15008))
