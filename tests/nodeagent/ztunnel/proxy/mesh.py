@@ -16,7 +16,7 @@ from nodeagent.ztunnel.protocol import AskRoute, Endpoint, Forward, Pass, Route,
 from nodeagent.ztunnel.supervisor import BUNDLED
 from tests.nodeagent.pods import Side, pair
 from tests.nodeagent.ztunnel.proxy.authority import Authority
-from tests.nodeagent.ztunnel.proxy.stub import Script, StubAgent, until
+from tests.nodeagent.ztunnel.proxy.stub import Script, StubAgent, attributes, until
 
 BINARY = Path(os.environ.get("NODEMESH_PROXY", BUNDLED))
 BACKEND_PORT = 8080
@@ -93,8 +93,8 @@ def node(name: str, side: Side, directory: Path, authority: Authority, settings:
             identity=identity_of(name),
             addresses=tuple(side.addresses.values()),
             listeners=tuple(listener.kind for listener in listeners),
-            inbound_attributes={"inbound": name},
-            outbound_attributes={"outbound": name},
+            inbound_attributes=attributes(inbound=name),
+            outbound_attributes=attributes(outbound=name),
         )
         descriptors = [side.namespace.fileno(), *(listener.socket.fileno() for listener in listeners)]
         script = Script(
@@ -139,14 +139,14 @@ def hbone_route(asked: AskRoute, to: Node, *, expect: tuple[str, ...] | None = N
     host, _, _ = asked.destination.rpartition(":")
     address = host.strip("[]")
     if address not in to.side.addresses.values():
-        return Pass(attributes={"route": "pass"})
+        return Pass(attributes=attributes(route="pass"))
     hbone = f"[{address}]:15008" if ":" in address else f"{address}:15008"
     tunnel = Tunnel(
         identity=identity_of("client" if to.name == "server" else "server"),
         authority=asked.destination,
         expect=expect or (identity_of(to.name),),
     )
-    return Forward(endpoints=(Endpoint(uid=to.name, address=hbone, attributes={"to": asked.destination}, tunnel=tunnel),))
+    return Forward(endpoints=(Endpoint(uid=to.name, address=hbone, attributes=attributes(to=asked.destination), tunnel=tunnel),))
 
 
 @contextmanager

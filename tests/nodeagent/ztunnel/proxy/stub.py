@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from nodeagent.ztunnel.protocol import (
     AnswerRoute,
     AnswerVerdict,
@@ -183,16 +185,21 @@ class StubAgent:
             case AskVerdict():
                 judged = self.script.verdict(question)
                 if judged is not None:
-                    attributes = {"verdict": question.destination, "peer": question.peer}
+                    told = attributes(verdict=question.destination, peer=question.peer)
                     answer = AnswerVerdict(
                         id=question.id,
                         allow=judged.allow,
                         holds=judged.holds,
                         reason=judged.reason,
-                        attributes=attributes,
+                        attributes=told,
                         policy=judged.policy,
                     )
                     self.send(answer)
+
+
+def attributes(**named: object) -> msgspec.Raw:
+    """What the proxy gives back unread."""
+    return msgspec.Raw(msgspec.json.encode(named))
 
 
 def _receive(session: socket.socket) -> tuple[FromProxy, list[int]]:

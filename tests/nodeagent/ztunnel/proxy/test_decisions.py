@@ -22,7 +22,7 @@ from nodeagent.ztunnel.protocol import (
 )
 from tests.nodeagent.pods import refused
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Mesh, Node, echo, hbone_route, mesh, server, start_proxy
-from tests.nodeagent.ztunnel.proxy.stub import Judgement, until
+from tests.nodeagent.ztunnel.proxy.stub import Judgement, attributes, until
 
 DENY = Judgement(allow=False, reason="denied by the test", policy="test/deny")
 
@@ -58,7 +58,7 @@ def is_turned_away(node: Node, address: str, port: int = BACKEND_PORT) -> bool:
 @pytest.mark.parametrize("through", ["hbone", "plaintext"])
 def test_deny_refuses_and_the_application_never_hears_of_it(both: Mesh, through: str) -> None:
     if through == "plaintext":
-        both.client.script.route = lambda _: Pass(attributes={})
+        both.client.script.route = lambda _: Pass(attributes=attributes())
     both.server.script.verdict = lambda _: DENY
     with server(both.server.side, echo) as seen:
         assert is_turned_away(both.client, both.server.address)
@@ -75,7 +75,7 @@ def test_deny_refuses_and_the_application_never_hears_of_it(both: Mesh, through:
 @pytest.mark.parametrize("through", ["hbone", "plaintext"])
 def test_a_verdict_that_turns_to_deny_closes_what_stands_on_it(both: Mesh, through: str) -> None:
     if through == "plaintext":
-        both.client.script.route = lambda _: Pass(attributes={})
+        both.client.script.route = lambda _: Pass(attributes=attributes())
     with server(both.server.side, echo), both.client.side.dial(both.server.address, BACKEND_PORT) as connection:
         assert talk(connection)
         both.server.script.verdict = lambda _: DENY
@@ -99,7 +99,7 @@ def test_a_verdict_that_narrows_is_asked_again_for_other_sources(tmp_path: Path)
     # Workers share nothing: with one, what it holds for any source is seen to serve another source.
     with mesh(tmp_path, workers=1) as both, server(both.server.side, echo):
         both.client.side.shell("ip", "address", "add", f"{second}/24", "dev", "eth0")
-        both.client.script.route = lambda _: Pass(attributes={})
+        both.client.script.route = lambda _: Pass(attributes=attributes())
         with both.client.side.dial(both.server.address, BACKEND_PORT) as first:
             assert talk(first)
             with dial_past_capture(both, second) as other:
@@ -123,7 +123,7 @@ def dial_past_capture(both: Mesh, source: str) -> socket.socket:
 
 
 def test_refuse_resets_and_says_why(both: Mesh) -> None:
-    both.client.script.route = lambda _: Refuse(flag="UH", reason="no healthy endpoint", attributes={"refused": True})
+    both.client.script.route = lambda _: Refuse(flag="UH", reason="no healthy endpoint", attributes=attributes(refused=True))
     assert is_turned_away(both.client, "10.77.0.9", 80)
     until(lambda: bool(both.client.agent.closed))
     assert (both.client.agent.closed[0].flag, both.client.agent.closed[0].error) == ("UH", "no healthy endpoint")
@@ -132,7 +132,7 @@ def test_refuse_resets_and_says_why(both: Mesh) -> None:
 def test_a_route_that_changes_is_followed_by_new_connections_and_open_ones_stay(both: Mesh) -> None:
     with server(both.server.side, echo), both.client.side.dial(both.server.address, BACKEND_PORT) as before:
         assert talk(before)
-        both.client.script.route = lambda _: Refuse(flag="NR", reason="gone", attributes={})
+        both.client.script.route = lambda _: Refuse(flag="NR", reason="gone", attributes=attributes())
         both.client.agent.answer_again()
         both.client.agent.report()
         assert is_turned_away(both.client, both.server.address)
@@ -143,7 +143,7 @@ def test_a_route_that_changes_is_followed_by_new_connections_and_open_ones_stay(
 
 def test_an_endpoint_that_cannot_be_reached_is_passed_over_unnoticed(both: Mesh) -> None:
     # Nobody listens there, and the address is the pod's own: the kernel refuses at once.
-    dead = Endpoint(uid="dead", address=f"{both.client.address}:9", attributes={"to": "dead"})
+    dead = Endpoint(uid="dead", address=f"{both.client.address}:9", attributes=attributes(to="dead"))
 
     def route(asked: AskRoute) -> Forward:
         alive = hbone_route(asked, both.server)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nodeagent.ztunnel.protocol import Pass, SetIdentity, Settings
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Mesh, Node, echo, identity_of, mesh, server
-from tests.nodeagent.ztunnel.proxy.stub import until
+from tests.nodeagent.ztunnel.proxy.stub import attributes, until
 from tests.nodeagent.ztunnel.proxy.test_decisions import is_turned_away, talk
 
 
@@ -36,7 +36,7 @@ def test_connections_over_the_limit_are_turned_away_and_counted(tmp_path: Path) 
 
 def test_one_source_has_so_many_tunnels_and_no_more(tmp_path: Path) -> None:
     with mesh(tmp_path, Settings(max_tunnels_per_source=2)) as both, ExitStack() as stack:
-        both.client.script.route = lambda _: Pass(attributes={})
+        both.client.script.route = lambda _: Pass(attributes=attributes())
         for _ in range(2):
             stack.enter_context(both.client.side.dial(both.server.address, 15008))
         until(lambda: both.server.agent.report().tunnels_in == 2)

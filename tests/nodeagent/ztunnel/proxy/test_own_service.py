@@ -6,7 +6,7 @@ import pytest
 
 from nodeagent.ztunnel.protocol import AskRoute, AskVerdict, Endpoint, Forward, Pass, Route, Tunnel
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Mesh, echo, exchange, identity_of, server
-from tests.nodeagent.ztunnel.proxy.stub import until
+from tests.nodeagent.ztunnel.proxy.stub import attributes, until
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 
@@ -17,7 +17,7 @@ def _hbone(address: str) -> str:
 
 def _to_server(asked: AskRoute, *, by: str, source: str, authority: str) -> Forward:
     tunnel = Tunnel(identity=identity_of(source), authority=authority, expect=(identity_of("server"),))
-    return Forward(endpoints=(Endpoint(uid="server", address=_hbone(by), attributes={"to": asked.destination}, tunnel=tunnel),))
+    return Forward(endpoints=(Endpoint(uid="server", address=_hbone(by), attributes=attributes(to=asked.destination), tunnel=tunnel),))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -27,7 +27,7 @@ def test_a_pod_reaches_its_own_service(both: Mesh, family: int, through: str) ->
 
     def route(asked: AskRoute) -> Route:
         if through == "pass":
-            return Pass(attributes={})
+            return Pass(attributes=attributes())
         return _to_server(asked, by=address, source="server", authority=asked.destination)
 
     both.server.script.route = route

@@ -7,7 +7,7 @@ import pytest
 
 from nodeagent.ztunnel.protocol import AskVerdict, Pass, Via
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Mesh, echo, exchange, identity_of, server
-from tests.nodeagent.ztunnel.proxy.stub import until
+from tests.nodeagent.ztunnel.proxy.stub import attributes, until
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -48,7 +48,7 @@ def test_many_connections_share_a_tunnel(both: Mesh) -> None:
 
 
 def test_plaintext_to_an_enrolled_pod_is_judged_without_a_peer(both: Mesh) -> None:
-    both.client.script.route = lambda _: Pass(attributes={"route": "pass"})
+    both.client.script.route = lambda _: Pass(attributes=attributes(route="pass"))
     data = os.urandom(3 << 20)
     with server(both.server.side, echo) as seen, both.client.side.dial(both.server.address, BACKEND_PORT) as connection:
         assert exchange(connection, data) == data
@@ -63,7 +63,7 @@ def test_plaintext_to_an_enrolled_pod_is_judged_without_a_peer(both: Mesh) -> No
 @pytest.mark.parametrize("through", ["hbone", "plaintext"])
 def test_half_close_travels_both_ways(both: Mesh, through: str) -> None:
     if through == "plaintext":
-        both.client.script.route = lambda _: Pass(attributes={})
+        both.client.script.route = lambda _: Pass(attributes=attributes())
 
     def answer_after_the_end(connection: socket.socket) -> None:
         received = b""
@@ -101,7 +101,7 @@ def test_a_reader_that_stops_stops_the_sender_and_nothing_is_lost(both: Mesh) ->
 @pytest.mark.parametrize("client_port", [20000, 40000])
 def test_a_connection_to_the_application_never_bears_a_port_that_the_client_dials_from(both: Mesh, client_port: int) -> None:
     # With the client's own port it would be taken for the client's connection, which ends at the same address and port, and hang.
-    both.client.script.route = lambda _: Pass(attributes={"route": "pass"})
+    both.client.script.route = lambda _: Pass(attributes=attributes(route="pass"))
     ports: list[int] = []
 
     def note_port(connection: socket.socket) -> None:
