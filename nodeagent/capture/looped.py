@@ -6,8 +6,9 @@ the rest:
 - *Outbound*: what the pod's applications send gets a mark that the routing rule knows, and so comes back on the loopback device with
   its addresses as they were; there it is given to the connection or listener of the proxy (`outbound` counts handshakes). Where
   neither is, it is reset (`leftover`). Exempt are the same as in `ruleset`, and a connection to the pod's own address is none of them.
-- *Resets* that the kernel answers with take over the mark of what they answer. So one for a looped packet is looped once more, and
-  must lose that mark to reach the application; one for a packet from outside must be made with the proxy's to leave.
+- *Answers* that the kernel gives itself, without a socket or for one in TIME_WAIT, take over the mark of what they answer. So what the
+  proxy sends to the application in its peer's name gets the mark that brings the answer back to the proxy, instead of to that peer;
+  an answer to a looped packet must lose its mark to reach the application; a reset to the outside is made with the proxy's to leave.
 - *Inbound* (`reset`): no packet from another device reaches a connection that is not the proxy's: neither one from before, nor the
   proxy's to the application, whose addresses are those of the client.
 - *Leaving* (`leak`): as in `ruleset`, behind all others: no TCP but the proxy's leaves the pod.
@@ -33,6 +34,7 @@ _PASSING: Final = 1 << 18
 
 _LOOPED: Final = f"""\
 		meta l4proto != tcp accept
+		iifname "lo" meta mark & {PROXY} meta mark set {CONNECTION_MARK:#x} accept
 		iifname "lo" meta mark != {LOOP_MARK:#x} accept
 		iifname "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept
 		iifname "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept

@@ -109,6 +109,29 @@ def test_without_the_proxy_hbone_is_closed(capture: Capture, network: Pair, fami
     assert packets(capture, pod, "hbone" if capture.name == "nftables" else "closed") > 0
 
 
+def test_the_kernels_own_answers_reach_the_proxy(captured: tuple[Pair, Proxy], family: int) -> None:
+    """Those of a socket that waits for its end, and those for one that is gone: neither goes to the peer that the proxy speaks for."""
+    (pod, client) = (captured[0].pod, captured[0].client)
+    with Application(client, PORT):
+        for _ in range(20):
+            ask(pod, client.addresses[family])
+        deadline = time.monotonic() + 2  # unanswered, the proxy's side repeats itself for minutes
+        while waiting := pod.shell("ss", "-Htn", "state", "last-ack"):
+            assert time.monotonic() < deadline, waiting
+            time.sleep(0.02)
+    with client.open_socket(family) as listening:
+        listening.bind((client.addresses[family], 9000))
+        listening.listen()
+        made = pod.dial(client.addresses[family], 9000)
+        with listening.accept()[0] as served:
+            made.close()
+            served.settimeout(3)
+            assert served.recv(1) == b""
+            with pytest.raises(ConnectionError):
+                for _ in range(100_000):
+                    served.sendall(b"nobody reads this")
+
+
 @only_nftables
 def test_a_half_closed_connection_gets_its_answer_however_late(captured: tuple[Pair, Proxy], family: int) -> None:
     """The kernel's own timeout is made one second here; it would forget the redirection."""
