@@ -13,6 +13,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 MAX_CHAIN: Final = 10
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading a certificate may raise, when it is loaded or when a part of it is looked at: the library has no common error."""
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -54,8 +64,8 @@ def parse_chain(parts: Iterable[str]) -> list[x509.Certificate]:
     """Parses PEM texts of one or more certificates each; raises CertificateError."""
     try:
         certificates = [certificate for part in parts for certificate in x509.load_pem_x509_certificates(part.encode("ascii"))]
-    except ValueError as error:
-        raise CertificateError(f"the chain is no PEM: {error}") from error
+    except UNREADABLE as error:
+        raise CertificateError(f"the chain can't be read: {error}") from error
     if not 0 < len(certificates) <= MAX_CHAIN:
         raise CertificateError(f"a chain of {len(certificates)} certificates: must be 1 to {MAX_CHAIN}")
     return certificates
@@ -80,8 +90,7 @@ def check_issued(
         _check_names(leaf, identity)
         _check_use(leaf)
         _check_path(chain, roots, now_s)
-    # Extensions are parsed when they are looked at.
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CertificateError(f"{identity}: {error}") from error
     return Issued(
         identity=identity,

@@ -106,3 +106,10 @@ def authority(name: str, now_s: float, issuer: Authority | None = None) -> Autho
         .sign(issuer.key if issuer else key, hashes.SHA256())
     )
     return Authority(certificate, key)
+
+
+def of_no_version(certificate: x509.Certificate) -> bytes:
+    """The certificate as DER, but of a version that X.509 does not have."""
+    der = bytearray(certificate.public_bytes(Encoding.DER))
+    der[der.index(bytes((0xA0, 3, 2, 1, 2))) + 4] = 7
+    return bytes(der)

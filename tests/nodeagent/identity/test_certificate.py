@@ -1,6 +1,7 @@
 """What comes back is used only if it is exactly what was asked for."""
 
 import logging
+import ssl
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from nodeagent.identity.certificate import CertificateError, check_issued, check_kept, key_pem, new_key, parse_chain, request_pem
 from nodeagent.identity.store import StoredIdentity
 from tests.nodeagent.identity.fakes import START_S, svid
-from tests.nodeagent.identity.pki import DAY_S, Authority, Leaf, authority
+from tests.nodeagent.identity.pki import DAY_S, Authority, Leaf, authority, of_no_version
 
 ID = "spiffe://cluster.local/ns/shop/sa/web"
 URI = x509.UniformResourceIdentifier(ID)
@@ -94,6 +95,11 @@ def test_without_roots_nothing_is_accepted() -> None:
 def test_a_chain_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(CertificateError):
         parse_chain([text])
+
+
+def test_a_certificate_of_a_version_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(CertificateError, match="version"):
+        parse_chain([ssl.DER_cert_to_PEM_cert(of_no_version(ROOT.certificate))])
 
 
 def test_no_key_shows_in_an_error_or_a_repr(caplog: pytest.LogCaptureFixture) -> None:
