@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshapi.trust import Revocation, TrustBundle
-from nodeagent.identity.certificate import is_root
+from nodeagent.identity.certificate import UNREADABLE, is_root
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class Trust:
     def __init__(self, trust_domain: str, file_roots: Iterable[x509.Certificate]) -> None:
         self._trust_domain = trust_domain
         self._file_roots = tuple(file_roots)
-        self._chain_roots: dict[bytes, x509.Certificate] = {}
+        self._chain_roots: tuple[x509.Certificate, ...] = ()
         self._bundles: dict[str, tuple[x509.Certificate, ...]] = {}
         self._revocations: dict[str, tuple[Revocation, ...]] = {}
         self._listeners: list[OnTrust] = []
@@ -46,19 +46,23 @@ class Trust:
             self._tell()
 
     def add_chain_root(self, chain: Iterable[x509.Certificate]) -> None:
-        """Takes the root at the end of a chain that the authenticated controller sent; without effect once it sends bundles."""
+        """Takes the roots at the end of a chain that the authenticated controller sent, in place of those of the chain before.
+
+        A chain ends in all that the controller trusts: what it has given up is trusted no more. Without effect once it sends bundles.
+        """
         if self._trust_domain in self._bundles:
             return
-        roots = {root.public_bytes(Encoding.DER): root for root in chain if is_root(root)}
-        if not roots.keys() <= self._chain_roots.keys() | {root.public_bytes(Encoding.DER) for root in self._file_roots}:
-            self._chain_roots |= roots
+        found = [root for root in chain if is_root(root)]
+        roots = tuple(root for root in dict.fromkeys(found) if root not in self._file_roots)
+        if found and roots != self._chain_roots:
+            self._chain_roots = roots
             self._tell()
 
     @property
     def roots(self) -> tuple[x509.Certificate, ...]:
         """The roots of the own trust domain."""
         bundle = self._bundles.get(self._trust_domain)
-        return (*self._file_roots, *self._chain_roots.values()) if bundle is None else bundle
+        return (*self._file_roots, *self._chain_roots) if bundle is None else bundle
 
     @property
     def controller_roots_pem(self) -> bytes:
@@ -86,8 +90,8 @@ class Trust:
 def _read(der: bytes, trust_domain: str) -> x509.Certificate | None:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError:
-        log.exception("a root of trust domain %s can't be read and is not trusted", trust_domain)
+    except UNREADABLE as error:
+        log.error("a root of trust domain %s can't be read and is not trusted: %s", trust_domain, error)  # noqa: TRY400 - it says it all
         return None
 
 
