@@ -185,9 +185,13 @@ class Cluster:
 
     def unenrol(self, pod: Pod) -> None:
         """Takes a pod off its node's list and waits until it is no longer captured; what is open may still be drained then."""
-        del self._enrolled[pod.node][pod.name]
-        self._write_runtime(pod.node)
+        self.unlist(pod)
         eventually(lambda: not self.enrolled(pod), f"{pod.name} to be released")
+
+    def unlist(self, pod: Pod) -> None:
+        """Takes a pod off its node's list, if it stands there."""
+        self._enrolled.get(pod.node, {}).pop(pod.name, None)
+        self._write_runtime(pod.node)
 
     def enrolled(self, pod: Pod) -> bool:
         """Whether the agent says that the pod is captured and has an identity."""

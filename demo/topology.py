@@ -116,6 +116,8 @@ class Topology:
         self._address(pod.namespace, "eth0", IPv4Interface(f"{pod.ipv4}/24"), IPv6Interface(f"{pod.ipv6}/64"))
         gateway4, gateway6 = f"10.78.{host.number}.1", f"fd78:{host.number}::1"
         self._batch(pod.namespace, [f"route add default via {gateway4}", f"route add ::/0 via {gateway6}"])
+        # A former pod may have had these addresses: the node must not go on sending to its device.
+        self._batch(host.namespace, [f"neigh flush to {pod.ipv4}", f"neigh flush to {pod.ipv6}"])
         host.pods[name] = pod
         return pod
 
