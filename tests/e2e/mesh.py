@@ -133,13 +133,13 @@ class Mesh:
             self._held.pop().close()
 
     @contextmanager
-    def stream(self, source: Pod | str, host: object, port: int = HTTP) -> Iterator[Stream]:
+    def stream(self, source: Pod | str, host: object, *, timeout_s: float = 20.0) -> Iterator[Stream]:
         """Calls without a pause until the block ends."""
         stream, ended = Stream(), threading.Event()
 
         def run() -> None:
             while not ended.is_set():
-                stream.calls.append(self.call(source, host, port, timeout_s=20))
+                stream.calls.append(self.call(source, host, timeout_s=timeout_s))
 
         thread = threading.Thread(target=run, name="stream of calls")
         thread.start()
@@ -229,12 +229,12 @@ class Mesh:
         return pod
 
     def remove_pod(self, pod: Pod) -> None:
-        """The pod ends, as a container runtime ends one: its processes, its entries, its namespace."""
+        """The pod ends, as a container runtime ends one: its processes, its namespace, its entries."""
         self.apps.pop(pod.name).stop(signal_number=9)
-        self.cluster.delete(f"pod-{pod.name}")
-        if self.workload(pod):
-            self.cluster.unenrol(pod)
         self.topology.remove_pod(pod)
+        self.cluster.delete(f"pod-{pod.name}")
+        self.cluster.unlist(pod)
+        self.wait(lambda: not self.workload(pod), f"nothing of {pod.name} to be left on its node", timeout_s=15)
         del self.pods[pod.name]
 
 
