@@ -77,9 +77,9 @@ class Held(Struct, frozen=True, tag="held"):
 
 
 class AskRoute(Struct, frozen=True, tag="ask_route"):
-    """
+    """Where does a new connection of `workload` to `destination` (`ip:port`, `[ip]:port`) go?
 
-    here does a new connection of `workload` to `destination` (`ip:port`, `[ip]:port`) go? `id` is the proxy's, unique among what it holds.
+    `id` is the proxy's, unique among what it holds.
     """
 
     id: int
