@@ -27,17 +27,24 @@ impl Flag {
     }
 }
 
+/// What is kept of a text: it may quote what a peer chose, and waits with thousands of others for the agent to take it.
+const MAX_TEXT_BYTES: usize = 1024;
+
 /// A failure carries its flag from where it happened; nothing is guessed afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// None: the connection was up, and one of its two ends reset it.
     pub flag: Option<Flag>,
-    pub text: String,
+    text: String,
 }
 
 impl Failure {
     pub fn new(flag: Flag, text: impl Into<String>) -> Self {
-        Self { flag: Some(flag), text: text.into() }
+        Self { flag: Some(flag), text: cut(text.into()) }
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// As it is, or with this flag if it had none: before a connection is up, a reset is a failure of the stage that it met.
@@ -46,8 +53,19 @@ impl Failure {
     }
 
     pub fn reset(text: impl Into<String>) -> Self {
-        Self { flag: None, text: text.into() }
+        Self { flag: None, text: cut(text.into()) }
     }
+}
+
+/// The text, or its beginning and a mark that there was more.
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT_BYTES {
+        let end = (0..=MAX_TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
 }
 
 impl fmt::Display for Failure {
@@ -56,5 +74,20 @@ impl fmt::Display for Failure {
             Some(flag) => write!(f, "{}: {}", flag.as_str(), self.text),
             None => f.write_str(&self.text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_keeps_its_beginning_whatever_it_quotes() {
+        let long = "\u{e9}".repeat(MAX_TEXT_BYTES);
+        for failure in [Failure::new(Flag::DPE, format!("x{long}")), Failure::reset(format!("x{long}"))] {
+            assert!(failure.text().len() <= MAX_TEXT_BYTES + '…'.len_utf8());
+            assert!(failure.text().starts_with("x\u{e9}") && failure.text().ends_with("\u{e9}…"));
+        }
+        assert_eq!(Failure::reset("short").text(), "short");
     }
 }

@@ -153,7 +153,7 @@ impl Conn {
             received_bytes: self.received_bytes.get(),
             duration_s: duration.as_secs_f64(),
             flag: failure.as_ref().and_then(|failure| failure.flag).map(Flag::as_str),
-            error: failure.as_ref().map(|failure| failure.text.clone()),
+            error: failure.as_ref().map(|failure| failure.text().to_owned()),
             policy: self.policy.borrow().clone(),
         };
         LogEntry { entry, series }
