@@ -1,6 +1,7 @@
 //! The task that drives a tunnel, from the handshake to its end.
 
 use super::core::{Core, tls_failure};
+use super::gather::Gathered;
 use super::{Stream, Tunnel, broken};
 use crate::failure::{Failure, Flag};
 use crate::{inbound, readiness};
@@ -132,11 +133,15 @@ impl Tunnel {
         let mut core = self.core.borrow_mut();
         let Core { engine, codec, out, .. } = &mut *core;
         let mut error = None;
-        let state = engine.receive(&mut buffer[..got], out, |plain| {
+        let mut joined = Vec::new();
+        let mut gathered = Gathered::default();
+        let state = engine.receive(&mut buffer[..got], &mut joined, out, |plain| {
             if error.is_none() {
-                error = self.frames(codec, plain, now).err();
+                error = self.frames(codec, plain, &mut gathered, now).err();
             }
         });
+        gathered.deliver(codec);
+        drop(gathered);
         drop(core);
         drop(buffer);
         self.flush();
@@ -148,21 +153,30 @@ impl Tunnel {
         }
     }
 
-    fn frames(self: &Rc<Self>, codec: &mut Connection, plain: &[u8], now: Instant) -> Result<(), Failure> {
-        let mut input = plain;
-        while let Some(event) = codec.receive(&mut input, now).map_err(broken)? {
-            self.handle(codec, event);
+    fn frames<'i>(
+        self: &Rc<Self>,
+        codec: &mut Connection,
+        mut plain: &'i [u8],
+        gathered: &mut Gathered<'i>,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        while let Some(event) = codec.receive(&mut plain, now).map_err(broken)? {
+            self.handle(codec, event, gathered);
         }
         Ok(())
     }
 
-    fn handle(self: &Rc<Self>, codec: &mut Connection, event: Event<'_>) {
+    fn handle<'i>(self: &Rc<Self>, codec: &mut Connection, event: Event<'i>, gathered: &mut Gathered<'i>) {
+        if let Event::Data { stream, payload } = event {
+            return match self.stream(stream) {
+                Some(carrier) => gathered.add(codec, carrier, payload),
+                None => codec.release(stream, payload.len()),
+            };
+        }
+        // What came before is passed on before: an end must not overtake it.
+        gathered.deliver(codec);
         match event {
-            Event::Data { stream, payload } => {
-                let carrier = self.stream(stream);
-                let taken = carrier.map_or(payload.len(), |carrier| carrier.deliver(payload));
-                codec.release(stream, taken);
-            }
+            Event::Data { .. } => {}
             Event::Request(request) => {
                 let stream = Stream::new(self, request.stream);
                 self.streams.borrow_mut().insert(request.stream, stream.clone());

@@ -6,6 +6,7 @@
 
 mod core;
 mod drive;
+mod gather;
 mod register;
 mod relay;
 mod stream;

@@ -9,7 +9,7 @@ use crate::worker::Conn;
 use hbone_codec::{Code, StreamId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Deref;
 use std::rc::Rc;
 use tokio::net::TcpStream;
@@ -84,35 +84,42 @@ impl Stream {
     }
 
     /// Takes payload for the application: what its socket takes at once is passed on (how much is returned), the rest is kept.
-    pub fn deliver(&self, payload: &[u8]) -> usize {
+    pub fn deliver(&self, pieces: &[IoSlice<'_>]) -> usize {
+        let total = pieces.iter().map(|piece| piece.len()).sum();
         if self.is_gone() {
-            return payload.len();
+            return total;
         }
         let written = match self.application.get().filter(|_| self.pending_bytes() == 0) {
-            Some(application) => self.write(application, payload).unwrap_or(payload.len()),
+            Some(application) => self.write(application, pieces).unwrap_or(total),
             None => 0,
         };
-        let rest = &payload[written..];
-        if !rest.is_empty() {
-            self.keep(rest);
+        if written < total {
+            self.keep(pieces, written, total - written);
             self.news.raise();
         }
         written
     }
 
-    fn keep(&self, rest: &[u8]) {
+    /// Keeps `bytes` of the pieces, those behind the first `skip`.
+    fn keep(&self, pieces: &[IoSlice<'_>], mut skip: usize, bytes: usize) {
         let worker = &self.tunnel.worker;
-        if !worker.usage.buffered_bytes.try_add(rest.len() as u64, worker.settings().max_buffered_bytes) {
+        if !worker.usage.buffered_bytes.try_add(bytes as u64, worker.settings().max_buffered_bytes) {
             worker.usage.shed(Shed::BufferedBytes);
             self.end_both(Gone::Broken(Failure::new(Flag::UO, "too many bytes wait for applications")));
             return;
         }
-        self.pending.borrow_mut().bytes.extend_from_slice(rest);
+        let mut pending = self.pending.borrow_mut();
+        pending.bytes.reserve(bytes);
+        for piece in pieces {
+            let rest = piece.get(skip..).unwrap_or_default();
+            pending.bytes.extend_from_slice(rest);
+            skip -= piece.len() - rest.len();
+        }
     }
 
     /// Writes to the application; None when it is gone, and the stream with it.
-    fn write(&self, application: &Application, payload: &[u8]) -> Option<usize> {
-        match application.socket.try_write(payload) {
+    fn write(&self, application: &Application, pieces: &[IoSlice<'_>]) -> Option<usize> {
+        match application.socket.try_write_vectored(pieces) {
             Ok(written) => {
                 application.conn.count_to_application(written);
                 Some(written)
@@ -128,7 +135,7 @@ impl Stream {
     /// Writes what was kept, and lets the peer send as much again.
     pub fn write_pending(&self, application: &Application) {
         let mut pending = self.pending.borrow_mut();
-        let Some(written) = self.write(application, &pending.bytes[pending.start..]) else { return };
+        let Some(written) = self.write(application, &[IoSlice::new(&pending.bytes[pending.start..])]) else { return };
         pending.start += written;
         if pending.start == pending.bytes.len() {
             *pending = Pending::default();

@@ -25,10 +25,10 @@ fn handshake(dial: &Dial, config: &ServerConfig) -> (Engine, Engine) {
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
     let mut client = Engine::client(dial, &mut to_server).unwrap();
     let mut server = Engine::server(config).unwrap();
-    server.receive(&mut to_server, &mut to_client, |_| {}).unwrap();
+    server.receive(&mut to_server, &mut Vec::new(), &mut to_client, |_| {}).unwrap();
     to_server.clear();
-    client.receive(&mut to_client, &mut to_server, |_| {}).unwrap();
-    server.receive(&mut to_server, &mut Vec::new(), |_| {}).unwrap();
+    client.receive(&mut to_client, &mut Vec::new(), &mut to_server, |_| {}).unwrap();
+    server.receive(&mut to_server, &mut Vec::new(), &mut Vec::new(), |_| {}).unwrap();
     assert!(client.peer().is_some() && server.peer().is_some());
     (client, server)
 }
@@ -71,7 +71,7 @@ fn engines(mesh: &pki::Mesh) {
         let sealing = timed(|| client.seal(&plain, &mut sealed).unwrap());
         let open = timed(|| {
             server
-                .receive(&mut sealed, &mut Vec::new(), |plain| {
+                .receive(&mut sealed, &mut Vec::new(), &mut Vec::new(), |plain| {
                     black_box(plain);
                 })
                 .unwrap();

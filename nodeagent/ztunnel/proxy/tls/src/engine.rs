@@ -61,20 +61,33 @@ impl Engine {
 
     /// Takes bytes that came from the peer, all of them, and hands out the plaintext of each record as it is opened.
     ///
-    /// `input` may be cut anywhere, and is overwritten. Whatever must go to the peer (flights, alerts, changes of keys) is appended to
+    /// `input` may be cut anywhere, and is overwritten. Plaintext lies in it, or in `joined` where its record began in an earlier
+    /// input, so that the caller may gather what is handed out and use it after the call. Whatever must go to the peer (flights, alerts, changes of keys) is appended to
     /// `out`, also when an error is returned. Nothing is handed out before the state is [`State::Ready`], but the same call may
     /// complete the handshake and hand out plaintext. After an error the connection is over, and each call returns that error again.
     ///
     /// The end of the TCP stream is the caller's to see: unless the state is [`State::PeerClosed`], it is a truncation.
-    pub fn receive(&mut self, input: &mut [u8], out: &mut Vec<u8>, mut on_plain: impl FnMut(&[u8])) -> Result<State, TlsError> {
-        let result = self.advance(input, out, &mut on_plain);
+    pub fn receive<'i>(
+        &mut self,
+        input: &'i mut [u8],
+        joined: &'i mut Vec<u8>,
+        out: &mut Vec<u8>,
+        mut on_plain: impl FnMut(&'i [u8]),
+    ) -> Result<State, TlsError> {
+        let result = self.advance(input, joined, out, &mut on_plain);
         if let Err(error) = &result {
             self.phase = Phase::Ended(error.clone());
         }
         result
     }
 
-    fn advance(&mut self, mut input: &mut [u8], out: &mut Vec<u8>, on_plain: &mut impl FnMut(&[u8])) -> Result<State, TlsError> {
+    fn advance<'i>(
+        &mut self,
+        mut input: &'i mut [u8],
+        joined: &'i mut Vec<u8>,
+        out: &mut Vec<u8>,
+        on_plain: &mut impl FnMut(&'i [u8]),
+    ) -> Result<State, TlsError> {
         if let Phase::Handshake(handshake) = &mut self.phase {
             input = handshake.receive(input, out)?;
             if handshake.is_handshaking() {
@@ -82,7 +95,7 @@ impl Engine {
             }
             self.complete(out)?;
         }
-        self.open()?.receive(input, out, on_plain)?;
+        self.open()?.receive(input, joined, out, on_plain)?;
         Ok(self.state())
     }
 
@@ -210,10 +223,10 @@ mod tests {
         let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
         let mut client = Engine::client(&mesh.dial("a", &["b"]), &mut to_server).unwrap();
         let mut server = Engine::server(&mesh.server("b")).unwrap();
-        server.receive(&mut to_server, &mut to_client, |_| {}).unwrap();
+        server.receive(&mut to_server, &mut Vec::new(), &mut to_client, |_| {}).unwrap();
         to_server.clear();
-        client.receive(&mut to_client, &mut to_server, |_| {}).unwrap();
-        server.receive(&mut to_server, &mut Vec::new(), |_| {}).unwrap();
+        client.receive(&mut to_client, &mut Vec::new(), &mut to_server, |_| {}).unwrap();
+        server.receive(&mut to_server, &mut Vec::new(), &mut Vec::new(), |_| {}).unwrap();
 
         open(&mut client).wear_out_sending();
         open(&mut server).wear_out_receiving();
@@ -222,7 +235,7 @@ mod tests {
             client.seal(b"data", &mut records).unwrap();
             let expected = if round == 0 { 2 * crate::RECORD_OVERHEAD_BYTES + 5 + 4 } else { crate::RECORD_OVERHEAD_BYTES + 4 };
             assert_eq!(records.len(), expected, "round {round}");
-            server.receive(&mut records, &mut answer, |plain| delivered.extend_from_slice(plain)).unwrap();
+            server.receive(&mut records, &mut Vec::new(), &mut answer, |plain| delivered.extend_from_slice(plain)).unwrap();
             assert_eq!((delivered.as_slice(), answer.is_empty()), (&b"data"[..], true));
         }
     }

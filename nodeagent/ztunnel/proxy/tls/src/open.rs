@@ -76,8 +76,15 @@ impl Open {
     }
 
     /// Opens the records of `input`; keeps the beginning of one that is incomplete. What follows the peer's close is ignored.
-    pub(crate) fn receive(&mut self, input: &mut [u8], out: &mut Vec<u8>, on_plain: &mut impl FnMut(&[u8])) -> Result<(), TlsError> {
-        self.open_all(input, on_plain).map_err(|ending| {
+    /// A record that an earlier input began is put together in `joined`.
+    pub(crate) fn receive<'i>(
+        &mut self,
+        input: &'i mut [u8],
+        joined: &'i mut Vec<u8>,
+        out: &mut Vec<u8>,
+        on_plain: &mut impl FnMut(&'i [u8]),
+    ) -> Result<(), TlsError> {
+        self.open_all(input, joined, on_plain).map_err(|ending| {
             if let Some(description) = ending.alert {
                 // The error that is reported is the first one.
                 let _ = self.send_alert(description, out);
@@ -86,8 +93,8 @@ impl Open {
         })
     }
 
-    fn open_all(&mut self, input: &mut [u8], on_plain: &mut impl FnMut(&[u8])) -> Result<(), Ending> {
-        let mut rest = self.complete_partial(input, on_plain)?;
+    fn open_all<'i>(&mut self, input: &'i mut [u8], joined: &'i mut Vec<u8>, on_plain: &mut impl FnMut(&'i [u8])) -> Result<(), Ending> {
+        let mut rest = self.complete_partial(input, joined, on_plain)?;
         while !self.peer_closed {
             let Some(len) = sealed_len(rest)? else { break };
             if len > rest.len() {
@@ -105,7 +112,12 @@ impl Open {
     }
 
     /// Completes the record that an earlier input began, as far as `input` goes; returns what is left of it.
-    fn complete_partial<'i>(&mut self, mut input: &'i mut [u8], on_plain: &mut impl FnMut(&[u8])) -> Result<&'i mut [u8], Ending> {
+    fn complete_partial<'i>(
+        &mut self,
+        mut input: &'i mut [u8],
+        joined: &'i mut Vec<u8>,
+        on_plain: &mut impl FnMut(&'i [u8]),
+    ) -> Result<&'i mut [u8], Ending> {
         while !self.partial.is_empty() && !input.is_empty() {
             let wanted = sealed_len(&self.partial)?.unwrap_or(self.partial.len() + 1) - self.partial.len();
             let (taken, rest) = input.split_at_mut(wanted.min(input.len()));
@@ -113,14 +125,15 @@ impl Open {
             self.partial.reserve_exact(wanted);
             self.partial.extend_from_slice(taken);
             if sealed_len(&self.partial)? == Some(self.partial.len()) {
-                let mut record = mem::take(&mut self.partial);
-                self.open_record(&mut record, on_plain)?;
+                *joined = mem::take(&mut self.partial);
+                self.open_record(joined, on_plain)?;
+                return Ok(input);
             }
         }
         Ok(input)
     }
 
-    fn open_record(&mut self, record: &mut [u8], on_plain: &mut impl FnMut(&[u8])) -> Result<(), Ending> {
+    fn open_record<'i>(&mut self, record: &'i mut [u8], on_plain: &mut impl FnMut(&'i [u8])) -> Result<(), Ending> {
         match self.opener.open(record)? {
             (Content::ApplicationData, plain) => {
                 self.messages.on_data(plain.is_empty())?;

@@ -22,12 +22,12 @@ fn ready(dial: &hbone_tls::Dial, config: &hbone_tls::ServerConfig) -> (Engine, E
     let mut delivered = 0;
     for _ in 0..2 {
         let mut to_client = Vec::new();
-        server.receive(&mut to_server, &mut to_client, |plain| delivered += plain.len()).unwrap();
+        server.receive(&mut to_server, &mut Vec::new(), &mut to_client, |plain| delivered += plain.len()).unwrap();
         to_server.clear();
-        client.receive(&mut to_client, &mut to_server, |_| {}).unwrap();
+        client.receive(&mut to_client, &mut Vec::new(), &mut to_server, |_| {}).unwrap();
     }
     client.seal(&[0; 50_000], &mut to_server).unwrap();
-    server.receive(&mut to_server, &mut Vec::new(), |plain| delivered += plain.len()).unwrap();
+    server.receive(&mut to_server, &mut Vec::new(), &mut Vec::new(), |plain| delivered += plain.len()).unwrap();
     assert_eq!((delivered, client.state(), server.state()), (50_000, State::Ready, State::Ready));
     (client, server)
 }

@@ -90,7 +90,7 @@ fn tickets_of_a_server_are_dropped_and_key_updates_are_followed() {
         while judged.connection.wants_write() {
             judged.connection.write_tls(&mut bytes).unwrap();
         }
-        judged.engine.receive(&mut bytes, &mut answer, |plain| delivered.extend_from_slice(plain)).unwrap();
+        judged.engine.receive(&mut bytes, &mut Vec::new(), &mut answer, |plain| delivered.extend_from_slice(plain)).unwrap();
         assert_eq!(delivered, [round]);
         judged.engine.seal(&[round, 7], &mut answer).unwrap();
         let update_bytes = hbone_tls::RECORD_OVERHEAD_BYTES + 5;
@@ -119,7 +119,7 @@ fn a_flood_of_key_updates_ends_the_connection() {
             judged.connection.write_tls(&mut flood).unwrap();
         }
     }
-    let error = judged.engine.receive(&mut flood, &mut answers, |_| {}).unwrap_err();
+    let error = judged.engine.receive(&mut flood, &mut Vec::new(), &mut answers, |_| {}).unwrap_err();
     assert_eq!(error.class, Class::Protocol);
     assert!(error.reason.contains("floods"), "{error}");
     assert!(answers.len() < 100, "a flood is not answered with a flood");
@@ -138,7 +138,7 @@ fn key_updates_between_data_make_us_queue_nothing() {
         while judged.connection.wants_write() {
             judged.connection.write_tls(&mut bytes).unwrap();
         }
-        judged.engine.receive(&mut bytes, &mut answers, |_| {}).unwrap();
+        judged.engine.receive(&mut bytes, &mut Vec::new(), &mut answers, |_| {}).unwrap();
     }
     assert!(answers.is_empty(), "{} bytes wait for a peer that need not read them", answers.len());
     judged.engine.seal(b"y", &mut answers).unwrap();
@@ -157,12 +157,12 @@ fn a_peer_that_refuses_us_is_told_apart() {
     let mut client = Engine::client(&mesh.dial("a", &["b"]), &mut out).unwrap();
     let mut server = Engine::server(&server).unwrap();
     let mut to_client = Vec::new();
-    server.receive(&mut out, &mut to_client, |_| {}).unwrap();
+    server.receive(&mut out, &mut Vec::new(), &mut to_client, |_| {}).unwrap();
     let mut to_server = Vec::new();
-    client.receive(&mut to_client, &mut to_server, |_| {}).unwrap();
+    client.receive(&mut to_client, &mut Vec::new(), &mut to_server, |_| {}).unwrap();
     let mut to_client = Vec::new();
-    assert_eq!(server.receive(&mut to_server, &mut to_client, |_| {}).unwrap_err().class, Class::PeerCertificate);
-    assert_eq!(client.receive(&mut to_client, &mut Vec::new(), |_| {}).unwrap_err().class, Class::OurCertificate);
+    assert_eq!(server.receive(&mut to_server, &mut Vec::new(), &mut to_client, |_| {}).unwrap_err().class, Class::PeerCertificate);
+    assert_eq!(client.receive(&mut to_client, &mut Vec::new(), &mut Vec::new(), |_| {}).unwrap_err().class, Class::OurCertificate);
 }
 
 /// A directory with `peer.pem`, `peer.key` and `root.pem` for the openssl command; removed at the end.
@@ -227,7 +227,7 @@ fn drive(engine: &mut Engine, stream: &mut TcpStream, mut out: Vec<u8>, say: &[u
         if read == 0 {
             return (Ok(engine.state()), delivered);
         }
-        let result = engine.receive(&mut buffer[..read], &mut out, |plain| delivered.extend_from_slice(plain));
+        let result = engine.receive(&mut buffer[..read], &mut Vec::new(), &mut out, |plain| delivered.extend_from_slice(plain));
         if result.is_err() {
             let _ = stream.write_all(&out);
             return (result, delivered);

@@ -84,10 +84,10 @@ fn only_what_is_incomplete_is_held() {
     pair.client.seal(&some_bytes(20_000), &mut out).unwrap();
     let (most, last) = out.split_at_mut(20_000);
     let mut delivered = 0;
-    pair.server.receive(most, &mut Vec::new(), |plain| delivered += plain.len()).unwrap();
+    pair.server.receive(most, &mut Vec::new(), &mut Vec::new(), |plain| delivered += plain.len()).unwrap();
     assert_eq!(delivered, MAX_PLAINTEXT_BYTES);
     assert!((1..=20_000 - MAX_PLAINTEXT_BYTES + 64).contains(&pair.server.buffered_bytes()));
-    pair.server.receive(last, &mut Vec::new(), |plain| delivered += plain.len()).unwrap();
+    pair.server.receive(last, &mut Vec::new(), &mut Vec::new(), |plain| delivered += plain.len()).unwrap();
     assert_eq!((delivered, pair.server.buffered_bytes()), (20_000, 0));
 }
 
@@ -134,7 +134,7 @@ fn a_replayed_or_dropped_record_ends_the_connection() {
         // The other side was told, and the end is final.
         let mut alert = std::mem::take(&mut pair.to_client);
         assert!(alert.is_empty(), "the pair carries what was said");
-        assert_eq!(pair.server.receive(&mut alert, &mut Vec::new(), |_| {}).unwrap_err(), error);
+        assert_eq!(pair.server.receive(&mut alert, &mut Vec::new(), &mut Vec::new(), |_| {}).unwrap_err(), error);
         assert!(pair.server.seal(b"more", &mut Vec::new()).is_err());
     }
 }
@@ -145,8 +145,8 @@ fn a_refusal_is_told_to_the_peer() {
     let mut out = Vec::new();
     let mut forged = [23, 3, 3, 0, 30].to_vec();
     forged.resize(35, 1);
-    pair.server.receive(&mut forged, &mut out, |_| {}).unwrap_err();
-    let error = pair.client.receive(&mut out, &mut Vec::new(), |_| {}).unwrap_err();
+    pair.server.receive(&mut forged, &mut Vec::new(), &mut out, |_| {}).unwrap_err();
+    let error = pair.client.receive(&mut out, &mut Vec::new(), &mut Vec::new(), |_| {}).unwrap_err();
     assert!(error.reason.contains("BadRecordMac"), "{error}");
     assert_eq!(error.class, Class::PeerAlert);
 }
@@ -170,7 +170,7 @@ fn plaintext_ahead_of_or_inside_a_handshake_is_refused_and_not_delivered() {
     let inputs = [b"GET / HTTP/1.1\r\nHost: b\r\n\r\n".to_vec(), plain_record.clone(), [hello, plain_record].concat()];
     for mut input in inputs {
         let mut server = Engine::server(&MESH.server("b")).unwrap();
-        let error = server.receive(&mut input, &mut Vec::new(), |plain| panic!("delivered {plain:?}")).unwrap_err();
+        let error = server.receive(&mut input, &mut Vec::new(), &mut Vec::new(), |plain| panic!("delivered {plain:?}")).unwrap_err();
         assert_eq!((error.stage, error.class), (Stage::Handshake, Class::Protocol), "{error}");
     }
 }
@@ -182,7 +182,7 @@ fn a_handshake_without_end_is_cut_off() {
     let mut message = vec![1, 0, 0xfd, 0xe8, 3, 3];
     message.resize(65_004, 0);
     let mut input: Vec<u8> = message.iter().flat_map(|&byte| [22, 3, 1, 0, 1, byte]).collect();
-    let error = server.receive(&mut input, &mut Vec::new(), |_| {}).unwrap_err();
+    let error = server.receive(&mut input, &mut Vec::new(), &mut Vec::new(), |_| {}).unwrap_err();
     assert_eq!(error.class, Class::Protocol);
     assert!(error.reason.contains("too long"), "{error}");
 }
@@ -190,10 +190,10 @@ fn a_handshake_without_end_is_cut_off() {
 #[test]
 fn a_server_sends_no_ticket() {
     let mut pair = Pair::new(&MESH.dial("a", &["b"]), &MESH.server("b"));
-    pair.server.receive(&mut std::mem::take(&mut pair.to_server), &mut pair.to_client, |_| {}).unwrap();
-    pair.client.receive(&mut std::mem::take(&mut pair.to_client), &mut pair.to_server, |_| {}).unwrap();
+    pair.server.receive(&mut std::mem::take(&mut pair.to_server), &mut Vec::new(), &mut pair.to_client, |_| {}).unwrap();
+    pair.client.receive(&mut std::mem::take(&mut pair.to_client), &mut Vec::new(), &mut pair.to_server, |_| {}).unwrap();
     assert_eq!(pair.client.state(), State::Ready);
-    let state = pair.server.receive(&mut std::mem::take(&mut pair.to_server), &mut pair.to_client, |_| {}).unwrap();
+    let state = pair.server.receive(&mut std::mem::take(&mut pair.to_server), &mut Vec::new(), &mut pair.to_client, |_| {}).unwrap();
     assert_eq!(state, State::Ready);
     assert!(pair.to_client.is_empty(), "the server said something after the client's last flight");
 }
@@ -237,7 +237,7 @@ fn feed(engine: &mut Engine, bytes: &[u8], sizes: &[usize], out: &mut Vec<u8>, a
     let mut rest = bytes;
     for size in sizes.iter().cycle() {
         let (piece, later) = rest.split_at((*size).min(rest.len()));
-        engine.receive(&mut piece.to_vec(), out, |plain| at.extend_from_slice(plain)).unwrap();
+        engine.receive(&mut piece.to_vec(), &mut Vec::new(), out, |plain| at.extend_from_slice(plain)).unwrap();
         rest = later;
         if rest.is_empty() {
             return;
@@ -279,7 +279,7 @@ proptest! {
         }
         input.extend_from_slice(&garbage);
         for engine in [&mut pair.server, &mut pair.client] {
-            let state = engine.receive(&mut input.clone(), &mut Vec::new(), |plain| panic!("delivered {plain:?}"));
+            let state = engine.receive(&mut input.clone(), &mut Vec::new(), &mut Vec::new(), |plain| panic!("delivered {plain:?}"));
             prop_assert!(open || state != Ok(State::Ready));
         }
     }
@@ -302,7 +302,7 @@ proptest! {
     #[test]
     fn a_flipped_bit_in_the_handshake_is_never_accepted(position in any::<prop::sample::Index>(), bit in 0u8..8) {
         let mut pair = Pair::new(&MESH.dial("a", &["b"]), &MESH.server("b"));
-        pair.server.receive(&mut std::mem::take(&mut pair.to_server), &mut pair.to_client, |_| {}).unwrap();
+        pair.server.receive(&mut std::mem::take(&mut pair.to_server), &mut Vec::new(), &mut pair.to_client, |_| {}).unwrap();
         let index = position.index(pair.to_client.len());
         // Outside, a record's type and version are only labels: rustls does not look at them once records are sealed.
         let label = is_record_label(&pair.to_client, index);

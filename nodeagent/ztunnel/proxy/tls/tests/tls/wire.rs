@@ -44,9 +44,11 @@ impl Pair {
     pub fn run(&mut self) -> Result<(), TlsError> {
         while !(self.to_server.is_empty() && self.to_client.is_empty()) {
             let mut bytes = std::mem::take(&mut self.to_server);
-            let server = self.server.receive(&mut bytes, &mut self.to_client, |plain| self.at_server.extend_from_slice(plain));
+            let server =
+                self.server.receive(&mut bytes, &mut Vec::new(), &mut self.to_client, |plain| self.at_server.extend_from_slice(plain));
             let mut bytes = std::mem::take(&mut self.to_client);
-            let client = self.client.receive(&mut bytes, &mut self.to_server, |plain| self.at_client.extend_from_slice(plain));
+            let client =
+                self.client.receive(&mut bytes, &mut Vec::new(), &mut self.to_server, |plain| self.at_client.extend_from_slice(plain));
             server.and(client)?;
         }
         Ok(())
@@ -86,7 +88,7 @@ pub fn judge(mut engine: Engine, mut to_peer: Vec<u8>, mut connection: Connectio
         if to_engine.is_empty() {
             break;
         }
-        result = engine.receive(&mut to_engine, &mut to_peer, |plain| delivered.extend_from_slice(plain));
+        result = engine.receive(&mut to_engine, &mut Vec::new(), &mut to_peer, |plain| delivered.extend_from_slice(plain));
         if delivered.len() > 5 {
             break;
         }
