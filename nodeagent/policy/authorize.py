@@ -41,9 +41,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """What is needed to decide has not arrived."""
+    """What is needed to decide has not arrived. `lapses`: what was decided before must not stay for long, since it lacks a policy."""
 
     waiting_for: str
+    lapses: bool = False
 
 
 def authorize(view: View, question: VerdictQuestion) -> Verdict | Undecided:
@@ -65,17 +66,18 @@ def authorize(view: View, question: VerdictQuestion) -> Verdict | Undecided:
     return _judge(view, workload, question)
 
 
-def _judge(view: View, workload: Workload, question: VerdictQuestion) -> Verdict:
-    for key in workload.authorization_policies:
-        if view.policy(key) is None:
-            return Verdict(allow=False, reason=f"policy {key}, which the workload names, has not arrived or was rejected", policy=key)
+def _judge(view: View, workload: Workload, question: VerdictQuestion) -> Verdict | Undecided:
     rejected = view.rejected_policies(workload.namespace)
     if rejected:
         return Verdict(allow=False, reason=f"policy {rejected[0]} could not be understood and may hold here", policy=rejected[0])
+    missing = next((key for key in workload.authorization_policies if view.policy(key) is None), None)
     connection = Connection(plain(question.source), plain(question.destination), question.port, question.peer)
     in_play = applicable(view, workload)
     enforced = [policy for policy in in_play if not policy.policy.dry_run]
     verdict = _evaluate(enforced, connection)
+    if missing is not None and (verdict.allow or verdict.policy is None):
+        # A policy and the name of it in the workload are two resources: neither comes, nor goes, at one time with the other.
+        return Undecided(f"policy {missing}", lapses=True)
     if len(enforced) == len(in_play):
         return verdict
     trial = _evaluate(in_play, connection)

@@ -71,7 +71,7 @@ class Answering:
         while True:
             await self._wait()
             while self._decisions.stale:
-                self._do(self._decisions.refresh())
+                self._do(self._decisions.refresh(self._clock()))
                 await asyncio.sleep(0)  # new questions do not wait for the rest of these
             self._do(self._decisions.expire(self._clock()))
 

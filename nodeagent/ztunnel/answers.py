@@ -18,9 +18,10 @@ OVERFLOW = "UO"
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """What the answer waits for, in words."""
+    """What the answer waits for, in words. `lapses`: an allow that was given before must not stay for long."""
 
     waiting_for: str
+    lapses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def answer_verdict(number: int, question: VerdictQuestion, view: View) -> Reply:
     tracked = TrackedView(view)
     verdict = authorize(tracked, question)
     if isinstance(verdict, Undecided):
-        return Reply(NotYet(verdict.waiting_for), frozenset(tracked.depends_on), frozenset(tracked.needs))
+        return Reply(NotYet(verdict.waiting_for, verdict.lapses), frozenset(tracked.depends_on), frozenset(tracked.needs))
     reason = verdict.reason if verdict.dry_run is None else f"{verdict.reason}; dry run: {verdict.dry_run}"
     attributes, unlabelled = _inbound_attributes(tracked, question)
     answer = AnswerVerdict(number, verdict.allow, verdict.holds, reason, attributes, verdict.policy)

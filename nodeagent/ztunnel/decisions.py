@@ -22,6 +22,9 @@ BATCH: Final = 200
 LABELS_WAIT_S: Final = 0.2
 """How long a first `allow` waits to be told who the source is: the access log names the first connection of a peer, too."""
 
+LAPSE_S: Final = 0.5
+"""How long an `allow` stays while a policy is missing that the workload names: policy and name come, and go, one after the other."""
+
 
 @dataclass(slots=True)
 class Effects:
@@ -63,6 +66,8 @@ class Decisions:
         self._dependents: dict[str, set[int]] = {}
         self._waiting: dict[int, None] = {}
         self._unlabelled: dict[int, _Unlabelled] = {}
+        self._lapsing: dict[int, float] = {}
+        """Until when an `allow` stays that lacks a policy."""
         self._stale_verdicts: dict[int, None] = {}
         self._stale_routes: dict[int, None] = {}
 
@@ -82,11 +87,10 @@ class Decisions:
     @property
     def next_deadline_s(self) -> float | None:
         """When `expire` is to be called next. Deadlines of each kind come in the order of the questions."""
-        first = next(iter(self._waiting), None)
-        unlabelled = next(iter(self._unlabelled.values()), None)
-        if first is None or unlabelled is None:
-            return None if first is None else self._held[first].deadline_s
-        return min(self._held[first].deadline_s, unlabelled.until_s)
+        waiting = (self._held[number].deadline_s for number in self._waiting)
+        unlabelled = (one.until_s for one in self._unlabelled.values())
+        firsts = (next(iter(deadlines), None) for deadlines in (waiting, unlabelled, self._lapsing.values()))
+        return min((deadline_s for deadline_s in firsts if deadline_s is not None), default=None)
 
     def ask(self, message: AskRoute | AskVerdict, now: float, *, wait_for_labels: bool = False) -> Effects:
         """Takes a question and answers it if it can; an id that is held already is asked anew.
@@ -106,7 +110,7 @@ class Decisions:
         held = _Held(question, deadline_s=now + self._wait_s)
         self._held[message.id] = held
         self._waiting[message.id] = None
-        self._answer(message.id, held, effects, label_by_s=now + LABELS_WAIT_S if wait_for_labels else None)
+        self._answer(message.id, held, effects, now, label_by_s=now + LABELS_WAIT_S if wait_for_labels else None)
         return effects
 
     def release(self, ids: Iterable[int]) -> Effects:
@@ -120,6 +124,7 @@ class Decisions:
             self._index(number, held.depends_on, frozenset())
             effects.dropped += held.needs
             self._unlabelled.pop(number, None)
+            self._lapsing.pop(number, None)
             for queue in (self._waiting, self._stale_verdicts, self._stale_routes):
                 queue.pop(number, None)
         return effects
@@ -132,7 +137,7 @@ class Decisions:
                 is_verdict = isinstance(self._held[number].question, VerdictQuestion)
                 (self._stale_verdicts if is_verdict else self._stale_routes)[number] = None
 
-    def refresh(self, limit: int = BATCH) -> Effects:
+    def refresh(self, now: float, limit: int = BATCH) -> Effects:
         """Answers again up to `limit` questions, verdicts first: those close connections."""
         effects = Effects()
         for _ in range(limit):
@@ -141,11 +146,11 @@ class Decisions:
                 break
             number = next(iter(queue))
             del queue[number]
-            self._answer(number, self._held[number], effects)
+            self._answer(number, self._held[number], effects, now)
         return effects
 
     def expire(self, now: float) -> Effects:
-        """Sends without labels what waited for them, and says no to questions that waited too long.
+        """Sends without labels what waited for them, and says no to questions that waited, or went without a policy, too long.
 
         They stay held: the answer, or the better one, comes when it is known.
         """
@@ -153,20 +158,22 @@ class Decisions:
         while self._unlabelled and next(iter(self._unlabelled.values())).until_s <= now:
             number = next(iter(self._unlabelled))
             self._settle(number, self._held[number], self._unlabelled[number].answer, effects)
-        while self._waiting:
-            number = next(iter(self._waiting))
-            held = self._held[number]
-            if held.deadline_s > now:
-                break
-            reason = f"{held.waiting_for} is not known, and the controller has not answered"
-            self._settle(number, held, refusal(number, held.question, reason), effects)
+        while self._waiting and self._held[number := next(iter(self._waiting))].deadline_s <= now:
+            self._refuse(number, effects)
+        while self._lapsing and self._lapsing[number := next(iter(self._lapsing))] <= now:
+            self._refuse(number, effects)
         return effects
 
     def close(self) -> Effects:
         """The session is over."""
         return self.release(list(self._held))
 
-    def _answer(self, number: int, held: _Held, effects: Effects, *, label_by_s: float | None = None) -> None:
+    def _refuse(self, number: int, effects: Effects) -> None:
+        held = self._held[number]
+        reason = f"{held.waiting_for} is not known, and the controller has not answered"
+        self._settle(number, held, refusal(number, held.question, reason), effects)
+
+    def _answer(self, number: int, held: _Held, effects: Effects, now: float, *, label_by_s: float | None = None) -> None:
         """`label_by_s`: until when an answer may wait for its labels that has not been waiting for them yet."""
         question = held.question
         reply = (
@@ -185,6 +192,8 @@ class Decisions:
             # An answer that was given stays until there is another: routing and authorization keep their last answer.
             held.waiting_for = reply.answer.waiting_for
             self._unlabelled.pop(number, None)
+            if reply.answer.lapses and isinstance(held.answer, AnswerVerdict) and held.answer.allow:
+                self._lapsing.setdefault(number, now + LAPSE_S)
         elif label_by_s is not None and reply.unlabelled and isinstance(reply.answer, AnswerVerdict) and reply.answer.allow:
             self._unlabelled[number] = _Unlabelled(reply.answer, min(label_by_s, held.deadline_s))
         else:
@@ -198,6 +207,7 @@ class Decisions:
     def _settle(self, number: int, held: _Held, answer: AnswerRoute | AnswerVerdict, effects: Effects) -> None:
         self._waiting.pop(number, None)
         self._unlabelled.pop(number, None)
+        self._lapsing.pop(number, None)
         if answer != held.answer:
             held.answer = answer
             effects.answers.append(answer)

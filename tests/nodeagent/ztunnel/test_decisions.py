@@ -10,7 +10,7 @@ from meshapi.workload import NetworkAddress, Port, Service, ServiceKey, TunnelPr
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.update import Update, apply
 from nodeagent.ztunnel.answers import NotYet, Reply, answer_route, answer_verdict, parse_route, parse_verdict
-from nodeagent.ztunnel.decisions import LABELS_WAIT_S, Decisions, Effects
+from nodeagent.ztunnel.decisions import LABELS_WAIT_S, LAPSE_S, Decisions, Effects
 from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict, Forward, Holds, Pass, Refuse, Via
 from tests.nodeagent.attributes import given_back
 
@@ -47,11 +47,11 @@ class Bench:
         for update in updates:
             self.update(update)
 
-    def update(self, update: Update) -> Effects:
+    def update(self, update: Update, now: float = 0) -> Effects:
         applied = apply(self.snapshot, update)
         self.snapshot = applied.snapshot
         self.decisions.changed(applied.snapshot, applied.touched)
-        effects = self.decisions.refresh(1000)
+        effects = self.decisions.refresh(now, 1000)
         assert not self.decisions.stale
         return effects
 
@@ -93,6 +93,49 @@ def test_a_held_verdict_turns_with_the_policy_and_nothing_else_is_sent() -> None
     assert (denied.id, denied.allow, denied.policy) == (2, False, "shop/deny")
     assert bench.update(Update(policies=(DENY,))).answers == []
     assert verdict_of(bench.update(Update(removed_policies=("shop/deny",)))).allow
+
+
+SELECTED = Policy("p", "shop", PolicyScope.WORKLOAD_SELECTOR, Action.ALLOW, rules=((),))
+NAMING = pod("api", 9, services=API.services, authorization_policies=("shop/p",))
+
+
+def test_a_policy_and_the_workload_that_names_it_come_and_go_without_closing_what_is_allowed_throughout() -> None:
+    bench = Bench(FULL)
+    bench.decisions.ask(ASK_VERDICT, now=0)
+    assert bench.update(Update(workloads=(NAMING,))).answers == []
+    assert "allowed by" in verdict_of(bench.update(Update(policies=(SELECTED,)))).reason
+    assert bench.update(Update(removed_policies=("shop/p",))).answers == []
+    assert verdict_of(bench.update(Update(workloads=(API,)))).allow
+    assert bench.decisions.expire(10).answers == []
+
+
+def test_a_named_policy_that_does_not_come_denies_soon_also_what_was_allowed() -> None:
+    bench = Bench(FULL)
+    bench.decisions.ask(ASK_VERDICT, now=0)
+    bench.update(Update(workloads=(NAMING,)), now=7)
+    assert bench.decisions.next_deadline_s == 7 + LAPSE_S
+    bench.update(Update(workloads=(pod("api", 9, authorization_policies=("shop/p", "shop/q")),)), now=7.1)
+    assert bench.decisions.expire(7 + LAPSE_S - 0.01).answers == []
+    denied = verdict_of(bench.decisions.expire(7 + LAPSE_S))
+    assert (denied.allow, "shop/p" in denied.reason) == (False, True)
+    assert bench.decisions.next_deadline_s is None
+    assert bench.update(Update(workloads=(NAMING,)), now=8).answers == []
+    assert bench.decisions.next_deadline_s is None, "a deny does not lapse"
+    assert verdict_of(bench.update(Update(policies=(SELECTED,)))).allow
+
+
+def test_a_deny_does_not_wait_for_a_named_policy() -> None:
+    bench = Bench(FULL)
+    bench.decisions.ask(ASK_VERDICT, now=0)
+    assert verdict_of(bench.update(Update(workloads=(NAMING,), policies=(DENY,)))).policy == "shop/deny"
+
+
+def test_what_lapses_can_be_released() -> None:
+    bench = Bench(FULL)
+    bench.decisions.ask(ASK_VERDICT, now=0)
+    bench.update(Update(workloads=(NAMING,)))
+    bench.decisions.release([2])
+    assert bench.decisions.next_deadline_s is None
 
 
 def test_a_held_route_follows_the_endpoints() -> None:
@@ -281,9 +324,9 @@ def test_verdicts_come_before_routes_and_in_parts() -> None:
     bench.decisions.ask(ASK_VERDICT, now=0)
     applied = apply(bench.snapshot, Update(workloads=(API, pod("x", 11, services={KEY: ()})), policies=(DENY,)))
     bench.decisions.changed(applied.snapshot, applied.touched)
-    assert isinstance(bench.decisions.refresh(1).answers[0], AnswerVerdict)
+    assert isinstance(bench.decisions.refresh(0, 1).answers[0], AnswerVerdict)
     assert bench.decisions.stale
-    assert isinstance(bench.decisions.refresh(1).answers[0], AnswerRoute)
+    assert isinstance(bench.decisions.refresh(0, 1).answers[0], AnswerRoute)
     assert not bench.decisions.stale
 
 
