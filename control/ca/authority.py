@@ -63,11 +63,12 @@ class Authority:
             seen = self._fingerprint()
             if seen == self._seen:
                 return False
-            self._seen = seen
             issuer = load_issuer(self._directory, self._clock())
         except (IssuerError, OSError) as error:
             self._keep(str(error))
             return False
+        # Only now: what failed for a reason outside of the files (no free descriptor, a clock that is behind) is tried again.
+        self._seen = seen
         self.reload_error = None
         if issuer.roots_pem != self._issuer.roots_pem or issuer.certificate != self._issuer.certificate:
             log.info("certificate authority reloaded from %s: %d roots", self._directory, len(issuer.roots))

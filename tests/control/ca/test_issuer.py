@@ -249,6 +249,19 @@ async def test_a_bad_reload_keeps_the_old_and_says_so(tmp_path: Path, caplog: py
     assert changes == [1]
 
 
+async def test_files_that_could_not_be_used_are_tried_again_though_they_did_not_change(tmp_path: Path) -> None:
+    write_set(tmp_path / "ca", roots=pem(ROOT), certificate=pem(ROOT), key=key_pem(KEY))
+    clock = FakeClock()
+    authority = Authority(tmp_path / "ca", trust_domain=TD, own=False, clock=clock)
+    second = authority_certificate("second", OTHER)
+    write_set(tmp_path / "ca", roots=pem(second), certificate=pem(second), key=key_pem(OTHER))
+    clock.now_s = second.not_valid_before_utc.timestamp() - 1  # as well: no descriptor was free just then
+    assert not await authority.refresh()
+    clock.now_s = NOW_S
+    assert await authority.refresh(), "the root that was taken out is trusted as long as this does not happen"
+    assert (authority.issuer.roots, authority.reload_error) == ((second,), None)
+
+
 async def test_files_that_vanish_keep_the_old(tmp_path: Path) -> None:
     write_set(tmp_path / "ca", roots=pem(ROOT), certificate=pem(ROOT), key=key_pem(KEY))
     authority = Authority(tmp_path / "ca", trust_domain=TD, own=False, clock=FakeClock())
