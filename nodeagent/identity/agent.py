@@ -94,6 +94,7 @@ class AgentCredential:
                 log.warning("no certificate for the agent (%s): %s", "renewal" if usable else "joining", error)
         else:
             self._use(issued)
+            self._schedule.pause(self._identity, self._clock.now_s())
             log.info("the agent is %s, serial %x, until %.0f", self._identity, issued.serial, issued.not_after_s)
 
     async def _ask(self, authority: Authority) -> Issued:

@@ -113,6 +113,7 @@ class IdentityKeeper:
         else:
             if self._schedule.wants(identity):
                 self._use(issued)
+                self._schedule.pause(identity, self._clock.now_s())
                 self._on_disk(lambda: self._store.save(StoredIdentity(identity, issued.chain_pem, issued.key_pem)))
                 log.info("certificate for %s, serial %x, until %.0f", identity, issued.serial, issued.not_after_s)
         self._changed.set()

@@ -17,6 +17,8 @@ from nodeagent.xds.backoff import Backoff
 
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0
+PAUSE_S: Final = 5.0
+"""Between a certificate and its renewal, at least: the last ones of an issuer that ends are past half their life when they come."""
 LONGEST_WAIT_S: Final = 10.0
 """How long to sleep at most: the wall clock may jump meanwhile."""
 JITTER: Final = 0.1
@@ -112,6 +114,10 @@ class Schedule:
         entry.retry_at_s = 0.0
         entry.backoff.reset()
 
+    def pause(self, identity: str, now_s: float) -> None:
+        """The certificate held has just been signed: the next is not asked for at once, unless peers refuse this one."""
+        self._entries[identity].retry_at_s = now_s + PAUSE_S
+
     def failed(self, identity: str, error: str, now_s: float) -> bool:
         """A try failed; what is held stays. Returns whether that is news: not the same as the time before."""
         entry = self._entries.get(identity)
@@ -126,7 +132,10 @@ class Schedule:
 
     def refused_by_peers(self, identity: str, *, refused: bool) -> None:
         """Trust changed: the certificate held is, or is not, one that peers refuse."""
-        self._entries[identity].sound = not refused
+        entry = self._entries[identity]
+        entry.sound = not refused
+        if refused and not entry.failures:
+            entry.retry_at_s = 0.0
 
     def retry_now(self) -> None:
         """What failed may be tried at once: the cause has ended."""

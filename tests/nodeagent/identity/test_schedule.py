@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodeagent.identity.certificate import Issued
-from nodeagent.identity.schedule import LAST_RETRY_S, LONGEST_WAIT_S, Schedule, State
+from nodeagent.identity.schedule import LAST_RETRY_S, LONGEST_WAIT_S, PAUSE_S, Schedule, State
 from tests.nodeagent.identity.fakes import START_S
 from tests.nodeagent.identity.pki import DAY_S
 
@@ -44,6 +44,18 @@ def test_renewal_is_due_around_half_life() -> None:
         schedule.succeeded(issued("a"))
         assert schedule.start(START_S + due_s - 1, 0, SLOTS) == []
         assert schedule.start(START_S + due_s, 0, SLOTS) == ["a"]
+
+
+def test_what_has_just_come_is_not_renewed_without_a_pause() -> None:
+    # The last minute of an issuer: its certificates begin a minute ago and end with it, so that half their life is over when they come.
+    schedule = holding(issued("a", begin_s=START_S - 60, lifetime_s=90))
+    schedule.pause("a", 0)
+    assert schedule.start(START_S, PAUSE_S - 0.1, SLOTS) == []
+    assert schedule.start(START_S, PAUSE_S, SLOTS) == ["a"]
+    schedule.succeeded(issued("a", begin_s=START_S - 60, lifetime_s=90))
+    schedule.pause("a", PAUSE_S)
+    schedule.refused_by_peers("a", refused=True)
+    assert schedule.start(START_S, PAUSE_S, SLOTS) == ["a"], "a revocation does not wait"
 
 
 def test_a_failed_renewal_drops_nothing_and_is_tried_again() -> None:
