@@ -48,10 +48,7 @@ class Subscriptions:
 
     def need(self, keys: Iterable[str]) -> None:
         """Each call is to be undone by one `drop` of the same keys."""
-        fresh, gone = self._interest.need(keys, make_room=self._connected())
-        if fresh:
-            self._source.subscribe(fresh)
-        self._give_up(gone)
+        self._follow(*self._interest.need(keys, make_room=self._connected()))
 
     def drop(self, keys: Iterable[str]) -> None:
         """The keys are not needed any more; they stay subscribed for a while."""
@@ -66,7 +63,7 @@ class Subscriptions:
         """Gives up what has been idle long enough. While the controller is away nothing is: what is known could not be had again."""
         if not self._connected():
             return
-        self._give_up(self._interest.expire(self._clock()))
+        self._follow(*self._interest.expire(self._clock()))
 
     async def run(self) -> NoReturn:
         """Sweeps until it is cancelled."""
@@ -74,7 +71,9 @@ class Subscriptions:
             await asyncio.sleep(SWEEP_S)
             self.sweep()
 
-    def _give_up(self, gone: list[str]) -> None:
+    def _follow(self, fresh: list[str], gone: list[str]) -> None:
+        if fresh:
+            self._source.subscribe(fresh)
         if gone:
             self._source.unsubscribe(gone)
             # What was said to be absent may appear later, and nobody would tell.
