@@ -140,14 +140,13 @@ def test_no_call_fails_when_a_node_is_unplugged(mesh: Mesh) -> None:
     try:
         with ThreadPoolExecutor(12) as threads:
             calls = list(threads.map(lambda _: mesh.call(mesh.pods["shop"], API_VIPS[0], 80, timeout_s=40), range(12)))
-        again = mesh.call(mesh.pods["shop"], API_VIPS[0], 80, timeout_s=40)
     finally:
         run(["ip", "-netns", node, "link", "set", "uplink", "up"])
         run(["ip", "-netns", node, "addr", "replace", f"fd77:{number}::2/64", "dev", "uplink", "nodad"])
         run(["ip", "-netns", node, "route", "replace", "default", "via", f"10.77.{number}.1"])
         run(["ip", "-netns", node, "route", "replace", "::/0", "via", f"fd77:{number}::1"])
-    print(f"the longest call took {max(call.took_s for call in calls):.1f} s, one after them {again.took_s:.3f} s")
-    assert {call.pod for call in (*calls, again)} == {"api-1"}
+    print(f"the longest call took {max(call.took_s for call in calls):.1f} s")
+    assert {call.pod for call in calls} == {"api-1"}
     mesh.wait(lambda: reached(mesh) == ALL, "the node to be used again", timeout_s=60)
 
 
