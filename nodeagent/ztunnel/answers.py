@@ -66,7 +66,9 @@ def answer_verdict(number: int, question: VerdictQuestion, view: View) -> Reply:
         return Reply(NotYet(verdict.waiting_for, verdict.lapses), frozenset(tracked.depends_on), frozenset(tracked.needs))
     reason = verdict.reason if verdict.dry_run is None else f"{verdict.reason}; dry run: {verdict.dry_run}"
     attributes, unlabelled = _inbound_attributes(tracked, question)
-    answer = AnswerVerdict(number, verdict.allow, verdict.holds, reason, attributes, verdict.policy)
+    # One service account may serve several workloads, and the labels name which: those of one are not another's.
+    holds = verdict.holds if question.peer is None else Holds.THIS_SOURCE
+    answer = AnswerVerdict(number, verdict.allow, holds, reason, attributes, verdict.policy)
     return Reply(answer, frozenset(tracked.depends_on), frozenset(tracked.needs), unlabelled)
 
 

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,17 @@ def verdict_of(effects: Effects) -> AnswerVerdict:
     return answer
 
 
+def test_an_answer_serves_other_sources_only_where_its_labels_would_be_theirs_too() -> None:
+    twin = msgspec.structs.replace(WEB, uid=WorkloadUID("twin"), name="twin", addresses=(ip_address("10.0.0.2"),))
+    bench = Bench(FULL, Update(workloads=(twin,)))
+    for source, name in (("10.0.0.1", "web"), ("10.0.0.2", "twin")):
+        answer = verdict_of(bench.decisions.ask(AskVerdict(3, "api", "10.0.0.9:8080", Via.HBONE, source, PEER), now=0))
+        assert (answer.holds, given_back(answer.attributes)["source_workload"]) == (Holds.THIS_SOURCE, name)
+    outside = verdict_of(bench.decisions.ask(AskVerdict(4, "api", "10.0.0.9:8080", Via.PLAINTEXT, "10.0.0.1"), now=0))
+    assert outside.holds is Holds.ANY_SOURCE
+    assert "source_workload" not in given_back(outside.attributes)
+
+
 def test_what_is_known_is_answered_at_once() -> None:
     bench = Bench(FULL)
     route = bench.decisions.ask(ASK_SERVICE, now=0)
@@ -78,7 +90,7 @@ def test_what_is_known_is_answered_at_once() -> None:
     assert sorted(route.needed) == ["/10.1.0.1", "web"]
     verdict = bench.decisions.ask(ASK_VERDICT, now=0)
     answer = verdict_of(verdict)
-    assert (answer.allow, answer.holds) == (True, Holds.ANY_SOURCE)
+    assert (answer.allow, answer.holds) == (True, Holds.THIS_SOURCE)
     assert given_back(answer.attributes)["source_workload"] == "web"
     assert given_back(answer.attributes)["destination_service"] == "api.shop"
     assert sorted(verdict.needed) == ["/10.0.0.1", "api"]
