@@ -46,8 +46,8 @@ async def follow(source: Source, mesh: Mesh, synced: asyncio.Event) -> None:
 
 async def run_until_signal(settings: Settings, mesh_settings: MeshSettings, source: Source) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process as if it were not handled."""
-    # Keys are in memory: a crash must not write them to a core file.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Keys are in memory, and must not get into a core. One byte, since the kernel pipes a core to a collector in spite of a limit of 0.
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 

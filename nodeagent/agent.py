@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import time
 from collections.abc import Coroutine
@@ -270,6 +271,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 
 async def _main(config: Config) -> None:
+    # Keys are in memory, and must not get into a core. One byte, since the kernel pipes a core to a collector in spite of a limit of 0.
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     agent = Agent(config)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

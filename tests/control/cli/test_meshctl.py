@@ -181,7 +181,7 @@ def test_get_shows_what_the_source_delivered(served: Served) -> None:
 def test_a_crash_leaves_no_core_with_keys_in_it(served: Served) -> None:
     """I7."""
     limits = Path(f"/proc/{served.process.pid}/limits").read_text()
-    assert next(line for line in limits.splitlines() if line.startswith("Max core file size")).split()[4:6] == ["0", "0"]
+    assert next(line for line in limits.splitlines() if line.startswith("Max core file size")).split()[4:6] == ["1", "1"]
 
 
 def test_no_controller(tmp_path: Path) -> None:
