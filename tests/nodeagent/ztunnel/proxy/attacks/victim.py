@@ -15,6 +15,7 @@ from tests.nodeagent.pods import Side, pair
 from tests.nodeagent.ztunnel.proxy.attacks.peer import HBONE_PORT, Peer, client_context
 from tests.nodeagent.ztunnel.proxy.authority import Authority
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Node, identity_of, node
+from tests.nodeagent.ztunnel.proxy.stub import until
 
 
 @dataclass
@@ -79,3 +80,11 @@ def full_backlog(side: Side) -> Iterator[int]:
 def hold(over: threading.Event) -> None:
     """An application that does nothing with its connection until the test is over."""
     over.wait(20)
+
+
+def heard_of(side: Side, seen: list[str]) -> list[str]:
+    """Who has reached the application, complete: a connection of our own is accepted behind all that came before it."""
+    before = seen.count("127.0.0.1")
+    side.dial("127.0.0.1", BACKEND_PORT).close()
+    until(lambda: seen.count("127.0.0.1") > before)
+    return [source for source in seen if source != "127.0.0.1"]
