@@ -163,7 +163,11 @@ class DirectoryScanner:
         self._known[file] = signature
         if isinstance(signature, str):
             return Unreadable(signature)
-        return read_file(file)
+        state = read_file(file)
+        if isinstance(state, Unreadable):
+            # Read again with the next scan: it need not be the file's fault (no free descriptor).
+            self._known[file] = state.reason
+        return state
 
 
 def read_file(file: str) -> FileState:

@@ -182,6 +182,19 @@ def test_the_scanner_reads_only_what_changed(tmp_path: Path) -> None:
     assert scanner.scan() == {}
 
 
+def test_a_file_that_could_not_be_read_is_read_again_though_it_did_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(namespace("a"))
+    scanner = DirectoryScanner(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("control.source.directory.read_file", lambda _: Unreadable("too many open files"))
+        assert scanner.scan() == {str(file): Unreadable("too many open files")}
+    assert scanner.unreadable
+    assert scanner.scan() == {str(file): namespace("a")}
+    assert not scanner.unreadable
+    assert scanner.scan() == {}
+
+
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.yaml").open("wb") as stream:
         stream.truncate(MAX_FILE_BYTES + 1)
