@@ -94,10 +94,11 @@ class DiscoveryService:
             body = await context.read()
         while body is not END_OF_STREAM:
             try:
-                self._hub.receive(connection, discovery.decode_request(body))
+                request = discovery.decode_request(body)
+                self._hub.receive(connection, request)
             except (discovery.DiscoveryError, RequestError) as error:
                 raise MalformedError("discovery-request", str(error)[:300]) from error
-            await pace.turn()
+            await pace.turn(len(request.subscribe) + len(request.unsubscribe))
             body = await context.read()
 
     async def _write(self, connection: Connection, context: "Context[bytes, bytes]") -> None:
