@@ -203,6 +203,7 @@ class Settings(Struct, frozen=True):
     max_connections: int = 60000
     max_tunnels: int = 20000
     max_tunnels_per_source: int = 4096
+    """Inbound ones from one address; outbound ones of one workload."""
     max_streams_per_tunnel: int = 100
     max_pool_tunnels_per_pair: int = 4
     max_held_answers: int = 65536

@@ -52,9 +52,14 @@ pub struct TunnelTarget {
     pub address: SocketAddr,
     /// Who dials.
     pub identity: Arc<str>,
-    pub authority: String,
     /// Who may answer. One that is no SPIFFE id is nobody.
     pub expect: Vec<Identity>,
+}
+
+/// A stream in a tunnel: all ports of an endpoint are reached by the same tunnels.
+pub struct Through {
+    pub target: Arc<TunnelTarget>,
+    pub authority: String,
 }
 
 /// An endpoint of a `forward`.
@@ -63,7 +68,7 @@ pub struct Endpoint {
     pub address: SocketAddr,
     pub series: Arc<Series>,
     /// None = in plaintext.
-    pub tunnel: Option<Arc<TunnelTarget>>,
+    pub tunnel: Option<Through>,
     pub tier: i64,
     pub weight: u32,
 }

@@ -58,7 +58,16 @@ pub struct Usage {
     pub log_entries: Gauge,
     shed: [AtomicU64; Shed::NAMES.len()],
     /// The one lock between workers: taken twice in the life of a tunnel, whose handshake costs a thousand times as much.
-    tunnels_of_source: Mutex<HashMap<IpAddr, u64>>,
+    tunnels_of_source: Mutex<HashMap<Source, u64>>,
+}
+
+/// Who opens tunnels: none of them may take the places of all others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The address of a peer, of inbound tunnels.
+    Peer(IpAddr),
+    /// A workload of this node, of outbound ones.
+    Workload(Arc<str>),
 }
 
 impl Usage {
@@ -70,9 +79,16 @@ impl Usage {
         Shed::NAMES.iter().zip(&self.shed).map(|(name, count)| (*name, count.load(Relaxed))).filter(|(_, count)| *count > 0).collect()
     }
 
-    fn enter_source(&self, source: IpAddr, limit: u64) -> bool {
+    fn tunnels(&self, source: &Source) -> &Gauge {
+        match source {
+            Source::Peer(_) => &self.tunnels_in,
+            Source::Workload(_) => &self.tunnels_out,
+        }
+    }
+
+    fn enter_source(&self, source: &Source, limit: u64) -> bool {
         let mut sources = self.tunnels_of_source.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = sources.entry(source).or_default();
+        let count = sources.entry(source.clone()).or_default();
         let admitted = *count < limit;
         if admitted {
             *count += 1;
@@ -80,12 +96,12 @@ impl Usage {
         admitted
     }
 
-    fn leave_source(&self, source: IpAddr) {
+    fn leave_source(&self, source: &Source) {
         let mut sources = self.tunnels_of_source.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = sources.get_mut(&source) {
+        if let Some(count) = sources.get_mut(source) {
             *count -= 1;
             if *count == 0 {
-                sources.remove(&source);
+                sources.remove(source);
             }
         }
     }
@@ -113,42 +129,29 @@ impl Drop for ConnectionPermit {
 /// A place under the limits of tunnels, given back when dropped.
 pub struct TunnelPermit {
     usage: Arc<Usage>,
-    /// The peer's address of an inbound tunnel; None for one that we opened.
-    source: Option<IpAddr>,
+    source: Source,
 }
 
 impl TunnelPermit {
-    pub fn inbound(usage: &Arc<Usage>, source: IpAddr, limit: u64, limit_of_source: u64) -> Option<Self> {
-        if !usage.enter_source(source, limit_of_source) {
+    /// None: all tunnels of this direction are taken (`limit`), or all that one source may have.
+    pub fn take(usage: &Arc<Usage>, source: Source, limit: u64, limit_of_source: u64) -> Option<Self> {
+        if !usage.enter_source(&source, limit_of_source) {
             usage.shed(Shed::TunnelsOfSource);
             return None;
         }
-        if !usage.tunnels_in.try_add(1, limit) {
-            usage.leave_source(source);
+        if !usage.tunnels(&source).try_add(1, limit) {
+            usage.leave_source(&source);
             usage.shed(Shed::Tunnels);
             return None;
         }
-        Some(Self { usage: usage.clone(), source: Some(source) })
-    }
-
-    pub fn outbound(usage: &Arc<Usage>, limit: u64) -> Option<Self> {
-        if usage.tunnels_out.try_add(1, limit) {
-            return Some(Self { usage: usage.clone(), source: None });
-        }
-        usage.shed(Shed::Tunnels);
-        None
+        Some(Self { usage: usage.clone(), source })
     }
 }
 
 impl Drop for TunnelPermit {
     fn drop(&mut self) {
-        match self.source {
-            Some(source) => {
-                self.usage.tunnels_in.remove(1);
-                self.usage.leave_source(source);
-            }
-            None => self.usage.tunnels_out.remove(1),
-        }
+        self.usage.tunnels(&self.source).remove(1);
+        self.usage.leave_source(&self.source);
     }
 }
 
@@ -168,13 +171,25 @@ mod tests {
 
     #[test]
     fn one_source_cannot_take_all_tunnels() {
+        let peer = |address: &str| Source::Peer(address.parse().unwrap());
+        let workload = |uid: &str| Source::Workload(uid.into());
+        for (a, b) in [(peer("10.0.0.1"), peer("10.0.0.2")), (workload("a"), workload("b"))] {
+            let usage = Arc::new(Usage::default());
+            let take = |source: &Source, limit| TunnelPermit::take(&usage, source.clone(), limit, 1);
+            let first = take(&a, 10).unwrap();
+            assert!(take(&a, 10).is_none());
+            assert!(take(&b, 1).is_none(), "the total counts too");
+            drop(first);
+            assert!(usage.tunnels_of_source.lock().unwrap().is_empty());
+            assert!(take(&b, 1).is_some());
+        }
+    }
+
+    #[test]
+    fn inbound_and_outbound_tunnels_do_not_take_each_other_s_places() {
         let usage = Arc::new(Usage::default());
-        let (a, b) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let first = TunnelPermit::inbound(&usage, a, 10, 1).unwrap();
-        assert!(TunnelPermit::inbound(&usage, a, 10, 1).is_none());
-        assert!(TunnelPermit::inbound(&usage, b, 1, 1).is_none(), "the total counts too");
-        drop(first);
-        assert!(usage.tunnels_of_source.lock().unwrap().is_empty());
-        assert!(TunnelPermit::inbound(&usage, b, 1, 1).is_some());
+        let _inbound = TunnelPermit::take(&usage, Source::Peer("10.0.0.1".parse().unwrap()), 1, 1).unwrap();
+        assert!(TunnelPermit::take(&usage, Source::Workload("w".into()), 1, 1).is_some());
+        assert_eq!((usage.tunnels_in.get(), usage.tunnels_out.get()), (1, 0));
     }
 }

@@ -30,6 +30,8 @@ pub struct WorkloadSpec {
 
 /// The TLS configurations of one certificate generation of an identity.
 pub struct IdentityConfigs {
+    /// The chain, in PEM: tells one generation from another.
+    pub certificate: String,
     pub server: ServerConfig,
     pub client: ClientConfig,
 }

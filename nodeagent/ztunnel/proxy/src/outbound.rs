@@ -1,6 +1,6 @@
 //! Connections that the workload's applications open: ask where to, get there, relay.
 
-use crate::answers::{Endpoint, Route, TunnelTarget};
+use crate::answers::{Endpoint, Route, Through};
 use crate::authority::is_proxy_port;
 use crate::endpoints::{Candidate, choose};
 use crate::failure::{Failure, Flag};
@@ -128,7 +128,7 @@ enum Refusal {
 }
 
 async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<Path, Refusal> {
-    let Some(target) = &endpoint.tunnel else {
+    let Some(Through { target, authority }) = &endpoint.tunnel else {
         conn.via.set(Via::Plaintext);
         conn.hbone_address.set(None);
         conn.destination_identity.replace(None);
@@ -144,7 +144,7 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
         // Connecting has its own deadlines, each of which gives everyone who waits an answer.
         let lease = worker.lease(&conn.workload, target).await.map_err(Refusal::TryNext)?;
         conn.destination_identity.replace(lease.tunnel.peer_identity().cloned());
-        let Some(stream) = open(&lease.tunnel, conn, target).map_err(Refusal::TryNext)? else {
+        let Some(stream) = open(&lease.tunnel, conn, authority).map_err(Refusal::TryNext)? else {
             // Whoever waited for the same tunnel may have taken its last stream: then the next lease is of another. One that takes
             // none at all is the peer's doing, and there would be no end to those.
             dead_tunnels += u32::from(lease.tunnel.open_streams() == 0);
@@ -169,10 +169,9 @@ fn says_nothing(lease: &Lease, stream: &StreamGuard) -> bool {
 }
 
 /// None: this tunnel takes no more streams.
-fn open(tunnel: &Rc<Tunnel>, conn: &Conn, target: &TunnelTarget) -> Result<Option<StreamGuard>, Failure> {
+fn open(tunnel: &Rc<Tunnel>, conn: &Conn, authority: &str) -> Result<Option<StreamGuard>, Failure> {
     use OpenError::{Draining, Exhausted, TooManyStreams};
-    let block =
-        HeaderBlock::connect(&target.authority).map_err(|_| Failure::new(Flag::NR, "the agent gave an authority that cannot be sent"))?;
+    let block = HeaderBlock::connect(authority).map_err(|_| Failure::new(Flag::NR, "the agent gave an authority that cannot be sent"))?;
     let client = format!("for=\"{}\"", conn.source);
     match tunnel.open(&block, &[("forwarded", &client)]) {
         Ok(stream) => Ok(Some(stream)),

@@ -1,8 +1,9 @@
 //! Outbound tunnels that are kept: per source workload and target, several when one is busy, each used for nothing else.
 
-use crate::answers::{Endpoint, TunnelTarget};
+use crate::answers::TunnelTarget;
 use crate::failure::{Failure, Flag};
-use crate::limits::TunnelPermit;
+use crate::limits::{Source, TunnelPermit};
+use crate::messages::IdentityConfigs;
 use crate::sys;
 use crate::tunnel::{Parts, Tunnel};
 use crate::worker::{Worker, Workload, WorkloadSerial};
@@ -32,9 +33,22 @@ impl Key {
 
 type Waiter = oneshot::Sender<Result<Rc<Tunnel>, Failure>>;
 
+/// A tunnel, and the certificate that it was opened with.
+struct Pooled {
+    tunnel: Rc<Tunnel>,
+    shown: Arc<IdentityConfigs>,
+}
+
+impl Pooled {
+    /// Once we have a newer certificate, or none any more, it takes no new stream: it ends with the old one at the latest.
+    fn is_current(&self, current: Option<&Arc<IdentityConfigs>>) -> bool {
+        current.is_some_and(|current| Arc::ptr_eq(current, &self.shown))
+    }
+}
+
 #[derive(Default)]
 struct Slot {
-    tunnels: Vec<Rc<Tunnel>>,
+    tunnels: Vec<Pooled>,
     connecting: usize,
     waiting: Vec<Waiter>,
 }
@@ -59,19 +73,20 @@ enum Plan {
 }
 
 impl Pool {
-    /// Routes have changed: tunnels may have lost the last that names them.
+    /// Routes or our certificates have changed: tunnels may have lost the last that names them, or be out of date.
     pub fn recheck(&self) {
         self.recheck.set(true);
     }
 
-    fn plan(&self, key: &Key, most: usize) -> Plan {
+    fn plan(&self, key: &Key, most: usize, current: Option<&Arc<IdentityConfigs>>) -> Plan {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key.clone()).or_default();
-        let usable = |tunnel: &&Rc<Tunnel>| tunnel.available_streams() > 0;
-        let best = slot.tunnels.iter().filter(usable).min_by_key(|tunnel| (tunnel.is_busy(), tunnel.open_streams()));
+        let tunnels = || slot.tunnels.iter().filter(|pooled| pooled.is_current(current)).map(|pooled| &pooled.tunnel);
+        let usable = tunnels().filter(|tunnel| tunnel.available_streams() > 0);
+        let best = usable.min_by_key(|tunnel| (tunnel.is_busy(), tunnel.open_streams()));
         match best {
             Some(tunnel) if !tunnel.is_busy() => Plan::Use(tunnel.clone()),
-            Some(tunnel) if slot.connecting > 0 || slot.tunnels.len() >= most => Plan::Use(tunnel.clone()),
+            Some(tunnel) if slot.connecting > 0 || tunnels().count() >= most => Plan::Use(tunnel.clone()),
             Some(tunnel) => Plan::UseAndGrow(tunnel.clone()),
             // However many there are: `most` bounds the striping of busy pairs, not how many connections a pair may have.
             None => {
@@ -87,22 +102,20 @@ impl Pool {
     }
 
     /// A connect has ended: those who wait get the tunnel, or the error that it met.
-    fn connected(&self, key: &Key, result: &Result<Rc<Tunnel>, Failure>) {
+    fn connected(&self, key: &Key, result: Result<Pooled, Failure>) {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get_mut(key) else { return };
         slot.connecting -= 1;
-        if let Ok(tunnel) = result {
-            slot.tunnels.push(tunnel.clone());
-        }
         for waiter in slot.waiting.drain(..) {
             // One that gave up meanwhile is not missed.
-            let _ = waiter.send(result.clone());
+            let _ = waiter.send(result.as_ref().map(|pooled| pooled.tunnel.clone()).map_err(Clone::clone));
         }
+        slot.tunnels.extend(result);
     }
 
     fn ended(&self, key: &Key, tunnel: &Rc<Tunnel>) {
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
-            slot.tunnels.retain(|other| !Rc::ptr_eq(other, tunnel));
+            slot.tunnels.retain(|pooled| !Rc::ptr_eq(&pooled.tunnel, tunnel));
         }
     }
 
@@ -115,19 +128,17 @@ impl Pool {
         }
     }
 
-    /// Marks the tunnels whose target no route names any more; they end when idle.
-    pub fn mark_unnamed(&self, visit: impl FnOnce(&mut dyn FnMut(&Arc<str>, &Endpoint))) {
-        if !self.recheck.take() {
-            return;
-        }
+    /// Marks the tunnels whose target no route names any more, or that are out of date; they end when idle.
+    fn mark_unwanted(&self, worker: &Worker) {
         let mut named: HashSet<(Arc<str>, Arc<TunnelTarget>)> = HashSet::new();
-        visit(&mut |workload, endpoint| {
-            if let Some(target) = &endpoint.tunnel {
-                named.insert((workload.clone(), target.clone()));
+        worker.named_endpoints(|workload, endpoint| {
+            if let Some(through) = &endpoint.tunnel {
+                named.insert((workload.clone(), through.target.clone()));
             }
         });
         for (key, slot) in &*self.slots.borrow() {
-            slot.tunnels.iter().for_each(|tunnel| tunnel.retire(!named.contains(&(key.uid.clone(), key.target.clone()))));
+            let (current, is_named) = (worker.identity(&key.target.identity), named.contains(&(key.uid.clone(), key.target.clone())));
+            slot.tunnels.iter().for_each(|pooled| pooled.tunnel.retire(!is_named || !pooled.is_current(current.as_ref())));
         }
     }
 
@@ -138,10 +149,18 @@ impl Pool {
 }
 
 impl Worker {
+    /// Looks through the pool if there was a reason since the last time.
+    pub fn recheck_pool(&self) {
+        if self.pool.recheck.take() {
+            self.pool.mark_unwanted(self);
+        }
+    }
+
     /// A tunnel to `target` with room for a stream.
     pub async fn lease(self: &Rc<Self>, workload: &Rc<Workload>, target: &Arc<TunnelTarget>) -> Result<Lease, Failure> {
         let key = Key::new(workload, target);
-        match self.pool.plan(&key, self.settings().max_pool_tunnels_per_pair) {
+        let current = self.identity(&target.identity);
+        match self.pool.plan(&key, self.settings().max_pool_tunnels_per_pair, current.as_ref()) {
             Plan::Use(tunnel) => Ok(Lease { tunnel, reused: true }),
             Plan::UseAndGrow(tunnel) => {
                 self.grow(key, workload.clone());
@@ -163,8 +182,8 @@ impl Worker {
         let mut attempt = Attempt { worker: self.clone(), key, state: AttemptState::Connecting };
         self.spawn(async move {
             let (worker, target) = (attempt.worker.clone(), attempt.key.target.clone());
-            let tunnel = match worker.start_tunnel(&target, &workload).await {
-                Ok(tunnel) => tunnel,
+            let (tunnel, shown) = match worker.start_tunnel(&target, &workload).await {
+                Ok(started) => started,
                 Err(failure) => return attempt.finish(Err(failure)),
             };
             let _guard = tunnel.guard();
@@ -175,22 +194,30 @@ impl Worker {
             if workload.is_removed() {
                 return attempt.finish(Err(Failure::new(Flag::UF, "the workload was removed")));
             }
-            attempt.finish(Ok(tunnel.clone()));
+            if worker.identity(&target.identity).is_none() {
+                return attempt.finish(Err(no_certificate(&target)));
+            }
+            attempt.finish(Ok(Pooled { tunnel: tunnel.clone(), shown }));
             tunnel.drive().await;
         });
     }
 
-    async fn start_tunnel(self: &Rc<Self>, target: &TunnelTarget, workload: &Rc<Workload>) -> Result<Rc<Tunnel>, Failure> {
-        let permit = TunnelPermit::outbound(&self.usage, self.settings().max_tunnels)
+    async fn start_tunnel(
+        self: &Rc<Self>,
+        target: &TunnelTarget,
+        workload: &Rc<Workload>,
+    ) -> Result<(Rc<Tunnel>, Arc<IdentityConfigs>), Failure> {
+        let (settings, source) = (self.settings(), Source::Workload(workload.uid.clone()));
+        let permit = TunnelPermit::take(&self.usage, source, settings.max_tunnels, settings.max_tunnels_per_source)
             .ok_or_else(|| Failure::new(Flag::UO, "the limit of tunnels is reached"))?;
-        let configs = self.identity(&target.identity);
-        let configs = configs.ok_or_else(|| Failure::new(Flag::UF, format!("there is no certificate for {} yet", target.identity)))?;
+        let configs = self.identity(&target.identity).ok_or_else(|| no_certificate(target))?;
         let io = self.connect(workload, target.address).await?;
         let mut out = self.buffers.take();
         let engine = Engine::client(&configs.client.expecting(target.expect.clone().into()), &mut out);
         let engine = engine.map_err(|error| Failure::new(Flag::UF, error.to_string()))?;
         let (workload, peer_address) = (workload.clone(), target.address);
-        Ok(Tunnel::new(self, Parts { workload, peer_address, role: Role::Client, io, engine, out, permit }))
+        let tunnel = Tunnel::new(self, Parts { workload, peer_address, role: Role::Client, io, engine, out, permit });
+        Ok((tunnel, configs))
     }
 
     /// A TCP connection that leaves the pod as its own.
@@ -208,6 +235,10 @@ impl Worker {
     }
 }
 
+fn no_certificate(target: &TunnelTarget) -> Failure {
+    Failure::new(Flag::UF, format!("there is no certificate for {} yet", target.identity))
+}
+
 /// A connect on its way, then the tunnel that came of it: tells the pool how it ended, by whatever way.
 struct Attempt {
     worker: Rc<Worker>,
@@ -222,16 +253,16 @@ enum AttemptState {
 }
 
 impl Attempt {
-    fn finish(&mut self, result: Result<Rc<Tunnel>, Failure>) {
-        self.worker.pool.connected(&self.key, &result);
-        self.state = result.map_or(AttemptState::Failed, AttemptState::Established);
+    fn finish(&mut self, result: Result<Pooled, Failure>) {
+        self.state = result.as_ref().map_or(AttemptState::Failed, |pooled| AttemptState::Established(pooled.tunnel.clone()));
+        self.worker.pool.connected(&self.key, result);
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
         match &self.state {
-            AttemptState::Connecting => self.worker.pool.connected(&self.key, &Err(Failure::new(Flag::UF, "the tunnel was given up"))),
+            AttemptState::Connecting => self.worker.pool.connected(&self.key, Err(Failure::new(Flag::UF, "the tunnel was given up"))),
             AttemptState::Established(tunnel) => self.worker.pool.ended(&self.key, tunnel),
             AttemptState::Failed => {}
         }

@@ -1,7 +1,7 @@
 //! A session with the agent: what is said at its start, and what each of the agent's messages does.
 
 use super::{Control, Named, REDIAL, Session};
-use crate::answers::{Answer, Endpoint, Route, TunnelTarget, Verdict};
+use crate::answers::{Answer, Endpoint, Route, Through, TunnelTarget, Verdict};
 use crate::control::link::Link;
 use crate::failure::Flag;
 use crate::log::log;
@@ -183,7 +183,7 @@ impl Control {
         let clock = || Arc::new(DefaultTimeProvider);
         let server = ServerConfig::new(&credentials, &self.trust, clock()).map_err(|error| error.to_string())?;
         let client = ClientConfig::new(&credentials, &self.trust, clock()).map_err(|error| error.to_string())?;
-        Ok(IdentityConfigs { server, client })
+        Ok(IdentityConfigs { certificate: message.chain.clone(), server, client })
     }
 
     fn forget_identity(&mut self, identity: &str) {
@@ -236,15 +236,17 @@ impl Control {
 
     fn intern_endpoint(&mut self, endpoint: protocol::Endpoint) -> Endpoint {
         let uid: Arc<str> = endpoint.uid.into();
-        let target = |tunnel: protocol::TunnelTo| TunnelTarget {
-            endpoint_uid: uid.clone(),
-            address: endpoint.address,
-            identity: tunnel.identity.into(),
+        let through = |tunnel: protocol::TunnelTo| Through {
+            target: Arc::new(TunnelTarget {
+                endpoint_uid: uid.clone(),
+                address: endpoint.address,
+                identity: tunnel.identity.into(),
+                expect: tunnel.expect.iter().filter_map(|identity| identity.parse().ok()).collect(),
+            }),
             authority: tunnel.authority,
-            expect: tunnel.expect.iter().filter_map(|identity| identity.parse().ok()).collect(),
         };
         Endpoint {
-            tunnel: endpoint.tunnel.map(target).map(Arc::new),
+            tunnel: endpoint.tunnel.map(through),
             address: endpoint.address,
             series: self.series.intern(endpoint.attributes),
             tier: endpoint.tier,

@@ -4,7 +4,7 @@ use super::connect_application;
 use crate::answers::Flow;
 use crate::authority::admit;
 use crate::failure::{Failure, Flag};
-use crate::limits::TunnelPermit;
+use crate::limits::{Source, TunnelPermit};
 use crate::log::log;
 use crate::protocol::{Direction, Via};
 use crate::sys;
@@ -26,7 +26,8 @@ const UNAVAILABLE: u16 = 503;
 /// Serves a tunnel from its first byte to its last.
 pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, io: TcpStream, peer_address: SocketAddr) {
     let settings = worker.settings();
-    let permit = TunnelPermit::inbound(&worker.usage, peer_address.ip(), settings.max_tunnels, settings.max_tunnels_per_source);
+    let source = Source::Peer(peer_address.ip());
+    let permit = TunnelPermit::take(&worker.usage, source, settings.max_tunnels, settings.max_tunnels_per_source);
     let Some(permit) = permit else {
         return sys::reset_on_close(&io);
     };

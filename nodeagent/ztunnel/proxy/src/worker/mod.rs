@@ -124,11 +124,10 @@ impl Worker {
             }
             ToWorker::Workload(spec) => self.set_workload(spec),
             ToWorker::RemoveWorkload { uid, drain_s } => self.remove_workload(&uid, seconds(drain_s)),
-            ToWorker::Identity(identity, configs) => {
-                self.identities.borrow_mut().insert(identity, configs);
-            }
+            ToWorker::Identity(identity, configs) => self.set_identity(identity, configs),
             ToWorker::ForgetIdentity(identity) => {
                 self.identities.borrow_mut().remove(&identity);
+                self.pool.recheck();
             }
             ToWorker::TrustChanged => self.tunnels.verify_again(),
             ToWorker::Answer { token, answer } => self.answered(token, answer),
@@ -191,6 +190,15 @@ impl Worker {
         self.tunnels.close(workload);
         if !self.workloads.borrow().contains_key(&workload.uid) {
             self.forget_answers_of(&workload.uid);
+        }
+    }
+
+    /// Another certificate of an identity; the same one, told again by an agent that restarted, changes nothing.
+    fn set_identity(&self, identity: Arc<str>, configs: Arc<IdentityConfigs>) {
+        let mut identities = self.identities.borrow_mut();
+        if identities.get(&identity).is_none_or(|before| before.certificate != configs.certificate) {
+            identities.insert(identity, configs);
+            self.pool.recheck();
         }
     }
 

@@ -37,7 +37,7 @@ impl Worker {
         for conn in self.connections.matching(stale) {
             conn.kill(Failure::new(Flag::DT, "half closed and silent for too long"));
         }
-        self.pool.mark_unnamed(|each| self.named_endpoints(each));
+        self.recheck_pool();
         self.tunnels.sweep(now, &self.settings());
     }
 
