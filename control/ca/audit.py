@@ -4,6 +4,7 @@ A flood of refusals can't push the grants out of it: of the same refusal to the 
 written, and the next one says how many were left out. A certificate that can't be recorded is not handed out.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -50,6 +51,8 @@ class AuditLog:
         self._clock = clock
         self._max_file_bytes = max_file_bytes
         self._windows: dict[tuple[str, str], _Window] = {}
+        self._torn: bool = False
+        """The last line is there only in part."""
         self._open()
 
     def granted(self, record: AuditRecord) -> None:
@@ -82,22 +85,30 @@ class AuditLog:
         line = msgspec.json.encode({"time": time, **fields}) + b"\n"
         if self._size_bytes + len(line) > self._max_file_bytes:
             self._rotate()
-        self._file.write(line)
-        self._size_bytes += len(line)
+        if self._torn:
+            line = b"\n" + line
+        written = self._file.write(line)
+        self._size_bytes += written
+        # On a full disk the kernel takes a part, and calls that a success.
+        self._torn = written < len(line)
+        if self._torn:
+            raise OSError(errno.ENOSPC, "only a part of the line could be written", str(self._path))
 
     def _open(self) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.fchmod(descriptor, 0o600)
         self._file = os.fdopen(descriptor, "ab", buffering=0)
         self._size_bytes = os.fstat(descriptor).st_size
+        self._torn = False
 
     def _rotate(self) -> None:
-        self._file.close()
         for age in range(KEPT_FILES - 1, 0, -1):
             older = self._path if age == 1 else self._path.with_name(f"{self._path.name}.{age - 1}")
             if older.exists():
                 older.replace(self._path.with_name(f"{self._path.name}.{age}"))
+        former = self._file
         self._open()
+        former.close()
 
 
 def _bounded(value: object) -> object:

@@ -1,6 +1,9 @@
 """The audit log: private, bounded, one line a decision, and not drowned by a flood."""
 
+import resource
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -90,3 +93,44 @@ def test_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "audit.log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
         AuditLog(tmp_path / "audit.log", FakeClock())
+
+
+@contextmanager
+def full_after(size_bytes: int) -> Iterator[None]:
+    """As on a full disk: what goes beyond is cut off, and then refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_line_that_fits_only_in_part_counts_as_not_written_and_spoils_no_other(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", FakeClock())
+    record = AuditRecord("certificate", "granted", "node/n1", "ipv4:10.0.0.1:1")
+    log.granted(record)
+    size_bytes = (tmp_path / "audit.log").stat().st_size
+    with full_after(size_bytes + 10):
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"only a part|File too large"):
+                log.granted(record)
+    log.granted(record)
+    log.close()
+    first, _, last = (tmp_path / "audit.log").read_bytes().splitlines()
+    assert first == last
+
+
+def test_it_goes_on_once_it_can_be_rotated(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", FakeClock(), max_file_bytes=200)
+    record = AuditRecord("certificate", "granted", "node/n1", "ipv4:10.0.0.1:1")
+    log.granted(record)
+    (tmp_path / "audit.log.3").mkdir()
+    (tmp_path / "audit.log.4").touch()
+    for peer in ("ipv4:10.0.0.1:1", "x"):
+        with pytest.raises(OSError, match="directory"):
+            log.granted(msgspec.structs.replace(record, peer=peer))
+    (tmp_path / "audit.log.3").rmdir()
+    log.granted(record)
+    log.close()
+    assert len(lines(tmp_path / "audit.log")) == len(lines(tmp_path / "audit.log.1")) == 1
