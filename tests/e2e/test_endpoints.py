@@ -200,11 +200,11 @@ def test_entries_lead_outside_in_plaintext_from_the_pods_own_address(mesh: Mesh)
     try:
         for documents in ([inline], [selecting, entry]):
             with mesh.applied("elsewhere", *documents):
-                mesh.wait(lambda: mesh.call(shop, OUTSIDE_VIP, 80).ok, "the entry to be served")
+                mesh.wait(lambda: mesh.call(shop, OUTSIDE_VIP, 80, timeout_s=0.5).ok, "the entry to be served")
                 answer = mesh.call(shop, OUTSIDE_VIP, 80)
                 assert (answer.pod, answer.client) == ("elsewhere", str(shop.ipv4))
                 assert "OUTSIDE" in mesh.cluster.nodeagent("n1", "explain", "default/shop", f"{OUTSIDE_VIP}:80")
-            mesh.wait(lambda: not mesh.call(shop, OUTSIDE_VIP, 80, timeout_s=1).ok, "the entry to be gone")
+            mesh.wait(lambda: not mesh.call(shop, OUTSIDE_VIP, 80, timeout_s=0.5).ok, "the entry to be gone")
         for address in (host.ipv4, host.ipv6):
             answer = mesh.call(shop, address)
             assert answer.pod == "elsewhere", "what the mesh does not know is passed through"
@@ -216,7 +216,7 @@ def test_entries_with_pods_as_endpoints_are_reached_in_tunnels(mesh: Mesh) -> No
     """A ServiceEntry may select pods; they keep their identity and their policies."""
     entry = service_entry([OUTSIDE_VIP], {"number": 80, "targetPort": HTTP}, workloadSelector={"labels": {"app": "api"}})
     with mesh.applied("elsewhere", entry):
-        mesh.wait(lambda: mesh.call(mesh.pods["shop"], OUTSIDE_VIP, 80).ok, "the entry to be served")
+        mesh.wait(lambda: mesh.call(mesh.pods["shop"], OUTSIDE_VIP, 80, timeout_s=0.5).ok, "the entry to be served")
         with mesh.wiretap("entry") as tap:
             assert (reached(mesh, OUTSIDE_VIP)) == ALL
         assert tap.read().ports == {15008}
