@@ -10,6 +10,7 @@ from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
 from meshapi.workload import Service, Workload
 from nodeagent.snapshot.store import SnapshotStore
 from nodeagent.snapshot.update import Update
+from nodeagent.snapshot.view import Missing
 from nodeagent.state.kept import Kept
 from nodeagent.xds.events import Rejected
 from nodeagent.xds.events import Update as Delivery
@@ -57,9 +58,12 @@ class Feed:
         self._on_change()
 
     def on_rejected(self, rejected: Rejected) -> None:
-        """A policy that can't be understood denies where it may hold; other resources stay what they were."""
+        """A policy that can't be understood denies where it may hold; what is at an address, but not understood, is not reached."""
         if rejected.type_url == AUTHORIZATION_TYPE:
             self._store.apply(Update(rejected_policies=((rejected.name, rejected.error),)))
+            self._on_change()
+        elif rejected.keys and not rejected.has_last_good:
+            self._store.apply(Update(unreadable=rejected.keys))
             self._on_change()
 
     def on_ready(self) -> None:
@@ -78,7 +82,7 @@ class Feed:
         return Kept(
             resources={url: tuple(held.values()) for url, held in self._resources.items() if held},
             wanted=tuple(sorted(wanted)),
-            absent=tuple(key for key in snapshot.absent if key in wanted)[:MAX_KEPT_ABSENT],
+            absent=tuple(key for key, why in snapshot.absent.items() if why is Missing.ABSENT and key in wanted)[:MAX_KEPT_ABSENT],
             rejected={url: dict(names) for url, names in rejected.items() if names},
             policies_arrived=snapshot.policies_arrived,
         )

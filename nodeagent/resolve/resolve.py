@@ -61,6 +61,8 @@ def resolve(view: View, question: RouteQuestion) -> Route | Unknown:
     found = view.address(source.network, destination)
     if found is Missing.UNKNOWN:
         return Unknown((f"{source.network}/{destination}",), f"whose address {destination} is")
+    if found is Missing.UNREADABLE:
+        return refuse(f"what has the address {destination} could not be understood", source=source)
     if isinstance(found, Missing):
         return Pass(flow_attributes(Reporter.SOURCE, source=source, source_principal=str(source.identity)))
     if isinstance(found, Workload):
@@ -113,6 +115,8 @@ def _to_original(view: View, source: Workload, service: Service, address: IPAddr
     target = view.workload_at(source.network, address)
     if isinstance(target, Workload):
         return _to_workload(source, target, address, port)
+    if target is Missing.UNREADABLE:
+        return refuse(f"what has the address {address} could not be understood", source=source, service=service)
     return Pass(flow_attributes(Reporter.SOURCE, source=source, service=service, source_principal=str(source.identity)))
 
 

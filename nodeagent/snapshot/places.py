@@ -48,9 +48,9 @@ class PlacesEdit:
         self._drop_workload(WorkloadUID(name))
         self._drop_service(ServiceKey(name))
 
-    def set_absent(self, key: str) -> None:
-        """The controller says that this key names nothing."""
-        self.absent.put(key, Missing.ABSENT)
+    def set_missing(self, key: str, why: Missing) -> None:
+        """The controller says that this key names nothing, or something that can't be understood."""
+        self.absent.put(key, why)
         self.touched.add(key)
 
     def forget(self, key: str) -> None:

@@ -30,7 +30,7 @@ class Snapshot:
     """(IP version, prefix bits) of the blocks that services have had."""
     service_members: PersistentMap[ServiceKey, frozenset[WorkloadUID]] = field(default_factory=PersistentMap)
     absent: PersistentMap[str, Missing] = field(default_factory=PersistentMap)
-    """Keys (uid, `namespace/hostname`, `network/ip`) of which the controller said that they name nothing."""
+    """Keys (uid, `namespace/hostname`, `network/ip`) of which the controller said that they name nothing, or nothing that is understood."""
     policies_by_key: PersistentMap[str, CompiledPolicy] = field(default_factory=PersistentMap)
     policies_by_namespace: PersistentMap[str, tuple[CompiledPolicy, ...]] = field(default_factory=PersistentMap)
     rejected: PersistentMap[str, str] = field(default_factory=PersistentMap)

@@ -7,6 +7,7 @@ from meshapi.workload import Service, Workload, WorkloadUID
 from nodeagent.snapshot.places import PlacesEdit
 from nodeagent.snapshot.rules import ALL_POLICIES, RulesEdit
 from nodeagent.snapshot.snapshot import Snapshot
+from nodeagent.snapshot.view import Missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Update:
     """Keys that nobody asks for any more."""
     absent: tuple[str, ...] = ()
     """Keys that are asked for and name nothing."""
+    unreadable: tuple[str, ...] = ()
+    """Keys of what could not be understood and has no last good form."""
     policies: tuple[Policy, ...] = ()
     removed_policies: tuple[str, ...] = ()
     rejected_policies: tuple[tuple[str, str], ...] = ()
@@ -75,7 +78,9 @@ def _edit_places(places: PlacesEdit, update: Update) -> None:
     for workload in update.workloads:
         places.put_workload(workload)
     for key in update.absent:
-        places.set_absent(key)
+        places.set_missing(key, Missing.ABSENT)
+    for key in update.unreadable:
+        places.set_missing(key, Missing.UNREADABLE)
 
 
 def _edit_rules(rules: RulesEdit, update: Update) -> None:

@@ -10,10 +10,12 @@ from nodeagent.policy.compiled import CompiledPolicy
 
 
 class Missing(Enum):
-    """Two kinds of not being there, which are never confused."""
+    """Three kinds of not being there, which are never confused."""
 
     ABSENT = "absent"
     """The controller said that it does not exist: an answer."""
+    UNREADABLE = "unreadable"
+    """The controller said what it is, in a way that this version does not understand: an answer, but not that there is nothing."""
     UNKNOWN = "unknown"
     """Never asked, or not answered yet: a reason to ask."""
 

@@ -50,7 +50,10 @@ class Core:
         holdings = self._holdings[type_url]
         upserts, _, errors = _accept_all(holdings, resources, now)
         holdings.rejected.update(rejected)
-        refused = [Rejected(type_url, name, error, has_last_good=holdings.holds(name)) for name, error in (errors | dict(rejected)).items()]
+        refused = [
+            Rejected(type_url, name, error, has_last_good=holdings.holds(name), keys=(name,) if name in holdings.wanted else ())
+            for name, error in (errors | dict(rejected)).items()
+        ]
         return (Update(type_url, upserts=tuple(upserts)), *refused)
 
     def step(self, event: Event, now: float) -> tuple[Effect, ...]:
@@ -115,8 +118,10 @@ class Core:
         effects: list[Effect] = []
         if upserts or removed or absent:
             effects.append(Update(response.type_url, tuple(upserts), tuple(removed), tuple(absent)))
+        aliases = {resource.name: resource.aliases for resource in response.resources}
         for name, error in errors.items():
-            effects.append(Rejected(response.type_url, name, error, has_last_good=holdings.holds(name)))
+            keys = tuple(key for key in (name, *aliases[name]) if key in holdings.wanted)
+            effects.append(Rejected(response.type_url, name, error, has_last_good=holdings.holds(name), keys=keys))
         effects.append(Send(Request(response.type_url, nonce=response.nonce, error=_nack(errors))))
         holdings.answered = True
         if not self.ready and all(self._holdings[url].answered for url in self._required):

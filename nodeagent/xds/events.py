@@ -73,6 +73,8 @@ class Rejected:
     name: str
     error: str
     has_last_good: bool
+    keys: tuple[str, ...] = ()
+    """The keys that are asked for and stand for it, as far as they are known."""
 
 
 @dataclass(frozen=True, slots=True)

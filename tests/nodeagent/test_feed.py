@@ -94,6 +94,20 @@ def test_what_is_removed_is_known_no_more() -> None:
     assert kept.resources == {}
 
 
+def test_what_can_not_be_understood_is_not_absent_whatever_was_there_before() -> None:
+    scene = everything()
+    gone = ip_address("192.0.2.1")
+    scene.feed.on_rejected(Rejected(ADDRESS_TYPE, "new", "unknown tunnel protocol", has_last_good=False, keys=("new", "/192.0.2.1")))
+    assert scene.store.current.workload(WorkloadUID("new")) is Missing.UNREADABLE
+    assert scene.store.current.address("", gone) is Missing.UNREADABLE
+    kept = scene.feed.collect(frozenset({"new", "/192.0.2.1"}), {})
+    assert kept.absent == ()
+    scene.feed.on_rejected(Rejected(ADDRESS_TYPE, "api", "?", has_last_good=True, keys=("api", "/10.0.0.9")))
+    assert scene.store.current.workload(API.uid) == API, "the last good form stays"
+    scene.deliver(ADDRESS_TYPE, absent=("/192.0.2.1",))
+    assert scene.store.current.address("", gone) is Missing.ABSENT
+
+
 def test_what_is_kept_comes_back() -> None:
     kept = everything().feed.collect(frozenset({"api", "shop/api.shop", "/192.0.2.1"}), REJECTED)
     assert kept.wanted == ("/192.0.2.1", "api", "shop/api.shop")

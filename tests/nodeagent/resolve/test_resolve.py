@@ -211,6 +211,12 @@ def test_addresses_that_lead_back_are_never_forwarded(destination: str) -> None:
     assert refused(Update(absent=(key,)), destination).flag == "NR"
 
 
+def test_what_is_there_but_was_not_understood_is_never_passed_through() -> None:
+    refused_here = route(Update(absent=("/192.0.2.1",), unreadable=("/192.0.2.1",)), "192.0.2.1")
+    assert isinstance(refused_here, Refuse)
+    assert "could not be understood" in refused_here.reason
+
+
 def test_what_is_not_known_is_asked_for_and_what_is_not_the_meshs_passes() -> None:
     assert route(Update(), "192.0.2.1") == Unknown(("/192.0.2.1",), "whose address 192.0.2.1 is")
     passed = route(Update(absent=("/192.0.2.1",)), "192.0.2.1")

@@ -131,6 +131,13 @@ def test_a_bad_resource_is_refused_alone_and_named() -> None:
     assert core.rejected[AUTHORIZATION_TYPE].keys() == {"ns/bad"}
 
 
+def test_a_refusal_names_the_keys_that_the_resource_was_sent_for() -> None:
+    core = opened()
+    core.step(Subscribe(frozenset({"/10.0.0.9"})), 0)
+    effects = receive(core, ADDRESS_TYPE, Resource("api", "1", b"\xff", ("/10.0.0.9",)))
+    assert [effect.keys for effect in effects if isinstance(effect, Rejected)] == [("/10.0.0.9",)], "the name was not asked for"
+
+
 def test_the_last_good_form_stays_and_a_new_stream_asks_for_it_again() -> None:
     core = opened()
     receive(core, AUTHORIZATION_TYPE, policy_resource(policy("a")))
