@@ -100,6 +100,7 @@ class Steering:
         """Ends it, and leaves nothing; fine if there is nothing."""
         with ExitStack() as opened:
             if link := self._live(namespace, opened):
+                # Also if something else still holds it.
                 libbpf.detach(link)
         _clear(self._directory(namespace))
 
@@ -145,11 +146,11 @@ class Steering:
         return self._root / str(namespace.key.inode)
 
     def _live(self, namespace: Namespace, opened: ExitStack) -> Descriptor | None:
-        """The link, if it is this namespace's: the number of one that is gone may be given to another."""
-        path = self._directory(namespace) / LINK
-        if not path.exists():
+        """The link, if all that belongs to it is there and it is this namespace's: another may have got the number of one that is gone."""
+        directory = self._directory(namespace)
+        if not all((directory / name).exists() for name in (*_MAPS, LINK)):
             return None
-        link = opened.enter_context(libbpf.pinned(path))
+        link = opened.enter_context(libbpf.pinned(directory / LINK))
         return link if libbpf.link_info(link).namespace_inode == namespace.key.inode else None
 
     def _is_current(self, link: Descriptor) -> bool:

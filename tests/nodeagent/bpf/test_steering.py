@@ -152,6 +152,19 @@ def test_an_attachment_that_fails_leaves_nothing(root: Path, network: Pair) -> N
     assert Steering(root).inspect(network.pod.namespace) is None
 
 
+@pytest.mark.parametrize("name", [SLOTS, REASONS, LINK])
+def test_a_pin_that_is_gone_is_made_anew(root: Path, network: Pair, listeners: Listeners, name: str) -> None:
+    pod, client = network.pod, network.client
+    it = Steering(root)
+    it.attach(pod.namespace, listeners)
+    (root / str(pod.namespace.key.inode) / name).unlink()
+    assert it.inspect(pod.namespace) is None
+    it.attach(pod.namespace, listeners)
+    assert steered(it, pod.namespace).listeners == frozenset(Slot)
+    with client.dial("10.77.0.1", PORT), listeners[Slot.INBOUND].accept()[0] as accepted:
+        assert accepted.getsockname() == ("10.77.0.1", PORT)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
