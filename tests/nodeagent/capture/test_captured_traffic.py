@@ -216,6 +216,17 @@ def test_the_mark_towards_the_application_never_leaves(capture: Capture, network
         assert application.peers.empty()
 
 
+def test_a_socket_that_is_bound_to_a_device_gets_nowhere(captured: tuple[Pair, Proxy], family: int) -> None:
+    """It can't come back by the loopback device; it does not leave either."""
+    (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
+    with Application(client, PORT) as application, pod.open_socket(family) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0\0")
+        made.settimeout(0.6)
+        assert refused(lambda: made.connect((client.addresses[family], PORT)))
+        assert application.peers.empty()
+    assert proxy.seen.empty()
+
+
 def test_connections_from_before_are_reset(capture: Capture, network: Pair, family: int) -> None:
     """Both directions, as soon as either side speaks; nothing said after capture gets through."""
     pod, client = network.pod, network.client
