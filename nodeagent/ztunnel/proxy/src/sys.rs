@@ -47,6 +47,7 @@ pub fn prepare_outgoing(socket: &Socket) -> io::Result<()> {
 pub fn prepare_to_application(socket: &Socket, client: SocketAddr, v6: bool, own: bool) -> io::Result<()> {
     socket.set_mark(MARK_TO_APPLICATION)?;
     prepare(socket)?;
+    stays_on_node(&SockRef::from(socket));
     if client.is_ipv6() != v6 {
         return Ok(());
     }
@@ -66,6 +67,13 @@ pub fn prepare_to_application(socket: &Socket, client: SocketAddr, v6: bool, own
 fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     keep_alive(&SockRef::from(socket))
+}
+
+/// For a connection whose both ends are on this node: there is no network to probe, so the simplest congestion control will do.
+/// One that paces (BBR) would send by timers what can be delivered at once. Accepted sockets have it from their listener.
+pub fn stays_on_node(socket: &SockRef<'_>) {
+    // Built into every kernel; where it is refused all the same, the default works too.
+    let _ = socket.set_tcp_congestion(b"reno");
 }
 
 /// What an accepted socket needs.

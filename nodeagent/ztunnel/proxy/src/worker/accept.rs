@@ -21,9 +21,12 @@ pub fn reserve() -> Option<std::fs::File> {
 }
 
 /// This worker's copy of a listener.
-pub fn listener(socket: &Arc<OwnedFd>) -> io::Result<TcpListener> {
+pub fn listener(kind: ListenerKind, socket: &Arc<OwnedFd>) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::from(socket.try_clone()?);
     listener.set_nonblocking(true)?;
+    if kind == ListenerKind::Outbound {
+        sys::stays_on_node(&socket2::SockRef::from(&listener));
+    }
     TcpListener::from_std(listener)
 }
 

@@ -131,7 +131,7 @@ impl Worker {
             }
             ToWorker::TrustChanged => self.tunnels.verify_again(),
             ToWorker::Answer { token, answer } => self.answered(token, answer),
-            ToWorker::Trim => self.trim_answers(true),
+            ToWorker::Trim(workload) => self.let_go_of_unused(workload.as_deref()),
             ToWorker::Flush { request } => {
                 self.connections.flush();
                 self.tell_control(ToControl::Flushed { request });
@@ -164,7 +164,7 @@ impl Worker {
 
     fn listen(self: &Rc<Self>, workload: &Rc<Workload>) {
         for (kind, socket) in &workload.spec().listeners {
-            match accept::listener(socket) {
+            match accept::listener(*kind, socket) {
                 Ok(listener) => workload.accepts_in(self.spawn(accept::run(self.clone(), workload.clone(), *kind, listener))),
                 Err(error) => log!("{}: cannot accept {kind:?} connections: {error}", workload.uid),
             }
