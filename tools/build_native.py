@@ -1,7 +1,6 @@
 """Build hook of the wheel: builds the node proxy and the eBPF objects and packs them, so that the wheel is complete for its platform."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,7 @@ class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
         crate = root / "nodeagent/ztunnel/proxy"
         subprocess.run(["cargo", "build", "--release", "--locked"], cwd=crate, check=True)
         target = Path(os.environ.get("CARGO_TARGET_DIR", crate / "target"))
-        binary = root / BINARY
-        binary.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(target / "release/nodemesh-proxy", binary)
-        build_data["force_include"][str(binary)] = BINARY
+        build_data["force_include"][str(target / "release/nodemesh-proxy")] = BINARY
         for source in sorted((root / "nodeagent/bpf/src").glob("*.bpf.c")):
             built = f"{OBJECTS}/{source.stem}.o"
             subprocess.run([root / "tools/bpf.sh", source, root / built], check=True)

@@ -29,6 +29,15 @@ def test_what_is_there_is_taken(tmp_path: Path) -> None:
         assert Path("/proc/self/mountinfo").read_text().count(str(mount_point)) == before == 1
 
 
+def test_one_is_mounted_where_mounts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodeagent.bpf.bpffs._of_the_host", lambda: True)
+    ensure(tmp_path)
+    try:
+        assert is_mounted(Path("/proc/self/mountinfo").read_text(), tmp_path)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True, timeout=10)
+
+
 def test_where_mounts_end_with_the_agent_none_is_made(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from nodeagent.bpf.bpffs import ensure\n"
