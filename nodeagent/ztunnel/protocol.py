@@ -201,13 +201,16 @@ class Settings(Struct, frozen=True):
     eject_after_failures: int = 3
     eject_s: float = 10.0
     max_connections: int = 60000
+    """One workload has at most as many as are left for all others: half of these, if they need few."""
     max_tunnels: int = 20000
     max_tunnels_per_source: int = 4096
     """Inbound ones from one address; outbound ones of one workload."""
     max_streams_per_tunnel: int = 100
     max_pool_tunnels_per_pair: int = 4
     max_held_answers: int = 65536
+    """One workload has a fourth of these at most."""
     max_buffered_bytes: int = 1 << 30
+    """Those that wait for one workload's applications are at most as many as are left."""
 
 
 class Welcome(Struct, frozen=True, tag="welcome"):

@@ -24,6 +24,13 @@ pub enum Question {
 }
 
 impl Question {
+    pub fn workload(&self) -> &Arc<str> {
+        match self {
+            Question::Route { workload, .. } => workload,
+            Question::Verdict { flow, .. } => &flow.workload,
+        }
+    }
+
     pub fn is_route(&self) -> bool {
         matches!(self, Question::Route { .. })
     }

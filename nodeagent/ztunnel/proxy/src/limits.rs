@@ -61,6 +61,13 @@ pub struct Usage {
     tunnels_of_source: Mutex<HashMap<Source, u64>>,
 }
 
+/// What one workload has in use of it. It may have as much as is left for all others together: half, if they need nothing.
+#[derive(Default)]
+pub struct WorkloadUsage {
+    connections: Gauge,
+    kept_bytes: Gauge,
+}
+
 /// Who opens tunnels: none of them may take the places of all others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -77,6 +84,21 @@ impl Usage {
 
     pub fn shed_totals(&self) -> BTreeMap<&'static str, u64> {
         Shed::NAMES.iter().zip(&self.shed).map(|(name, count)| (*name, count.load(Relaxed))).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Counts bytes that wait for an application of the workload; false if they are too many.
+    pub fn keep(&self, of: &WorkloadUsage, bytes: u64, limit: u64) -> bool {
+        let admitted = take_share(&self.buffered_bytes, &of.kept_bytes, bytes, limit);
+        if !admitted {
+            self.shed(Shed::BufferedBytes);
+        }
+        admitted
+    }
+
+    /// They wait no longer.
+    pub fn let_go(&self, of: &WorkloadUsage, bytes: u64) {
+        self.buffered_bytes.remove(bytes);
+        of.kept_bytes.remove(bytes);
     }
 
     fn tunnels(&self, source: &Source) -> &Gauge {
@@ -107,13 +129,27 @@ impl Usage {
     }
 }
 
+/// Adds to what all and one have, unless there is no more, or that one would have more than is left.
+fn take_share(all: &Gauge, one: &Gauge, amount: u64, limit: u64) -> bool {
+    // Two threads may both see the same rest: then a share is passed by what one of them adds, and the limit still holds.
+    let left = limit.saturating_sub(all.get());
+    let admitted = one.get().saturating_add(amount) <= left && all.try_add(amount, limit);
+    if admitted {
+        one.add(amount);
+    }
+    admitted
+}
+
 /// A place under the limit of connections, given back when dropped.
-pub struct ConnectionPermit(Arc<Usage>);
+pub struct ConnectionPermit {
+    usage: Arc<Usage>,
+    of: Arc<WorkloadUsage>,
+}
 
 impl ConnectionPermit {
-    pub fn take(usage: &Arc<Usage>, limit: u64) -> Option<Self> {
-        if usage.connections.try_add(1, limit) {
-            return Some(Self(usage.clone()));
+    pub fn take(usage: &Arc<Usage>, of: &Arc<WorkloadUsage>, limit: u64) -> Option<Self> {
+        if take_share(&usage.connections, &of.connections, 1, limit) {
+            return Some(Self { usage: usage.clone(), of: of.clone() });
         }
         usage.shed(Shed::Connections);
         None
@@ -122,7 +158,8 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.connections.remove(1);
+        self.usage.connections.remove(1);
+        self.of.connections.remove(1);
     }
 }
 
@@ -162,11 +199,37 @@ mod tests {
     #[test]
     fn permits_come_back() {
         let usage = Arc::new(Usage::default());
-        let held = ConnectionPermit::take(&usage, 1);
-        assert!(held.is_some() && ConnectionPermit::take(&usage, 1).is_none());
+        let of = Arc::new(WorkloadUsage::default());
+        let held = ConnectionPermit::take(&usage, &of, 1);
+        assert!(held.is_some() && ConnectionPermit::take(&usage, &of, 1).is_none());
         drop(held);
-        assert!(ConnectionPermit::take(&usage, 1).is_some());
+        assert!(ConnectionPermit::take(&usage, &of, 1).is_some());
         assert_eq!(usage.shed_totals(), BTreeMap::from([("connections", 1)]));
+        assert_eq!((usage.connections.get(), of.connections.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_workload_never_takes_what_the_others_need() {
+        let usage = Arc::new(Usage::default());
+        let fill = |of: &Arc<WorkloadUsage>| std::iter::from_fn(|| ConnectionPermit::take(&usage, of, 100)).collect::<Vec<_>>();
+        let greedy = fill(&Arc::default());
+        let second = fill(&Arc::default());
+        let modest = fill(&Arc::default());
+        assert_eq!((greedy.len(), second.len(), modest.len()), (50, 25, 13));
+        drop((second, greedy));
+        assert_eq!(fill(&Arc::default()).len(), 44);
+    }
+
+    #[test]
+    fn bytes_that_wait_are_shared_likewise() {
+        let (usage, greedy, modest) = (Usage::default(), WorkloadUsage::default(), WorkloadUsage::default());
+        assert!(usage.keep(&greedy, 500, 1000));
+        assert!(!usage.keep(&greedy, 10, 1000));
+        assert!(usage.keep(&modest, 250, 1000));
+        usage.let_go(&greedy, 500);
+        assert!(usage.keep(&greedy, 300, 1000));
+        assert_eq!((usage.buffered_bytes.get(), greedy.kept_bytes.get(), modest.kept_bytes.get()), (550, 300, 250));
+        assert_eq!(usage.shed_totals(), BTreeMap::from([("buffered_bytes", 1)]));
     }
 
     #[test]

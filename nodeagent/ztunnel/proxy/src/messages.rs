@@ -4,6 +4,7 @@
 //! entries by `MAX_LOG_ENTRIES`, and all that comes from the agent by the agent.
 
 use crate::answers::{Answer, Question};
+use crate::limits::WorkloadUsage;
 use crate::protocol::{ConnectionEntry, ListenerKind, Settings};
 use crate::series::Series;
 use hbone_tls::{ClientConfig, ServerConfig};
@@ -23,6 +24,7 @@ pub struct WorkloadSpec {
     pub addresses: Vec<IpAddr>,
     pub network_namespace: Arc<OwnedFd>,
     pub listeners: Vec<(ListenerKind, Arc<OwnedFd>)>,
+    pub usage: Arc<WorkloadUsage>,
     /// For flows that fail before a decision.
     pub inbound: Arc<Series>,
     pub outbound: Arc<Series>,
@@ -51,8 +53,8 @@ pub enum ToWorker {
         token: u64,
         answer: Answer,
     },
-    /// Let go of answers that nobody stands on.
-    Trim,
+    /// Let go of answers that nobody stands on: those of this workload, or of all.
+    Trim(Option<Arc<str>>),
     /// Add what connections have moved to their series, then say so.
     Flush {
         request: u64,

@@ -6,6 +6,7 @@
 use crate::answers::{Answer, Question};
 use crate::protocol::FromProxy;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A worker and its name for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,11 +15,15 @@ pub struct Holder {
     pub token: u64,
 }
 
+/// No workload holds more than this part of the answers: one that scans the network must not take the others' place, which would
+/// cost them what they hold when the agent is away. The agent has the same bound, at twice as many.
+const SHARE: usize = 4;
+
 pub enum Effect {
     Send(FromProxy),
     Tell(Holder, Answer),
-    /// Workers should let go of what nobody uses.
-    Trim,
+    /// Workers should let go of what nobody uses: of one workload, or of all.
+    Trim(Option<Arc<str>>),
 }
 
 struct Entry {
@@ -32,6 +37,7 @@ pub struct Held {
     entries: HashMap<u64, Entry>,
     by_question: HashMap<Question, u64>,
     by_holder: HashMap<(usize, u64), u64>,
+    of_workload: HashMap<Arc<str>, usize>,
     next_id: u64,
     waiting: usize,
 }
@@ -45,8 +51,14 @@ impl Held {
             return entry.answer.iter().map(|answer| Effect::Tell(holder, answer.clone())).collect();
         }
         if self.entries.len() >= limit {
-            return vec![Effect::Tell(holder, Answer::Full), Effect::Trim];
+            return vec![Effect::Tell(holder, Answer::Full), Effect::Trim(None)];
         }
+        let workload = question.workload().clone();
+        let share = self.of_workload.entry(workload.clone()).or_default();
+        if *share >= (limit / SHARE).max(1) {
+            return vec![Effect::Tell(holder, Answer::Full), Effect::Trim(Some(workload))];
+        }
+        *share += 1;
         self.next_id += 1;
         let id = self.next_id;
         let message = question.message(id);
@@ -86,10 +98,20 @@ impl Held {
         }
         let entry = self.entries.remove(&id)?;
         self.by_question.remove(&entry.question);
+        self.leave_share(entry.question.workload());
         if entry.answer.is_none() {
             self.waiting -= 1;
         }
         Some(id)
+    }
+
+    fn leave_share(&mut self, workload: &Arc<str>) {
+        if let Some(share) = self.of_workload.get_mut(workload) {
+            *share -= 1;
+            if *share == 0 {
+                self.of_workload.remove(workload);
+            }
+        }
     }
 
     /// Every question that is held, to be asked again of an agent that restarted; the answers held stay in force until replaced.
@@ -115,7 +137,6 @@ mod tests {
     use crate::protocol::{Holds, Via};
     use crate::series::SeriesTable;
     use serde_json::value::RawValue;
-    use std::sync::Arc;
 
     const ONE: Holder = Holder { worker: 0, token: 1 };
     const TWO: Holder = Holder { worker: 1, token: 1 };
@@ -173,7 +194,7 @@ mod tests {
         assert!(matches!(held.forget(TWO.worker, &[TWO.token]).as_slice(), [Effect::Send(FromProxy::Release { ids })] if ids == &[id]));
         assert!(held.answered(id, verdict(true)).unwrap().is_empty());
         assert_eq!((held.waiting(), held.count()), (0, (0, 0)));
-        assert!(held.by_question.is_empty() && held.by_holder.is_empty());
+        assert!(held.by_question.is_empty() && held.by_holder.is_empty() && held.of_workload.is_empty());
     }
 
     #[test]
@@ -200,7 +221,23 @@ mod tests {
         let mut held = Held::default();
         held.ask(ONE, verdict_question(), 1);
         let other = Question::Route { workload: "w".into(), destination: "10.0.0.9:1".parse().unwrap() };
-        assert!(matches!(held.ask(TWO, other, 1).as_slice(), [Effect::Tell(TWO, Answer::Full), Effect::Trim]));
+        assert!(matches!(held.ask(TWO, other, 1).as_slice(), [Effect::Tell(TWO, Answer::Full), Effect::Trim(None)]));
+    }
+
+    #[test]
+    fn a_workload_that_scans_is_refused_over_its_share_and_others_are_not() {
+        let mut held = Held::default();
+        let route = |workload: &str, port| Question::Route { workload: workload.into(), destination: ([10, 0, 0, 9], port).into() };
+        let mut ask = |workload, port| held.ask(Holder { worker: 0, token: u64::from(port) }, route(workload, port), 8);
+        for port in 1..=2 {
+            assert!(matches!(ask("scanner", port).as_slice(), [Effect::Send(_)]));
+        }
+        let refused = ask("scanner", 3);
+        assert!(matches!(refused.as_slice(), [Effect::Tell(_, Answer::Full), Effect::Trim(Some(of))] if &**of == "scanner"));
+        assert!(matches!(ask("modest", 4).as_slice(), [Effect::Send(_)]));
+        held.forget(0, &[1]);
+        let again = held.ask(Holder { worker: 0, token: 5 }, route("scanner", 3), 8);
+        assert!(matches!(again.as_slice(), [Effect::Send(_)]));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 const REDIAL: Duration = Duration::from_millis(100);
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
+const TRIM_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Who this process is, as `hello` says it.
 pub struct Process {
@@ -46,6 +47,7 @@ pub struct Control {
     session: Session,
     redial_at: Instant,
     away_because: Option<String>,
+    trimmed_at: Option<Instant>,
     /// When to exit even if connections are open.
     exit_at: Option<Instant>,
 }
@@ -83,6 +85,7 @@ impl Control {
             session: Session::default(),
             redial_at: Instant::now(),
             away_because: None,
+            trimmed_at: None,
             exit_at: None,
         }
     }
@@ -171,8 +174,16 @@ impl Control {
                     }
                     let _ = self.workers[holder.worker].send(ToWorker::Answer { token: holder.token, answer });
                 }
-                Effect::Trim => self.tell_all(|| ToWorker::Trim),
+                Effect::Trim(workload) => self.trim_workers(&workload),
             }
+        }
+    }
+
+    /// Not for each question of a flood: it makes every worker look through all that it holds.
+    fn trim_workers(&mut self, workload: &Option<Arc<str>>) {
+        if self.trimmed_at.is_none_or(|at| at.elapsed() >= TRIM_INTERVAL) {
+            self.trimmed_at = Some(Instant::now());
+            self.tell_all(|| ToWorker::Trim(workload.clone()));
         }
     }
 

@@ -135,7 +135,9 @@ impl Control {
                 (network_namespace, message.listeners.into_iter().zip(descriptors).collect())
             }
         };
+        let same = self.workloads.get(&uid).filter(|held| held.generation == message.generation);
         let spec = Arc::new(WorkloadSpec {
+            usage: same.map(|held| held.usage.clone()).unwrap_or_default(),
             uid: uid.clone(),
             generation: message.generation,
             identity: message.identity.into(),

@@ -2,7 +2,6 @@
 
 use super::Tunnel;
 use crate::failure::{Failure, Flag};
-use crate::limits::Shed;
 use crate::signal::Signal;
 use crate::sys;
 use crate::worker::Conn;
@@ -103,8 +102,7 @@ impl Stream {
     /// Keeps `bytes` of the pieces, those behind the first `skip`.
     fn keep(&self, pieces: &[IoSlice<'_>], mut skip: usize, bytes: usize) {
         let worker = &self.tunnel.worker;
-        if !worker.usage.buffered_bytes.try_add(bytes as u64, worker.settings().max_buffered_bytes) {
-            worker.usage.shed(Shed::BufferedBytes);
+        if !worker.usage.keep(&self.tunnel.workload.spec().usage, bytes as u64, worker.settings().max_buffered_bytes) {
             self.end_both(Gone::Broken(Failure::new(Flag::UO, "too many bytes wait for applications")));
             return;
         }
@@ -145,10 +143,14 @@ impl Stream {
         }
         drop(pending);
         if written > 0 {
-            self.tunnel.worker.usage.buffered_bytes.remove(written as u64);
+            self.let_go(written);
             self.tunnel.core.borrow_mut().codec.release(self.id, written);
             self.tunnel.flush();
         }
+    }
+
+    fn let_go(&self, bytes: usize) {
+        self.tunnel.worker.usage.let_go(&self.tunnel.workload.spec().usage, bytes as u64);
     }
 
     fn pending_bytes(&self) -> usize {
@@ -244,7 +246,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.tunnel.worker.usage.buffered_bytes.remove(self.pending_bytes() as u64);
+        self.let_go(self.pending_bytes());
     }
 }
 

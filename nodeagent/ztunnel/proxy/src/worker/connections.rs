@@ -227,7 +227,7 @@ impl Deref for ConnGuard {
 impl Worker {
     /// None: the limit of connections is reached.
     pub fn open_connection(self: &Rc<Self>, opening: Opening) -> Option<ConnGuard> {
-        let permit = ConnectionPermit::take(&self.usage, self.settings().max_connections)?;
+        let permit = ConnectionPermit::take(&self.usage, &opening.workload.spec().usage, self.settings().max_connections)?;
         let sequence = self.connections.opened.get() + 1;
         self.connections.opened.set(sequence);
         let series = match opening.direction {

@@ -153,10 +153,19 @@ impl Worker {
         }
     }
 
-    pub fn trim_answers(&self, all: bool) {
-        let (unused, now) = (if all { Duration::ZERO } else { UNUSED }, Instant::now());
-        let mut tokens = self.decisions.routes.borrow_mut().trim(unused, now);
-        tokens.extend(self.decisions.verdicts.borrow_mut().trim(unused, now));
+    pub fn trim_answers(&self) {
+        self.trim_unused(UNUSED, None);
+    }
+
+    /// There is no room for more: all that is not in use at this moment goes, of one workload or of all.
+    pub fn let_go_of_unused(&self, workload: Option<&str>) {
+        self.trim_unused(Duration::ZERO, workload);
+    }
+
+    fn trim_unused(&self, unused: Duration, workload: Option<&str>) {
+        let now = Instant::now();
+        let mut tokens = self.decisions.routes.borrow_mut().trim(unused, now, workload);
+        tokens.extend(self.decisions.verdicts.borrow_mut().trim(unused, now, workload));
         self.release(tokens);
         self.pool.recheck();
     }

@@ -68,9 +68,10 @@ impl<W> Routes<W> {
         Some(token)
     }
 
-    /// Forgets what nobody has used for `unused`; the tokens to release.
-    pub fn trim(&mut self, unused: Duration, now: Instant) -> Vec<u64> {
-        self.forget(|entry| entry.route.is_some() && now.saturating_duration_since(entry.used) >= unused)
+    /// Forgets what nobody has used for `unused`, of one workload or of all; the tokens to release.
+    pub fn trim(&mut self, unused: Duration, now: Instant, workload: Option<&str>) -> Vec<u64> {
+        let wanted = |entry: &Entry<W>| workload.is_none_or(|of| of == &*entry.key.0);
+        self.forget(|entry| wanted(entry) && entry.route.is_some() && now.saturating_duration_since(entry.used) >= unused)
     }
 
     /// Forgets all of a workload that nobody waits for; the tokens to release.
@@ -122,7 +123,7 @@ mod tests {
         assert!(routes.find(&key, now).is_none());
         assert_eq!(routes.answered(1, refuse()), Some(vec![7, 8]));
         assert!(routes.find(&key, now).is_some());
-        assert_eq!(routes.trim(Duration::ZERO, now), [1]);
+        assert_eq!(routes.trim(Duration::ZERO, now, None), [1]);
         assert!(routes.find(&key, now).is_none() && routes.answered(1, refuse()).is_none());
     }
 

@@ -42,7 +42,7 @@ impl Worker {
     }
 
     fn trim(&self) {
-        self.trim_answers(false);
+        self.trim_answers();
         self.health.trim(Instant::now());
         self.pool.trim();
         self.workloads.borrow().values().for_each(|workload| workload.trim_stock());

@@ -113,9 +113,12 @@ impl<W> Verdicts<W> {
         }
     }
 
-    /// Forgets what nobody stands on or has asked for since `unused`; the tokens to release.
-    pub fn trim(&mut self, unused: Duration, now: Instant) -> Vec<u64> {
-        self.forget(|entry| entry.verdict.is_some() && entry.standing.is_empty() && now.saturating_duration_since(entry.used) >= unused)
+    /// Forgets what nobody stands on or has asked for since `unused`, of one workload or of all; the tokens to release.
+    pub fn trim(&mut self, unused: Duration, now: Instant, workload: Option<&str>) -> Vec<u64> {
+        let wanted = |entry: &Entry<W>| workload.is_none_or(|of| of == &*entry.flow.workload);
+        self.forget(|entry| {
+            wanted(entry) && entry.verdict.is_some() && entry.standing.is_empty() && now.saturating_duration_since(entry.used) >= unused
+        })
     }
 
     /// Forgets all of a workload that nobody stands on or waits for; the tokens to release.
@@ -236,10 +239,10 @@ mod tests {
         let later = now + Duration::from_secs(3600);
         assert!(table.find(&flow(), ip(1), now).is_some());
         table.stand(1, 100, ip(1));
-        assert!(table.trim(Duration::from_secs(60), later).is_empty(), "a connection stands on it");
+        assert!(table.trim(Duration::from_secs(60), later, None).is_empty(), "a connection stands on it");
         table.leave(1, 100, later);
-        assert!(table.trim(Duration::from_secs(60), later).is_empty(), "used just now");
-        assert_eq!(table.trim(Duration::ZERO, later), [1]);
+        assert!(table.trim(Duration::from_secs(60), later, None).is_empty(), "used just now");
+        assert_eq!(table.trim(Duration::ZERO, later, None), [1]);
         assert!(table.find(&flow(), ip(1), later).is_none());
         assert!(table.answered(1, verdict(true, Holds::AnySource), later).is_none(), "a late answer finds nobody");
         assert!(table.by_source.is_empty() && table.any_source.is_empty());
