@@ -65,6 +65,15 @@ def test_outbound_passes_the_listener_with_its_destination(capture: Capture, cap
     assert packets(capture, pod, "leak") == packets(capture, pod, "leftover") == packets(capture, pod, "reset") == 0
 
 
+def test_ipv4_through_an_ipv6_socket_is_ipv4(captured: tuple[Pair, Proxy]) -> None:
+    (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
+    address = client.addresses[socket.AF_INET]
+    with Application(client, PORT), pod.open_socket(socket.AF_INET6) as made:
+        made.connect((f"::ffff:{address}", PORT))
+        assert talk(made, b"hello") == f"{pod.addresses[socket.AF_INET]} hello".encode()
+    assert proxy.seen.get(timeout=3) == (ListenerKind.OUTBOUND, address, PORT)
+
+
 def test_a_pod_that_calls_its_own_address_is_captured(captured: tuple[Pair, Proxy], family: int) -> None:
     pod, proxy = captured[0].pod, captured[1]
     with Application(pod, PORT):
