@@ -1,5 +1,6 @@
 """Capture by nftables rules, policy routing and three sysctls in the workload's network namespace."""
 
+import re
 import socket
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -17,6 +18,7 @@ from nodeagent.linux.sockets import has_loopback6
 # SYN, and so find their way back to the proxy instead of leaving for the client whose address the proxy borrowed.
 _SYSCTLS: Final = {"net.ipv4.tcp_fwmark_accept": "1", "net.ipv4.fwmark_reflect": "1", "net.ipv6.fwmark_reflect": "1"}
 _ABSENT: Final = "-"
+_REMEMBERED: Final = re.compile(" ".join(["(-|[0-9]{1,10})"] * len(_SYSCTLS)))
 _DELIVERY: Final = netlink.LocalDelivery(mark=CONNECTION_MARK, mask=MARK_MASK, table=ROUTE_TABLE, priority=20000, protocol=0x6D)
 
 
@@ -77,12 +79,13 @@ def _drain(rules: Rules) -> None:
 
 
 def _remove() -> None:
-    before = _before(nftables.table(FAMILY, TABLE))
-    if before is None:
+    found = nftables.table(FAMILY, TABLE)
+    if found is None:
         return
     for family in _families_of_kernel():
         netlink.remove(_DELIVERY, family)
-    for name, value in zip(_SYSCTLS, before.split(), strict=True):
+    before = _before(found)
+    for name, value in zip(_SYSCTLS, before.split(), strict=True) if before else ():
         if value not in {_ABSENT, sysctl.read(name)}:
             sysctl.write(name, value)
     # Last: it holds what to put back.
@@ -120,10 +123,13 @@ def _make(script: str) -> bytes:
 
 
 def _before(found: nftables.Table | None) -> str | None:
-    """The sysctls as they were before us, as our table remembers them."""
+    """The sysctls as they were before us, as our table remembers them.
+
+    Who is root in the namespace can write there what he likes, and it becomes part of a script that the agent runs: numbers only.
+    """
     for comment in found.comments if found else ():
         word, _, rest = comment.partition(" ")
-        if word == "before" and len(rest.split()) == len(_SYSCTLS):
+        if word == "before" and _REMEMBERED.fullmatch(rest):
             return rest
     return None
 
