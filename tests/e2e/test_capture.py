@@ -194,8 +194,7 @@ def test_an_address_used_again_carries_the_new_identity_only(mesh: Mesh) -> None
         assert mesh.call(far, new.ipv4).pod == "new"
         # Ends of the old pod's connections may still stand there, dead, until their pings fail.
         assert peers(mesh, "n2", new, since_s=gone_s) == {spiffe("new")}
-        denials = [one for one in mesh.admin("n2", "/status")["denials"] if one["at_s"] >= gone_s]
-        assert {one["source"] for one in denials} == {spiffe("new")}
+        mesh.wait(lambda: denied(mesh, "n2", since_s=gone_s) == {spiffe("new")}, "the denials to be of the new identity alone")
     finally:
         mesh.release()
         mesh.remove_pod(new)
@@ -215,6 +214,11 @@ def test_another_account_in_the_same_namespace_is_another_pod(mesh: Mesh) -> Non
     finally:
         mesh.release()
         mesh.remove_pod(pod)
+
+
+def denied(mesh: Mesh, node: str, *, since_s: float) -> set[str]:
+    """Whom a node has refused since then."""
+    return {one["source"] for one in mesh.admin(node, "/status")["denials"] if one["at_s"] >= since_s}
 
 
 def peers(mesh: Mesh, node: str, pod: Pod, since_s: float = 0.0) -> set[str]:
