@@ -194,6 +194,7 @@ class NodeReports:
             policies=len(snapshot.policies_by_key),
             subscriptions=len(agent.subscriptions),
             rejected={**dict(snapshot.rejected.items()), **rejected},
+            missing_policies=mesh.missing_policies(snapshot, agent.residents.uids),
         )
 
     def _proxy_report(self) -> ProxyReport:

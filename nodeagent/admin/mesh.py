@@ -32,6 +32,13 @@ def services(snapshot: Snapshot) -> list[ServiceReport]:
     return [_service(snapshot, service) for service in sorted(snapshot.services.values(), key=lambda service: service.key)]
 
 
+def missing_policies(snapshot: Snapshot, local: Collection[str]) -> tuple[str, ...]:
+    """The policies that workloads of this node name and that have not come in any form, sorted."""
+    here = [workload for uid in local if isinstance(workload := snapshot.workload(WorkloadUID(uid)), Workload)]
+    named = {key for workload in here for key in workload.authorization_policies}
+    return tuple(sorted(key for key in named if snapshot.policy(key) is None and key not in snapshot.rejected))
+
+
 def policies(snapshot: Snapshot, local: Collection[str]) -> list[PolicyReport]:
     """Every policy by key, with the workloads of this node that it holds for; those that could not be understood too."""
     holders: dict[str, list[str]] = {}

@@ -128,10 +128,14 @@ def problems(report: StatusReport, *, runtime: str, kept: str | None, not_ready:
     if kept is not None:
         found.append(Problem(f"the configuration can't be kept on disk: {kept}", "a restart without the controller would miss the latest"))
     found += [Problem(f"{name} could not be understood: {error}", _rejected_hint) for name, error in report.configuration.rejected.items()]
+    found += [
+        Problem(f"policy {key}, which a workload here names, has not come", _missing_hint) for key in report.configuration.missing_policies
+    ]
     found += _workload_problems(report.workloads)
     return tuple(found)
 
 
+_missing_hint = "who connects to that workload is denied until it comes"
 _rejected_hint = "its last good form stays in force; a policy that has none denies where it may hold"
 
 

@@ -30,6 +30,8 @@ class ConfigurationReport(Struct, frozen=True):
     subscriptions: int = 0
     rejected: dict[str, str] = {}
     """By resource, why it could not be understood."""
+    missing_policies: tuple[str, ...] = ()
+    """Those that a workload of this node names, and that have not come: it is denied until they have."""
 
 
 class ProxyReport(Struct, frozen=True):

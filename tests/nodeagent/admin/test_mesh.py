@@ -58,6 +58,15 @@ SNAPSHOT = apply(
 ).snapshot
 
 
+def test_a_policy_that_is_named_here_and_has_not_come_is_missing() -> None:
+    without = apply(SNAPSHOT, Update(removed_policies=("shop/selected",))).snapshot
+    assert mesh.missing_policies(SNAPSHOT, {"api", "sick", "nobody"}) == ()
+    assert mesh.missing_policies(without, {"api", "sick"}) == ("shop/selected",)
+    assert mesh.missing_policies(without, {"sick"}) == ()
+    refused = apply(without, Update(rejected_policies=(("shop/selected", "unknown action"),))).snapshot
+    assert mesh.missing_policies(refused, {"api"}) == (), "it came, and is told of as what it is"
+
+
 def test_workloads() -> None:
     reports = mesh.workloads(SNAPSHOT)
     assert [report.name for report in reports] == ["api", "sick"]

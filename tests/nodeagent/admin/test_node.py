@@ -132,7 +132,9 @@ def test_nothing_is_wrong_with_a_good_node() -> None:
 
 def test_each_thing_that_is_wrong_is_named() -> None:
     bad = msgspec.structs.replace(
-        samples.BAD, proxy=ProxyReport(problem="exit code 1"), configuration=ConfigurationReport(rejected={"default/bad": "unknown action"})
+        samples.BAD,
+        proxy=ProxyReport(problem="exit code 1"),
+        configuration=ConfigurationReport(rejected={"default/bad": "unknown action"}, missing_policies=("default/late",)),
     )
     assert words(bad, runtime="line 3", kept="disk full", not_ready="the proxy is not connected") == [
         "not ready: the proxy is not connected",
@@ -141,6 +143,7 @@ def test_each_thing_that_is_wrong_is_named() -> None:
         "the list of workloads can't be used: line 3",
         "the configuration can't be kept on disk: disk full",
         "default/bad could not be understood: unknown action",
+        "policy default/late, which a workload here names, has not come",
         "default/api is not in the mesh: /run/netns/api: no such namespace [x]",
     ]
 
