@@ -12,6 +12,7 @@ from nodeagent.runtime.base import LocalWorkload, Runtime
 from nodeagent.snapshot.store import SnapshotStore
 from nodeagent.snapshot.update import Update
 from nodeagent.subscriptions import Subscriptions
+from nodeagent.telemetry.baggage import baggage
 from nodeagent.telemetry.labels import Reporter, flow_attributes
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Residents:
             inbound_attributes=flow_attributes(Reporter.DESTINATION, destination=known),
             outbound_attributes=flow_attributes(Reporter.SOURCE, source=known, source_principal=name),
             identity_ready=self._has_identity(name),
+            baggage=baggage(known),
         )
 
     def _as_seen_here(self, workload: LocalWorkload, addresses: tuple[str, ...], identity: WorkloadIdentity) -> Workload:

@@ -33,6 +33,7 @@ class Description(msgspec.Struct, frozen=True):
     outbound_attributes: Attributes
     identity_ready: bool
     """The proxy has, or is being sent, the certificate of `identity`."""
+    baggage: str = ""
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ class Entry:
                 listeners=kinds,
                 inbound_attributes=description.inbound_attributes,
                 outbound_attributes=description.outbound_attributes,
+                baggage=description.baggage,
             ),
             fds,
         )

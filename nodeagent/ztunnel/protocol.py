@@ -235,6 +235,8 @@ class SetWorkload(Struct, frozen=True, tag="workload"):
     inbound_attributes: Attributes
     outbound_attributes: Attributes
     """For flows that fail before a decision."""
+    baggage: str = ""
+    """The value of the `baggage` header of its tunnels; without one if empty."""
 
 
 class RemoveWorkload(Struct, frozen=True, tag="remove_workload"):

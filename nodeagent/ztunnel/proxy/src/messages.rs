@@ -28,6 +28,8 @@ pub struct WorkloadSpec {
     /// For flows that fail before a decision.
     pub inbound: Arc<Series>,
     pub outbound: Arc<Series>,
+    /// What its tunnels say of it, if anything.
+    pub baggage: String,
 }
 
 /// The TLS configurations of one certificate generation of an identity.

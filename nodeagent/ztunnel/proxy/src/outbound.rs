@@ -173,7 +173,9 @@ fn open(tunnel: &Rc<Tunnel>, conn: &Conn, authority: &str) -> Result<Option<Stre
     use OpenError::{Draining, Exhausted, TooManyStreams};
     let block = HeaderBlock::connect(authority).map_err(|_| Failure::new(Flag::NR, "the agent gave an authority that cannot be sent"))?;
     let client = format!("for=\"{}\"", conn.source);
-    match tunnel.open(&block, &[("forwarded", &client)]) {
+    let spec = tunnel.workload.spec();
+    let fields = [("forwarded", client.as_str()), ("baggage", spec.baggage.as_str())];
+    match tunnel.open(&block, if spec.baggage.is_empty() { &fields[..1] } else { &fields }) {
         Ok(stream) => Ok(Some(stream)),
         Err(TooManyStreams | Draining | Exhausted) => Ok(None),
         Err(error) => Err(Failure::new(Flag::UF, error.to_string())),

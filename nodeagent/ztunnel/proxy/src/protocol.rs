@@ -237,6 +237,8 @@ pub struct SetWorkload {
     pub listeners: Vec<ListenerKind>,
     pub inbound_attributes: Attributes,
     pub outbound_attributes: Attributes,
+    #[serde(default)]
+    pub baggage: String,
 }
 
 #[derive(Debug, Deserialize)]

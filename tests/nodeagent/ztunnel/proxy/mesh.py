@@ -95,6 +95,7 @@ def node(name: str, side: Side, directory: Path, authority: Authority, settings:
             listeners=tuple(listener.kind for listener in listeners),
             inbound_attributes=attributes(inbound=name),
             outbound_attributes=attributes(outbound=name),
+            baggage=f"service.name={name}",
         )
         descriptors = [side.namespace.fileno(), *(listener.socket.fileno() for listener in listeners)]
         script = Script(

@@ -146,11 +146,15 @@ impl Control {
             listeners,
             inbound: self.series.intern(message.inbound_attributes),
             outbound: self.series.intern(message.outbound_attributes),
+            baggage: message.baggage,
         });
         if let Some(named) = &mut self.session.named {
             named.workloads.insert(uid.clone());
         }
-        self.workloads.insert(uid, spec.clone());
+        let before = self.workloads.insert(uid.clone(), spec.clone());
+        if before.is_some_and(|before| before.generation != spec.generation) {
+            self.forget_answers_of(&uid);
+        }
         self.tell_all(|| ToWorker::Workload(spec.clone()));
         Ok(())
     }
@@ -158,7 +162,15 @@ impl Control {
     fn remove_workload(&mut self, uid: &str, drain_s: f64) {
         if let Some((uid, _)) = self.workloads.remove_entry(uid) {
             self.tell_all(|| ToWorker::RemoveWorkload { uid: uid.clone(), drain_s });
+            if protocol::seconds(drain_s).is_zero() {
+                self.forget_answers_of(&uid);
+            }
         }
+    }
+
+    fn forget_answers_of(&mut self, uid: &str) {
+        let effects = self.held.forget_workload(uid);
+        self.apply(effects);
     }
 
     /// Credentials that do not fit are refused here; the ones before them stay in force until they expire.

@@ -178,3 +178,23 @@ def _take(peer: Peer, size: int) -> None:
     while size:
         size -= len(peer.wait_for(lambda one: one.kind == Kind.DATA).payload)
         assert size >= 0, "more than the window allowed"
+
+
+def test_a_connect_says_where_it_goes_for_whom_and_from_what(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    def behave(peer: Peer) -> None:
+        peer.send(frames.settings((3, 100)))
+        asked.append(peer.wait_for(lambda one: one.kind == Kind.HEADERS).payload)
+        peer.send(frames.headers(1, OK) + frames.data(1, b"", end=True))
+
+    with _victim(tmp_path) as target, _hostile(target, behave):
+        address = target.stranger.addresses[socket.AF_INET]
+        with target.served.side.dial(address, BACKEND_PORT) as connection:
+            host, port = connection.getsockname()
+            assert connection.recv(1) == b""
+        (block,) = asked
+        for field in (b"CONNECT", f"{address}:{BACKEND_PORT}".encode(), f'for="{host}:{port}"'.encode(), b"service.name=server"):
+            assert field in block, field
+        for forbidden in (b":scheme", b":path", b":protocol"):
+            assert forbidden not in block
