@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from hashlib import blake2b
 
-from control.model.derivation import ADDRESS, Candidate
+from control.model.derivation import ADDRESS, AUTHORIZATION, Candidate
 from control.resources import Changes, Resource, TypeURL
 
 
@@ -79,5 +79,11 @@ class Published:
                 changes.setdefault(type_url, set()).add(name)
         self._before.clear()
         if changes:
+            ordered = self._in_order(changes)
             for watcher in tuple(self._watchers):
-                watcher(changes)
+                watcher(ordered)
+
+    def _in_order(self, changes: Changes) -> Changes:
+        """Policies before the workloads that name them, but where policies only go, after: agents deny at a name without its policy."""
+        policies_come = any(self.get(AUTHORIZATION, name) is not None for name in changes.get(AUTHORIZATION, ()))
+        return dict(sorted(changes.items(), key=lambda entry: (entry[0] == AUTHORIZATION) != policies_come))

@@ -235,3 +235,14 @@ def test_bound_workloads_are_counted() -> None:
     shadowed = describe(config.mesh, Kind.PEER_AUTHENTICATION, "istio-system", "n")
     assert shadowed is not None
     assert "PeerAuthentication istio-system/m is older" in shadowed.conditions[1].message
+
+
+def test_a_policy_comes_before_it_is_named_and_goes_after() -> None:
+    # An agent closes what is open at a workload that names a policy which is not there.
+    config = Config()
+    config.write("pod.yaml", pod(1).replace("s1", "web"))
+    heard: list[list[str]] = []
+    config.mesh.watch(lambda changes: heard.append([type_url.rpartition(".")[2] for type_url in changes]))
+    config.write("policy.yaml", POLICY % ("DENY", "namespaces"))
+    config.write("policy.yaml", "")
+    assert heard == [["Authorization", "Address"], ["Address", "Authorization"]]
