@@ -158,6 +158,10 @@ impl Worker {
 
     /// A tunnel to `target` with room for a stream.
     pub async fn lease(self: &Rc<Self>, workload: &Rc<Workload>, target: &Arc<TunnelTarget>) -> Result<Lease, Failure> {
+        // Whatever a route says: keys of other workloads of the node are here, too.
+        if target.identity != workload.spec().identity {
+            return Err(Failure::new(Flag::NR, format!("the route is for {}, which this workload is not", target.identity)));
+        }
         let key = Key::new(workload, target);
         let current = self.identity(&target.identity);
         match self.pool.plan(&key, self.settings().max_pool_tunnels_per_pair, current.as_ref()) {

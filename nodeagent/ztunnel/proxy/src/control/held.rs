@@ -89,6 +89,14 @@ impl Held {
         if ids.is_empty() { Vec::new() } else { vec![Effect::Send(FromProxy::Release { ids })] }
     }
 
+    /// The workload is gone, or another pod by now: whoever asks from here on asks the agent.
+    pub fn forget_workload(&mut self, workload: &str) -> Vec<Effect> {
+        let of_it = self.entries.values().filter(|entry| &**entry.question.workload() == workload);
+        let holders: Vec<Holder> = of_it.flat_map(|entry| entry.holders.iter().copied()).collect();
+        let ids: Vec<u64> = holders.iter().filter_map(|holder| self.forget_one(holder.worker, holder.token)).collect();
+        if ids.is_empty() { Vec::new() } else { vec![Effect::Send(FromProxy::Release { ids })] }
+    }
+
     fn forget_one(&mut self, worker: usize, token: u64) -> Option<u64> {
         let id = self.by_holder.remove(&(worker, token))?;
         let entry = self.entries.get_mut(&id)?;
@@ -195,6 +203,20 @@ mod tests {
         assert!(held.answered(id, verdict(true)).unwrap().is_empty());
         assert_eq!((held.waiting(), held.count()), (0, (0, 0)));
         assert!(held.by_question.is_empty() && held.by_holder.is_empty() && held.of_workload.is_empty());
+    }
+
+    #[test]
+    fn what_is_held_of_a_workload_goes_with_it_and_its_next_question_is_asked() {
+        let mut held = Held::default();
+        let id = asked_id(&held.ask(ONE, verdict_question(), 10));
+        held.ask(TWO, verdict_question(), 10);
+        held.answered(id, verdict(true)).unwrap();
+        assert!(held.forget_workload("another").is_empty());
+        assert!(matches!(held.forget_workload("w").as_slice(), [Effect::Send(FromProxy::Release { ids })] if ids == &[id]));
+        let again = Holder { token: 2, ..ONE };
+        assert_ne!(asked_id(&held.ask(again, verdict_question(), 10)), id);
+        assert!(held.forget(TWO.worker, &[TWO.token]).is_empty(), "a worker that says so late changes nothing");
+        assert_eq!((held.waiting(), held.count()), (1, (0, 1)));
     }
 
     #[test]

@@ -170,9 +170,10 @@ impl Worker {
         self.pool.recheck();
     }
 
+    /// Forgets all answers of a workload that is gone, whoever stands on them or waits: those connections are being closed.
     pub fn forget_answers_of(&self, workload: &str) {
-        let mut tokens = self.decisions.routes.borrow_mut().trim_workload(workload);
-        tokens.extend(self.decisions.verdicts.borrow_mut().trim_workload(workload));
+        let mut tokens = self.decisions.routes.borrow_mut().forget_workload(workload);
+        tokens.extend(self.decisions.verdicts.borrow_mut().forget_workload(workload));
         self.release(tokens);
     }
 

@@ -176,6 +176,9 @@ impl Worker {
         workload.remove();
         self.tunnels.drain(&workload);
         self.pool.forget_workload(&workload);
+        if drain.is_zero() {
+            return self.close_workload(&workload);
+        }
         let worker = self.clone();
         self.spawn(async move {
             tokio::time::sleep(drain).await;

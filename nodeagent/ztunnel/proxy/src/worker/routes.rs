@@ -74,9 +74,9 @@ impl<W> Routes<W> {
         self.forget(|entry| wanted(entry) && entry.route.is_some() && now.saturating_duration_since(entry.used) >= unused)
     }
 
-    /// Forgets all of a workload that nobody waits for; the tokens to release.
-    pub fn trim_workload(&mut self, workload: &str) -> Vec<u64> {
-        self.forget(|entry| &*entry.key.0 == workload && entry.waiting.is_empty())
+    /// Forgets all of a workload, also what is waited for; the tokens to release.
+    pub fn forget_workload(&mut self, workload: &str) -> Vec<u64> {
+        self.forget(|entry| &*entry.key.0 == workload)
     }
 
     /// Every endpoint that a route names, with the workload that it is for.

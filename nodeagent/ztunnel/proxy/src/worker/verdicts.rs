@@ -121,9 +121,9 @@ impl<W> Verdicts<W> {
         })
     }
 
-    /// Forgets all of a workload that nobody stands on or waits for; the tokens to release.
-    pub fn trim_workload(&mut self, workload: &str) -> Vec<u64> {
-        self.forget(|entry| &*entry.flow.workload == workload && entry.standing.is_empty() && entry.waiting.is_empty())
+    /// Forgets all of a workload, also what connections stand on or wait for; the tokens to release.
+    pub fn forget_workload(&mut self, workload: &str) -> Vec<u64> {
+        self.forget(|entry| &*entry.flow.workload == workload)
     }
 
     fn forget(&mut self, unwanted: impl Fn(&Entry<W>) -> bool) -> Vec<u64> {
