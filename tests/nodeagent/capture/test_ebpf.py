@@ -157,6 +157,18 @@ def test_what_ebpf_left_is_taken_off_by_the_other_way(pins: Path, network: Pair)
 
 
 @only_ebpf
+def test_without_the_steering_program_the_rules_close(capture: Capture, network: Pair, pins: Path, family: int) -> None:
+    """Whatever takes it off, a bpffs that is unmounted say: nothing comes in past the proxy."""
+    pod, client = network.pod, network.client
+    with Proxy(pod, listeners := open_listeners(pod.namespace)), Application(pod, PORT) as application:
+        capture.apply(pod.namespace, listeners)
+        Steering(pins).detach(pod.namespace)
+        assert refused(lambda: client.dial(pod.addresses[family], PORT, timeout_s=0.6))
+        assert application.peers.empty()
+        assert capture.inspect(pod.namespace).counters["reset"].packets > 0
+
+
+@only_ebpf
 def test_what_is_missing_of_the_steering_program_is_told_and_mended(capture: Capture, network: Pair, pins: Path) -> None:
     pod = network.pod
     with Proxy(pod, listeners := open_listeners(pod.namespace)):
