@@ -75,7 +75,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
     sys::raise_descriptor_limit();
     let usage = Arc::new(Usage::default());
     // Until the agent has sent roots, nobody is believed.
-    let trust = Trust::new(TrustStore::new::<&str, &str>([], []).map_err(|error| io::Error::other(error.to_string()))?);
+    let trust = Trust::new(TrustStore::new::<&str, &str>([], []).0);
     let (to_control, from_workers) = unbounded_channel();
     let shared = Shared {
         worker_count: arguments.workers as u64,

@@ -206,22 +206,19 @@ impl Control {
         }
     }
 
-    /// Roots that cannot be read are refused as a whole; what was in force stays.
+    /// What of it cannot be used is trusted by nobody, and what cannot be an identity needs no revocation: nobody is let in as it.
+    /// The rest is in force at once, and nothing of what was before.
     fn set_trust(&mut self, message: SetTrust) {
-        let revoked = message.revoked.into_iter().map(|revocation| {
-            let identity: Identity = revocation.identity.parse().map_err(|error| format!("{error}"))?;
-            Ok((identity, u64::try_from(revocation.issued_before_s).unwrap_or(0)))
+        let revoked = message.revoked.iter().filter_map(|revocation| {
+            let identity: Identity = revocation.identity.parse().ok()?;
+            Some((identity, u64::try_from(revocation.issued_before_s).unwrap_or(0)))
         });
-        let store = revoked
-            .collect::<Result<Vec<_>, String>>()
-            .and_then(|revoked| TrustStore::new(message.roots, revoked).map_err(|error| error.to_string()));
-        match store {
-            Ok(store) => {
-                self.trust.replace(store);
-                self.tell_all(|| ToWorker::TrustChanged);
-            }
-            Err(reason) => log!("the trust that the agent sent is refused: {reason}"),
+        let (store, unusable) = TrustStore::new(&message.roots, revoked);
+        for error in unusable {
+            log!("the agent sent what cannot be trusted: {error}");
         }
+        self.trust.replace(store);
+        self.tell_all(|| ToWorker::TrustChanged);
     }
 
     fn shutdown(&mut self, drain_s: f64) {

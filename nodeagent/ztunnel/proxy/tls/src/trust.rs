@@ -33,7 +33,7 @@ pub struct TrustStore {
     issued_before_s: HashMap<Identity, u64>,
 }
 
-/// Roots that cannot be used. The store that holds them is refused as a whole.
+/// Roots that cannot be used, and so are trusted by nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustStoreError {
     /// Which.
@@ -51,23 +51,34 @@ impl fmt::Display for TrustStoreError {
 impl std::error::Error for TrustStoreError {}
 
 impl TrustStore {
-    /// `roots` are (trust domain, PEM of one or more certificates); `revoked` are (identity, issued before, in Unix seconds).
+    /// `roots` are (trust domain, PEM of its certificates, may be empty); `revoked` are (identity, issued before, in Unix seconds).
+    ///
+    /// What cannot be used is left out and named beside the store: to keep the store before it instead would keep in force what
+    /// this one withdraws.
     pub fn new<D: AsRef<str>, P: AsRef<str>>(
         roots: impl IntoIterator<Item = (D, P)>,
         revoked: impl IntoIterator<Item = (Identity, u64)>,
-    ) -> Result<Self, TrustStoreError> {
+    ) -> (Self, Vec<TrustStoreError>) {
         let mut store = Self { roots: HashMap::new(), issued_before_s: HashMap::new() };
+        let mut unusable = Vec::new();
         for (trust_domain, pem) in roots {
             let trust_domain = trust_domain.as_ref();
-            let parsed = parse_roots(trust_domain, pem.as_ref())
-                .map_err(|reason| TrustStoreError { trust_domain: trust_domain.to_owned(), reason })?;
-            store.roots.insert(trust_domain.to_owned(), parsed);
+            let refuse = |reason| TrustStoreError { trust_domain: trust_domain.to_owned(), reason };
+            if !is_trust_domain(trust_domain) {
+                unusable.push(refuse("this is no name of a trust domain".to_owned()));
+                continue;
+            }
+            let (parsed, reasons) = parse_roots(pem.as_ref());
+            unusable.extend(reasons.into_iter().map(refuse));
+            if !parsed.anchors.is_empty() {
+                store.roots.insert(trust_domain.to_owned(), parsed);
+            }
         }
         for (identity, before_s) in revoked {
             let latest = store.issued_before_s.entry(identity).or_default();
             *latest = before_s.max(*latest);
         }
-        Ok(store)
+        (store, unusable)
     }
 
     /// Verifies a chain (leaf first) and returns who the leaf is and until when (Unix seconds) it is valid.
@@ -95,22 +106,33 @@ impl fmt::Debug for TrustStore {
     }
 }
 
-fn parse_roots(trust_domain: &str, pem: &str) -> Result<Roots, String> {
-    if !is_trust_domain(trust_domain) {
-        return Err("this is no name of a trust domain".to_owned());
-    }
-    let mut roots = Roots::default();
+/// The certificates that can be used, and why the others cannot.
+fn parse_roots(pem: &str) -> (Roots, Vec<String>) {
+    let (mut roots, mut reasons) = (Roots::default(), Vec::new());
     for (index, der) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
-        let der = der.map_err(|error| format!("certificate {index}: {error}"))?;
-        let validity = read_authority(&der).map_err(|_| format!("certificate {index} is not one of an authority"))?;
-        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| format!("certificate {index}: {error}"))?;
-        roots.anchors.push(anchor.to_owned());
-        roots.validity.push(validity);
+        let Ok(der) = der else {
+            // Where the next one would begin is not known.
+            reasons.push(format!("certificate {index} and what follows cannot be read"));
+            return (roots, reasons);
+        };
+        match parse_root(&der) {
+            Ok((anchor, validity)) => {
+                roots.anchors.push(anchor);
+                roots.validity.push(validity);
+            }
+            Err(reason) => reasons.push(format!("certificate {index}: {reason}")),
+        }
     }
-    if roots.anchors.is_empty() {
-        return Err("holds no certificate".to_owned());
+    if roots.anchors.is_empty() && reasons.is_empty() && !pem.trim().is_empty() {
+        reasons.push("this holds no certificate".to_owned());
     }
-    Ok(roots)
+    (roots, reasons)
+}
+
+fn parse_root(der: &CertificateDer<'_>) -> Result<(TrustAnchor<'static>, Validity), String> {
+    let validity = read_authority(der).map_err(|_| "not one of an authority".to_owned())?;
+    let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| error.to_string())?;
+    Ok((anchor.to_owned(), validity))
 }
 
 fn verify_chain(

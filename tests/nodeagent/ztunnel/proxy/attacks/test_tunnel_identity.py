@@ -13,7 +13,7 @@ from tests.nodeagent.ztunnel.proxy.attacks.peer import Peer, client_context
 from tests.nodeagent.ztunnel.proxy.attacks.victim import Victim, heard_of
 from tests.nodeagent.ztunnel.proxy.authority import Authority
 from tests.nodeagent.ztunnel.proxy.mesh import Mesh, echo, identity_of, mesh, server
-from tests.nodeagent.ztunnel.proxy.stub import until
+from tests.nodeagent.ztunnel.proxy.stub import attributes, until
 
 OTHER = identity_of("other")
 EXPECTED = identity_of("server")
@@ -24,7 +24,7 @@ def _route(asked: AskRoute, both: Mesh) -> Forward:
     address, port = both.server.address, asked.destination.rpartition(":")[2]
     identity = {"2": OTHER, "4": identity_of("unknown")}.get(port, identity_of("client"))
     tunnel = Tunnel(identity=identity, authority=asked.destination, expect=(OTHER if port == "3" else EXPECTED,))
-    return Forward(endpoints=(Endpoint(uid="server", address=f"{address}:15008", attributes={}, tunnel=tunnel),))
+    return Forward(endpoints=(Endpoint(uid="server", address=f"{address}:15008", attributes=attributes(), tunnel=tunnel),))
 
 
 @pytest.fixture
@@ -72,12 +72,21 @@ def test_an_identity_that_is_forgotten_opens_no_tunnel(both: Mesh) -> None:
         assert seen == []
 
 
-@pytest.mark.parametrize("change", ["root removed", "identity revoked"])
+@pytest.mark.parametrize("change", ["root removed", "no root left", "root unreadable", "identity revoked", "revoked beside nonsense"])
 def test_withdrawn_trust_ends_the_tunnel_within_a_second_and_admits_no_new_one(target: Victim, change: str) -> None:
     roots = target.served.script.trust.roots
+    revoked = Revocation(identity=identity_of("client"), issued_before_s=1 << 33)
     withdrawn = {
         "root removed": SetTrust(roots={"cluster.local": Authority("another root").root_pem}),
-        "identity revoked": SetTrust(roots=roots, revoked=(Revocation(identity=identity_of("client"), issued_before_s=1 << 33),)),
+        "no root left": SetTrust(roots={"cluster.local": ""}),
+        "root unreadable": SetTrust(
+            roots={"cluster.local": target.authority.issue(identity_of("no authority")).chain.partition("-----END")[0]}
+        ),
+        "identity revoked": SetTrust(roots=roots, revoked=(revoked,)),
+        "revoked beside nonsense": SetTrust(
+            roots={**roots, "Upper.Case": roots["cluster.local"], "other": "garbage"},
+            revoked=(Revocation(identity="spiffe://nobody", issued_before_s=1), revoked),
+        ),
     }[change]
     with server(target.served.side, echo), target.peer() as peer, target.peer("bystander") as bystander:
         streams = [(one, one.open(target.backend)) for one in (peer, bystander)]
@@ -88,7 +97,7 @@ def test_withdrawn_trust_ends_the_tunnel_within_a_second_and_admits_no_new_one(t
             assert peer.goaway(within_s=1) == 0
             assert _is_turned_away(begun, target.context())
         assert _is_turned_away(target.dial(), target.context())
-        if change == "identity revoked":
+        if revoked in withdrawn.revoked:
             assert bystander.echo(streams[1][1], b"not mine")
         target.served.agent.send(SetTrust(roots=roots))
         with target.peer("client") as again:

@@ -212,7 +212,7 @@ fn the_right_trust_domain_under_another_root_is_refused() {
     let mesh = Mesh::new();
     let other = Issued::root(authority("root of other.example"));
     let same_name = Issued::root(authority("root of cluster.local"));
-    let both = hbone_tls::TrustStore::new([("cluster.local", &mesh.root.pem), ("other.example", &other.pem)], []).unwrap();
+    let both = hbone_tls::TrustStore::new([("cluster.local", &mesh.root.pem), ("other.example", &other.pem)], []).0;
     mesh.trust.replace(both);
     refused(&mesh, &[&other.issue(svid(&uri("peer")))], "no valid root");
     refused(&mesh, &[&other.issue(svid(&uri("peer"))), &other], "no valid root");

@@ -124,5 +124,5 @@ impl Mesh {
 
 /// Trust in one root for cluster.local.
 pub fn store(root: &Issued) -> TrustStore {
-    TrustStore::new([("cluster.local", &root.pem)], []).unwrap()
+    TrustStore::new([("cluster.local", &root.pem)], []).0
 }

@@ -34,7 +34,7 @@ fn a_root_that_is_added_keeps_the_old_tunnels() {
     let mesh = Mesh::new();
     let open = Pair::ready(&mesh.dial("a", &["b"]), &mesh.server("b"));
     let both = [mesh.root.pem.clone(), Issued::root(authority("next root")).pem].concat();
-    mesh.trust.replace(TrustStore::new([("cluster.local", both)], []).unwrap());
+    mesh.trust.replace(TrustStore::new([("cluster.local", both)], []).0);
     assert_eq!(mesh.trust.still_valid(open.client.peer().unwrap(), NOW_S), Ok(()));
 }
 
@@ -44,7 +44,7 @@ fn what_was_issued_before_a_revocation_is_refused_and_what_was_issued_later_is_n
     let (dial, server) = (mesh.dial("a", &["b"]), mesh.server("b"));
     let open = Pair::ready(&dial, &server);
     let issued_s = NOW_S - 10 * 365 * DAY_S;
-    let revoke = |before_s| TrustStore::new([("cluster.local", &mesh.root.pem)], [(id("a"), before_s), (id("a"), 7)]).unwrap();
+    let revoke = |before_s| TrustStore::new([("cluster.local", &mesh.root.pem)], [(id("a"), before_s), (id("a"), 7)]).0;
 
     mesh.trust.replace(revoke(issued_s));
     assert_eq!(mesh.trust.still_valid(open.server.peer().unwrap(), NOW_S), Ok(()));
@@ -76,29 +76,34 @@ fn a_tunnel_does_not_outlive_its_leaf() {
 #[test]
 fn without_roots_nobody_is_trusted() {
     let mesh = Mesh::new();
-    mesh.trust.replace(TrustStore::new([("", ""); 0], []).unwrap());
+    mesh.trust.replace(TrustStore::new([("", ""); 0], []).0);
     let error = Pair::new(&mesh.dial("a", &["b"]), &mesh.server("b")).run().unwrap_err();
     assert!(error.reason.contains("no roots"), "{error}");
 }
 
 #[test]
-fn roots_that_cannot_be_used_are_refused_with_their_place() {
+fn roots_that_cannot_be_used_are_trusted_by_nobody_and_named_with_their_place() {
     let mesh = Mesh::new();
     let leaf = mesh.root.issue(svid(&uri("a")));
     let mut no_signing = authority("root");
     no_signing.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     let good_then_leaf = [mesh.root.pem.clone(), leaf.pem].concat();
     for (domain, pem, reason) in [
-        ("cluster.local", "", "no certificate"),
+        ("cluster.local", "garbage", "no certificate"),
         ("cluster.local", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 0"),
         ("cluster.local", "-----BEGIN CERTIFICATE-----\n", "certificate 0"),
         ("cluster.local", &good_then_leaf, "certificate 1"),
         ("cluster.local", &Issued::root(no_signing).pem, "certificate 0"),
         ("Cluster.local", &mesh.root.pem, "no name of a trust domain"),
     ] {
-        let error = TrustStore::new([(domain, pem)], []).unwrap_err();
+        let (store, unusable) = TrustStore::new([(domain, pem)], []);
+        let [error] = unusable.as_slice() else { panic!("{unusable:?}, expected {reason}") };
         assert!(error.to_string().contains(reason), "{error}, expected {reason}");
+        let open = Pair::ready(&mesh.dial("a", &["b"]), &mesh.server("b"));
+        let judged = hbone_tls::Trust::new(store).still_valid(open.client.peer().unwrap(), NOW_S);
+        assert_eq!(judged.is_ok(), pem == good_then_leaf, "what can be used is: {reason}");
     }
+    assert!(TrustStore::new([("cluster.local", "")], []).1.is_empty(), "no roots are none");
 }
 
 #[test]
