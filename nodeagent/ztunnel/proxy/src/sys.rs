@@ -76,10 +76,11 @@ pub fn stays_on_node(socket: &SockRef<'_>) {
     let _ = socket.set_tcp_congestion(b"reno");
 }
 
-/// What an accepted socket needs.
-pub fn prepare_accepted(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    keep_alive(&SockRef::from(stream))
+/// What accepted sockets need: Linux gives them the options of their listener.
+pub fn prepare_listener(listener: &std::net::TcpListener) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket)
 }
 
 fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {

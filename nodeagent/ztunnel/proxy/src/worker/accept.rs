@@ -24,6 +24,7 @@ pub fn reserve() -> Option<std::fs::File> {
 pub fn listener(kind: ListenerKind, socket: &Arc<OwnedFd>) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::from(socket.try_clone()?);
     listener.set_nonblocking(true)?;
+    sys::prepare_listener(&listener)?;
     if kind == ListenerKind::Outbound {
         sys::stays_on_node(&socket2::SockRef::from(&listener));
     }
@@ -47,9 +48,6 @@ pub async fn run(worker: Rc<Worker>, workload: Rc<Workload>, kind: ListenerKind,
 }
 
 fn serve(worker: &Rc<Worker>, workload: &Rc<Workload>, kind: ListenerKind, stream: TcpStream, peer: SocketAddr) {
-    if sys::prepare_accepted(&stream).is_err() {
-        return;
-    }
     let (on, workload) = (worker.clone(), workload.clone());
     match kind {
         ListenerKind::Outbound => worker.spawn(outbound::serve(on, workload, stream, peer)),
