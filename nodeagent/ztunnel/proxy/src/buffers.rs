@@ -5,12 +5,14 @@ use std::cell::{RefCell, RefMut};
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// One read of a socket at most.
-pub const READ_BYTES: usize = 128 << 10;
-const SPARE_BUFFERS: usize = 16;
+/// One read of a socket at most: large, since bulk costs less the more each turn moves, and shared, so that it costs no memory.
+pub const READ_BYTES: usize = 512 << 10;
+/// What a pipe holds.
+pub const PIPE_BYTES: usize = 128 << 10;
+const SPARE_BUFFERS: usize = 8;
 const SPARE_PIPES: usize = 16;
 /// A larger buffer is freed rather than kept.
-const KEEP_BYTES: usize = 512 << 10;
+const KEEP_BYTES: usize = 1 << 20;
 
 pub struct Pipe {
     pub read: OwnedFd,
@@ -60,7 +62,7 @@ impl Buffers {
         }
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         // Refused where the user's pipes have used up their pages; the usual size works too.
-        let _ = rustix::pipe::fcntl_setpipe_size(&write, READ_BYTES);
+        let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE_BYTES);
         Ok(Pipe { read, write })
     }
 

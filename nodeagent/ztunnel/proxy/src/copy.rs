@@ -1,6 +1,6 @@
 //! Plaintext from one socket to another and back, with half-close. What comes in bulk never enters this process: splice(2).
 
-use crate::buffers::{Buffers, Pipe, READ_BYTES};
+use crate::buffers::{Buffers, PIPE_BYTES, Pipe};
 use crate::failure::Failure;
 use crate::readiness;
 use crate::sys;
@@ -90,7 +90,7 @@ async fn splice_bulk(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count:
     };
     let mut turns = 0;
     let ended = loop {
-        let got = match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.write, READ_BYTES)) {
+        let got = match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.write, PIPE_BYTES)) {
             Ok(got) => got,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
             Err(error) => return Err(error),

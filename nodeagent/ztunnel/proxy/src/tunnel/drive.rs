@@ -13,9 +13,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 
-/// Reads of one tunnel before the others of this worker get their turn.
-const READS_PER_TURN: usize = 4;
-
 impl Tunnel {
     /// The TLS handshake, then the peer's preface, each with its deadline.
     pub async fn establish(self: &Rc<Self>) -> Result<(), Failure> {
@@ -100,22 +97,13 @@ impl Tunnel {
                 self.flush();
             }
             if ready.is_readable() || ready.is_read_closed() {
-                let more = self.read_some()?;
+                let more = self.read_once()?;
                 if more {
+                    // The others of this worker get their turn.
                     tokio::task::yield_now().await;
                 }
             }
         }
-    }
-
-    /// True when there may be more to read.
-    fn read_some(self: &Rc<Self>) -> Result<bool, Failure> {
-        for _ in 0..READS_PER_TURN {
-            if !self.read_once()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Reads once and handles all that came; false when nothing is left to read.

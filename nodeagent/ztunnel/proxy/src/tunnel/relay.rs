@@ -3,6 +3,7 @@
 use super::core::tls_failure;
 use super::stream::{Application, Gone, Next};
 use super::{Stream, StreamGuard, Tunnel};
+use crate::buffers::READ_BYTES;
 use crate::failure::Failure;
 use crate::readiness;
 use crate::sys;
@@ -14,8 +15,8 @@ use std::rc::Rc;
 const HEADER_BYTES: usize = 9;
 const RECORD_BYTES: usize = hbone_tls::MAX_PLAINTEXT_BYTES;
 const PAYLOAD_BYTES: usize = RECORD_BYTES - HEADER_BYTES;
-/// Reads of one application before the others of this worker get their turn.
-const TURNS: u32 = 4;
+/// What one application may send before the others of this worker get their turn.
+const TURN_BYTES: usize = READ_BYTES / 2;
 
 /// Relays until both directions have ended. The stream's application must be attached.
 pub async fn relay(stream: &StreamGuard, application: &Application) -> Result<(), Failure> {
@@ -79,19 +80,20 @@ async fn to_application(stream: &Rc<Stream>, application: &Application) -> Resul
 }
 
 enum Turn {
-    Moved,
+    Moved(usize),
     Ended,
     NothingToRead,
     NoRoom,
 }
 
 async fn to_tunnel(stream: &Rc<Stream>, application: &Application) -> Result<(), Failure> {
-    let mut turns = 0;
+    let mut moved = 0;
     loop {
         match stream.tunnel.carry(stream, application)? {
-            Turn::Moved => {
-                turns += 1;
-                if turns % TURNS == 0 {
+            Turn::Moved(bytes) => {
+                moved += bytes;
+                if moved > TURN_BYTES {
+                    moved = 0;
                     tokio::task::yield_now().await;
                 }
             }
@@ -153,14 +155,14 @@ impl Tunnel {
         drop(buffer);
         application.conn.count_from_application(got);
         self.flush();
-        Ok(if got == 0 { Turn::Ended } else { Turn::Moved })
+        Ok(if got == 0 { Turn::Ended } else { Turn::Moved(got) })
     }
 }
 
 /// Reads at most `room` bytes, leaving room for a frame's header at the start of each record.
 fn read_framed(application: &Application, buffer: &mut [u8], room: usize) -> io::Result<usize> {
     let mut left = room;
-    let mut pieces: [IoSliceMut<'_>; 8] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+    let mut pieces: [IoSliceMut<'_>; READ_BYTES / RECORD_BYTES] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
     let mut count = 0;
     for (piece, record) in pieces.iter_mut().zip(buffer.chunks_exact_mut(RECORD_BYTES)) {
         let part = left.min(PAYLOAD_BYTES);
