@@ -53,13 +53,14 @@ class Bench:
         shop, plain = self.pods["shop"].namespace, self.pods["plain-1"].namespace
         envoys = EnvoyPair(self.cluster.directory / "envoy", self.pods["plain-1"], self.pods["plain-2"], APP_PORT)
         envoys.start()
+        proxies = tuple(pid for node in ("n1", "n2") if (pid := self.cluster.proxy_pid(node)))
         try:
             paths = [
                 Lane("direct, one node", plain, f"{self.pods['plain-3'].ipv4}:{APP_PORT}"),
                 Lane("direct, across nodes", plain, f"{self.pods['plain-2'].ipv4}:{APP_PORT}"),
-                Lane("two Envoys, across nodes", plain, f"127.0.0.1:{CLIENT_PORT}"),
-                Lane("nodemesh, one node", shop, f"{self.pods['api-1'].ipv4}:{APP_PORT}"),
-                Lane("nodemesh, across nodes", shop, f"{self.pods['api-2'].ipv4}:{APP_PORT}"),
+                Lane("two Envoys, across nodes", plain, f"127.0.0.1:{CLIENT_PORT}", envoys.pids),
+                Lane("nodemesh, one node", shop, f"{self.pods['api-1'].ipv4}:{APP_PORT}", proxies[:1]),
+                Lane("nodemesh, across nodes", shop, f"{self.pods['api-2'].ipv4}:{APP_PORT}", proxies),
             ]
             return rounds(self.load, paths, count, self.say)
         finally:
@@ -115,13 +116,18 @@ class Bench:
 def show(console: Console, figures: dict[tuple[str, str], float], others: Figures, count: int) -> None:
     """The tables."""
     names = list(dict.fromkeys(path for path, _ in figures))
+
+    def row(what: str, form: str) -> list[str]:
+        return [format(figures[name, what], form) if (name, what) in figures else "-" for name in names]
+
     table = Table(title=f"medians of {count} rounds")
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
     for metric in METRICS:
-        values = [f"{figures[name, metric.name]:,.1f}" for name in names]
-        table.add_row(f"{metric.name} ({metric.unit}, {metric.better} is better)", *values)
+        table.add_row(f"{metric.name} ({metric.unit}, {metric.better} is better)", *row(metric.name, ",.1f"))
+        if metric.cost is not None:
+            table.add_row(f"{metric.cost.name} ({metric.cost.unit}, less is better)", *row(metric.cost.name, ",.3f"))
     console.print(table)
     table = Table()
     table.add_column("")

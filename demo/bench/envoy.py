@@ -149,6 +149,11 @@ class EnvoyPair:
             process.start()
         eventually(self._listens, "the Envoys to listen", timeout_s=20)
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the running Envoys."""
+        return tuple(process.pid for process in self._processes)
+
     def _listens(self) -> bool:
         for process in self._processes:
             if not process.alive:

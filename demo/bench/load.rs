@@ -97,7 +97,7 @@ fn bulk(address: &str, seconds: &str, streams: &str) -> Result<()> {
         bytes += thread.join().map_err(|_| "a stream panicked")??;
     }
     let gigabits = bytes as f64 * 8.0 / begin.elapsed().as_secs_f64() / 1e9;
-    println!("{{\"gigabits_per_s\": {gigabits:.3}}}");
+    println!("{{\"gigabits_per_s\": {gigabits:.3}, \"gigabytes\": {:.6}}}", bytes as f64 / 1e9);
     Ok(())
 }
 
@@ -156,8 +156,9 @@ fn rate(address: &str, seconds: &str, clients: &str) -> Result<()> {
     for thread in threads {
         thread.join().map_err(|_| "a client panicked")??;
     }
-    let rate = done.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
-    println!("{{\"connections_per_s\": {rate:.0}}}");
+    let count = done.load(Ordering::Relaxed) as f64;
+    let rate = count / begin.elapsed().as_secs_f64();
+    println!("{{\"connections_per_s\": {rate:.0}, \"thousand_connections\": {:.3}}}", count / 1e3);
     Ok(())
 }
 
