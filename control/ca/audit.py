@@ -1,24 +1,29 @@
-"""The audit log: one JSON line for each certificate granted or refused, in a private file of bounded size.
+"""The audit log: one JSON line for each certificate granted, and one for each refused, in two private files of bounded size.
 
-A flood of refusals can't push the grants out of it: of the same refusal to the same caller only a few lines a second are
-written, and the next one says how many were left out. A certificate that can't be recorded is not handed out.
+Grants have a file of their own, so that no flood of refusals can push them out of it. Of the same refusal to the same caller only a
+few lines a second are written, and of those to callers without a name only so many in all; the next one says how many were left out.
+A certificate that can't be recorded is not handed out.
 """
 
-import errno
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
 
+from control.ca.bounded_log import BoundedLog
+
 MAX_FILE_BYTES = 10 * 1024 * 1024
-KEPT_FILES = 5
 MAX_TEXT = 400
 REFUSALS_PER_WINDOW = 5
+NAMELESS_PER_WINDOW = 50
 WINDOW_S = 1.0
 MAX_WINDOWS = 4096
+SITE_BITS = 64
+"""What one holder of IPv6 addresses has at least."""
 
 
 class AuditRecord(Struct, frozen=True, omit_defaults=True):
@@ -42,73 +47,70 @@ class _Window(Struct):
     written: int = 0
     suppressed: int = 0
 
+    def admit(self, now_s: float, limit: int) -> int | None:
+        """How many were left out before this one, if it may be written; None if it is left out, too."""
+        if not 0 <= now_s - self.opened_s < WINDOW_S:
+            before, self.opened_s, self.written, self.suppressed = self.suppressed, now_s, 1, 0
+            return before
+        if self.written >= limit:
+            self.suppressed += 1
+            return None
+        self.written += 1
+        return 0
+
 
 class AuditLog:
-    """Appends to `path`, and keeps `path.1` (the last one) to `path.4`."""
+    """Grants in `path` (audit.log), refusals in audit-refused.log beside it."""
 
     def __init__(self, path: Path, clock: Callable[[], float], max_file_bytes: int = MAX_FILE_BYTES) -> None:
-        self._path = path
         self._clock = clock
-        self._max_file_bytes = max_file_bytes
+        self._grants = BoundedLog(path, max_file_bytes)
+        self._refusals = BoundedLog(path.with_stem(f"{path.stem}-refused"), max_file_bytes)
         self._windows: dict[tuple[str, str], _Window] = {}
-        self._torn: bool = False
-        """The last line is there only in part."""
-        self._open()
+        self._nameless = _Window(opened_s=clock())
 
     def granted(self, record: AuditRecord) -> None:
         """Raises OSError if it can't be written."""
-        self._write(record)
+        self._grants.write(self._line(record))
 
     def refused(self, record: AuditRecord) -> None:
         """Raises OSError if it can't be written."""
         now_s = self._clock()
-        key = (record.caller or record.peer.rpartition(":")[0], record.check)
-        window = self._windows.get(key)
-        if window is None or not 0 <= now_s - window.opened_s < WINDOW_S:
-            suppressed = window.suppressed if window else 0
-            if len(self._windows) >= MAX_WINDOWS:
-                self._windows = {}
-            self._windows[key] = _Window(opened_s=now_s, written=1)
-            self._write(msgspec.structs.replace(record, suppressed=suppressed))
-        elif window.written < REFUSALS_PER_WINDOW:
-            window.written += 1
-            self._write(record)
-        else:
-            window.suppressed += 1
+        key = (record.caller or _site(record.peer), record.check)
+        if key not in self._windows and len(self._windows) >= MAX_WINDOWS:
+            self._windows = {}
+        unsaid = self._windows.setdefault(key, _Window(opened_s=now_s)).admit(now_s, REFUSALS_PER_WINDOW)
+        if unsaid is None:
+            return
+        if not record.caller:
+            others = self._nameless.admit(now_s, NAMELESS_PER_WINDOW)
+            if others is None:
+                self._nameless.suppressed += unsaid
+                return
+            unsaid += others
+        self._refusals.write(self._line(msgspec.structs.replace(record, suppressed=unsaid)))
 
     def close(self) -> None:
-        self._file.close()
+        self._grants.close()
+        self._refusals.close()
 
-    def _write(self, record: AuditRecord) -> None:
+    def _line(self, record: AuditRecord) -> bytes:
         fields = {name: _bounded(value) for name, value in msgspec.to_builtins(record).items()}
         time = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
-        line = msgspec.json.encode({"time": time, **fields}) + b"\n"
-        if self._size_bytes + len(line) > self._max_file_bytes:
-            self._rotate()
-        if self._torn:
-            line = b"\n" + line
-        written = self._file.write(line)
-        self._size_bytes += written
-        # On a full disk the kernel takes a part, and calls that a success.
-        self._torn = written < len(line)
-        if self._torn:
-            raise OSError(errno.ENOSPC, "only a part of the line could be written", str(self._path))
+        return msgspec.json.encode({"time": time, **fields})
 
-    def _open(self) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        os.fchmod(descriptor, 0o600)
-        self._file = os.fdopen(descriptor, "ab", buffering=0)
-        self._size_bytes = os.fstat(descriptor).st_size
-        self._torn = False
 
-    def _rotate(self) -> None:
-        for age in range(KEPT_FILES - 1, 0, -1):
-            older = self._path if age == 1 else self._path.with_name(f"{self._path.name}.{age - 1}")
-            if older.exists():
-                older.replace(self._path.with_name(f"{self._path.name}.{age}"))
-        former = self._file
-        self._open()
-        former.close()
+def _site(peer: str) -> str:
+    """Of a peer as gRPC names it (`ipv4:10.0.0.1:4000`, `ipv6:[2001:db8::1]:4000`) what stays the same for one caller."""
+    scheme, _, place = peer.partition(":")
+    host = unquote(place).rpartition(":")[0].strip("[]")
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return f"{scheme}:{host}"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return str(ip_network((int(address), SITE_BITS), strict=False))
+    return str(address)
 
 
 def _bounded(value: object) -> object:

@@ -27,7 +27,8 @@ def ask(mesh: Mesh, node: str, *identities: str) -> dict[str, str]:
 
 
 def audit(mesh: Mesh) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (mesh.cluster.directory / "controller" / "audit.log").read_text().splitlines()]
+    files = (mesh.cluster.directory / "controller" / name for name in ("audit.log", "audit-refused.log"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def test_a_node_gets_the_identities_of_its_own_pods_only(mesh: Mesh) -> None:

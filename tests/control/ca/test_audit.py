@@ -9,12 +9,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from control.ca.audit import KEPT_FILES, REFUSALS_PER_WINDOW, AuditLog, AuditRecord
+from control.ca.audit import NAMELESS_PER_WINDOW, REFUSALS_PER_WINDOW, AuditLog, AuditRecord
+from control.ca.bounded_log import KEPT_FILES
 from tests.control.fakes import FakeClock
 
 
 def lines(path: Path) -> list[dict[str, object]]:
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+
+
+def refusals(path: Path) -> list[dict[str, object]]:
+    return lines(path / "audit-refused.log")
 
 
 def refusal(caller: str = "node/n1", check: str = "placement", **fields: str) -> AuditRecord:
@@ -28,18 +33,18 @@ def test_a_line_each_in_a_private_file(tmp_path: Path) -> None:
     )
     log.refused(refusal(detail="no"))
     log.close()
-    granted, refused = lines(tmp_path / "audit.log")
+    [granted], [refused] = lines(tmp_path / "audit.log"), refusals(tmp_path)
     assert granted["outcome"] == "granted"
     assert granted["time"] == "2027-01-15T08:00:00.000+00:00"
     assert refused["check"] == "placement"
-    assert stat.S_IMODE((tmp_path / "audit.log").stat().st_mode) == 0o600
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
 
 
 def test_what_a_caller_sends_can_neither_break_a_line_nor_fill_it(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.log", FakeClock())
     log.refused(refusal(identity='spiffe://x\n{"outcome":"granted"}\x00\x1b[2J' + "y" * 100_000))
     log.close()
-    text = (tmp_path / "audit.log").read_text()
+    text = (tmp_path / "audit-refused.log").read_text()
     assert text.count("\n") == 1
     assert len(text) < 1500
     assert "\x1b" not in text
@@ -50,7 +55,7 @@ def test_is_bounded_by_rotation(tmp_path: Path) -> None:
     for number in range(200):
         log.granted(AuditRecord("certificate", "granted", f"node/{number}", "p"))
     log.close()
-    files = sorted(tmp_path.iterdir())
+    files = sorted(tmp_path.glob("audit.log*"))
     assert len(files) == KEPT_FILES
     assert all(file.stat().st_size <= 2000 and stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
     assert lines(tmp_path / "audit.log")[-1]["caller"] == "node/199"
@@ -62,7 +67,7 @@ def test_goes_on_after_a_restart(tmp_path: Path) -> None:
         log = AuditLog(tmp_path / "audit.log", FakeClock())
         log.refused(refusal())
         log.close()
-    assert len(lines(tmp_path / "audit.log")) == 2
+    assert len(refusals(tmp_path)) == 2
 
 
 def test_a_flood_of_refusals_leaves_room_for_others(tmp_path: Path) -> None:
@@ -75,10 +80,52 @@ def test_a_flood_of_refusals_leaves_room_for_others(tmp_path: Path) -> None:
     clock.now_s += 1
     log.refused(refusal())
     log.close()
-    found = lines(tmp_path / "audit.log")
-    assert len(found) == REFUSALS_PER_WINDOW + 3
+    found = refusals(tmp_path)
+    assert len(found) == REFUSALS_PER_WINDOW + 2
     assert found[-1]["suppressed"] == 10_000 - REFUSALS_PER_WINDOW
-    assert [line["caller"] for line in found[REFUSALS_PER_WINDOW:]] == ["node/n2", "node/n1", "node/n1"]
+    assert [line["caller"] for line in found[REFUSALS_PER_WINDOW:]] == ["node/n2", "node/n1"]
+    assert len(lines(tmp_path / "audit.log")) == 1
+
+
+def test_refusals_never_push_out_a_grant(tmp_path: Path) -> None:
+    """Not even those that each come from another caller, with a name or without."""
+    clock = FakeClock()
+    log = AuditLog(tmp_path / "audit.log", clock, max_file_bytes=2000)
+    log.granted(AuditRecord("certificate", "granted", "node/n1", "p"))
+    for number in range(1000):
+        clock.now_s += 1
+        log.refused(refusal(caller=f"node/{number}" if number % 2 else ""))
+    log.close()
+    assert lines(tmp_path / "audit.log")[0]["caller"] == "node/n1"
+    assert len(list(tmp_path.iterdir())) == 1 + KEPT_FILES
+
+
+@pytest.mark.parametrize("peer", ["ipv6:[2001:db8::{0:x}]:4000", "ipv6:%5B2001:db8::{0:x}%5D:4000", "ipv6:[::ffff:10.0.0.1]:{0}"])
+def test_the_addresses_of_one_holder_are_one_caller(tmp_path: Path, peer: str) -> None:
+    log = AuditLog(tmp_path / "audit.log", FakeClock())
+    for number in range(NAMELESS_PER_WINDOW):
+        log.refused(AuditRecord("certificate", "refused", "", peer.format(number), check="token-unknown"))
+    log.refused(AuditRecord("certificate", "refused", "", "ipv6:[2001:db8:0:1::1]:1", check="token-unknown"))
+    log.close()
+    assert len(refusals(tmp_path)) == REFUSALS_PER_WINDOW + 1
+
+
+def test_callers_without_a_name_have_so_many_lines_together(tmp_path: Path) -> None:
+    clock = FakeClock()
+    log = AuditLog(tmp_path / "audit.log", clock)
+    flood = [
+        AuditRecord("certificate", "refused", "", f"ipv6:[2001:db8:0:{number:x}::1]:1", check="token-unknown") for number in range(5000)
+    ]
+    for record in flood:
+        log.refused(record)
+    log.refused(refusal(caller="node/n1"))
+    clock.now_s += 1
+    log.refused(flood[0])
+    log.close()
+    *_, named, last = found = refusals(tmp_path)
+    assert len(found) == NAMELESS_PER_WINDOW + 2
+    assert named["caller"] == "node/n1"
+    assert last["suppressed"] == 5000 - NAMELESS_PER_WINDOW
 
 
 def test_callers_without_a_name_are_told_apart_by_address_not_port(tmp_path: Path) -> None:
@@ -86,7 +133,7 @@ def test_callers_without_a_name_are_told_apart_by_address_not_port(tmp_path: Pat
     for port in range(100):
         log.refused(AuditRecord("certificate", "refused", "", f"ipv4:10.0.0.1:{port}", check="token-unknown"))
     log.close()
-    assert len(lines(tmp_path / "audit.log")) == REFUSALS_PER_WINDOW
+    assert len(refusals(tmp_path)) == REFUSALS_PER_WINDOW
 
 
 def test_follows_no_link(tmp_path: Path) -> None:

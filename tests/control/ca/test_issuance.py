@@ -45,8 +45,8 @@ class World:
         self.authority = Authority(path / "ca", trust_domain=TD, own=True, clock=self.clock)
         self.revocations = Revocations(path / "revocations.json")
         self.tokens = JoinTokens(path / "tokens.json")
-        self.audit_path = path / "audit.log"
-        self.audit = AuditLog(self.audit_path, self.clock)
+        self.path = path
+        self.audit = AuditLog(path / "audit.log", self.clock)
         self.parts = IssuanceParts(
             authority=self.authority,
             revocations=self.revocations,
@@ -71,8 +71,9 @@ class World:
         leaf = sign_identity(issuer, new_key().public_key(), str(name), Validity(start_s, start_s + 60 + life_s))
         return shown(leaf, issuer, **fields)
 
-    def last(self) -> dict[str, object]:
-        return msgspec.json.decode(self.audit_path.read_bytes().splitlines()[-1])
+    def last(self, outcome: str = "refused") -> dict[str, object]:
+        file = self.path / ("audit-refused.log" if outcome == "refused" else "audit.log")
+        return msgspec.json.decode(file.read_bytes().splitlines()[-1])
 
 
 def shown(leaf: x509.Certificate, issuer: Issuer, **fields) -> Credentials:
@@ -117,12 +118,12 @@ async def test_a_node_joins_and_asks_for_its_workload(world: World) -> None:
     leaf, issuer, root = answer(await world.by_token.create(bearer(token), question(N1)))
     assert names(leaf) == [str(N1)]
     assert (issuer, root) == (world.authority.issuer.certificate, world.authority.issuer.roots[0])
-    assert world.last()["identity"] == str(N1)
+    assert world.last("granted")["identity"] == str(N1)
 
     leaf, *_ = answer(await world.by_certificate.create(shown(leaf, world.authority.issuer), question(CART, CART)))
     assert names(leaf) == [str(CART)]
     assert leaf.not_valid_after_utc == datetime.fromtimestamp(NOW_S + 24 * 3600, UTC)
-    line = world.last()
+    line = world.last("granted")
     assert (line["outcome"], line["caller"], line["node"], line["identity"]) == ("granted", "node/n1", "n1", str(CART))
     assert line["serial"] == f"{leaf.serial_number:x}"
 
@@ -329,7 +330,7 @@ async def test_what_can_not_be_recorded_is_not_handed_out(world: World, monkeypa
     def full(_record: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(world.audit, "_write", full)
+    monkeypatch.setattr(world.audit._grants, "write", full)
     with pytest.raises(OSError, match="No space"):
         await world.by_certificate.create(world.agent(), question(CART, CART))
 
@@ -346,6 +347,12 @@ async def test_no_secret_is_in_the_audit_log_or_an_error(world: World, caplog: p
         except RefusedError as error:
             errors.append(f"{error!r} {error}")
     assert len(errors) == 2
-    seen = world.audit_path.read_text() + caplog.text + "".join(errors) + repr(bearer(token)) + repr(world.parts)
+    seen = (
+        "".join(file.read_text() for file in world.path.glob("audit*.log"))
+        + caplog.text
+        + "".join(errors)
+        + repr(bearer(token))
+        + repr(world.parts)
+    )
     assert secret[:-1] not in seen
     assert not [line for line in key_file.splitlines()[1:-1] if line in seen]
