@@ -41,12 +41,16 @@ class Request(Struct, frozen=True):
 
 
 class Resource(Struct, frozen=True):
-    """One resource: `body` is the serialized message inside the Any, `aliases` the other keys that name it."""
+    """One resource: `body` is the serialized message inside the Any, `aliases` the other keys that name it.
+
+    `other_type` is what the Any says that it is, None where that is the type of its response, as it must be.
+    """
 
     name: str
     version: str
     body: bytes
     aliases: tuple[str, ...] = ()
+    other_type: str | None = None
 
 
 class Response(Struct, frozen=True):
@@ -133,7 +137,7 @@ def encode_response(response: Response) -> bytes:
     )
     for resource in response.resources:
         entry = message.resources.add(name=resource.name, version=resource.version, aliases=resource.aliases)
-        entry.resource.type_url = response.type_url
+        entry.resource.type_url = response.type_url if resource.other_type is None else resource.other_type
         entry.resource.value = resource.body
     return bytes(message.SerializeToString())
 
@@ -147,10 +151,13 @@ def decode_response(body: bytes) -> Response:
     return Response(
         type_url=message.type_url,
         nonce=message.nonce,
-        resources=tuple(
-            Resource(name=entry.name, version=entry.version, body=entry.resource.value, aliases=tuple(entry.aliases))
-            for entry in message.resources
-        ),
+        resources=tuple(_resource(entry, message.type_url) for entry in message.resources),
         removed=tuple(message.removed_resources),
         system_version=message.system_version_info,
     )
+
+
+def _resource(entry: Any, type_url: str) -> Resource:
+    """Any: a message of the private pool."""
+    said = entry.resource.type_url
+    return Resource(entry.name, entry.version, entry.resource.value, tuple(entry.aliases), None if said == type_url else said)

@@ -40,6 +40,8 @@ class Accepted:
 
 def accept(kind: Kind, resource: Resource) -> Accepted:
     """Decodes a resource; raises ValueError if it is malformed or is not what it is called."""
+    if resource.other_type is not None:
+        raise ModelError(f"is of type {resource.other_type[:200]!r} in a response of {kind.type_url}")
     value = kind.decode(resource.body)
     if resource.name != name_of(value):
         # Versions and removals go by the resource's name, decisions by what is inside: two names for one thing would let them part.

@@ -1,9 +1,10 @@
 """The state machine, one exchange at a time."""
 
+import msgspec
 import pytest
 
 from meshapi.authorization import Action
-from meshapi.discovery import Node, Request, Resource, Response
+from meshapi.discovery import Node, Request, Resource, Response, decode_response, encode_response
 from meshapi.trust import TrustBundle, encode_trust
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
 from nodeagent.xds.core import MAX_ERROR_CHARS, MAX_KEYS_PER_REQUEST, Core
@@ -58,6 +59,21 @@ def test_a_good_response_applies_and_is_acknowledged() -> None:
     effects = receive(core, ADDRESS_TYPE, workload_resource(web))
     assert [accepted.value for update in updates(effects) for accepted in update.upserts] == [web]
     assert sent(effects) == [Request(ADDRESS_TYPE, nonce="n1")]
+
+
+def test_a_resource_that_says_to_be_of_another_type_is_refused_alone() -> None:
+    """Whatever its body would decode to: the message inside may mean something else in the type that it names."""
+    core = opened(ALL, "/10.0.0.1", "/10.0.0.2")
+    other = msgspec.structs.replace(workload_resource(workload("web")), other_type=TRUST_TYPE)
+    sent_body = encode_response(Response(ADDRESS_TYPE, "n1", (other, workload_resource(workload("db", "10.0.0.2")))))
+    effects = core.step(Received(decode_response(sent_body)), 0)
+    [rejected] = [effect for effect in effects if isinstance(effect, Rejected)]
+    assert rejected.name == "Kubernetes//Pod/ns/web"
+    assert f"of type '{TRUST_TYPE}'" in rejected.error
+    assert [accepted.resource.name for update in updates(effects) for accepted in update.upserts] == ["Kubernetes//Pod/ns/db"]
+    [answer] = sent(effects)
+    assert answer.error is not None
+    assert "Kubernetes//Pod/ns/web" in answer.error
 
 
 def test_subscriptions_are_gathered_until_the_stream_takes_them() -> None:
