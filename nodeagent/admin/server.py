@@ -71,11 +71,13 @@ class AdminServer:
         """Serves until it is cancelled; raises OSError if the socket can't be made."""
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
         with _listen(self._path) as listening:
+            ours = self._path.stat().st_ino
             await runner.setup()
             try:
                 await web.SockSite(runner, listening).start()
                 await asyncio.Event().wait()
             finally:
+                _remove(self._path, ours)
                 await runner.cleanup()
         raise AssertionError("only cancellation ends the wait")
 
@@ -177,3 +179,10 @@ def _listen(path: Path) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def _remove(path: Path, inode: int) -> None:
+    """Leaves no socket that nobody answers; one that a successor put in place is not ours to remove."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == inode:
+            path.unlink()

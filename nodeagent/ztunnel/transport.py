@@ -220,6 +220,8 @@ async def serve(path: Path, handle: Callable[[Session], Awaitable[None]]) -> Non
                 latest = Session(connection)
                 tasks.create_task(_run(latest, handle), name="proxy session")
     finally:
+        # In this order: as long as this one answers, no successor listens there.
+        path.unlink(missing_ok=True)
         listening.close()
         if latest:
             latest.close("the agent stops")

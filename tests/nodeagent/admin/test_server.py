@@ -1,6 +1,7 @@
 """The admin socket itself: private, JSON, errors in words, and an end."""
 
 import asyncio
+import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -78,11 +79,16 @@ class Agent:
         self.ended = True
 
 
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 @asynccontextmanager
 async def serving(agent: Agent, run_dir: Path) -> AsyncIterator[aiohttp.ClientSession]:
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(AdminServer(agent, run_dir).run())
-        await until((run_dir / "admin.sock").exists)
+        await until(lambda: answers(run_dir / "admin.sock"))
         async with aiohttp.ClientSession("http://agent", connector=aiohttp.UnixConnector(str(run_dir / "admin.sock"))) as client:
             yield client
         task.cancel()
@@ -108,18 +114,27 @@ async def test_every_report_is_served(tmp_path: Path) -> None:
             assert await get(client, path) == (200, msgspec.json.decode(msgspec.json.encode(report))), path
 
 
-async def test_the_socket_is_private_and_replaces_one_that_was_left(tmp_path: Path) -> None:
+async def test_the_socket_is_private_replaces_one_that_was_left_and_goes_with_its_server(tmp_path: Path) -> None:
     file = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(file))
     file.with_suffix(".draft").write_text("left by an agent that was killed while it began")
-    async with serving(Agent(), tmp_path):
+    async with serving(Agent(), tmp_path) as client:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    left = file.stat().st_ino
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(AdminServer(Agent(), tmp_path).run())
-        await until(lambda: file.stat().st_ino != left)
-        async with aiohttp.ClientSession("http://agent", connector=aiohttp.UnixConnector(str(file))) as client:
-            assert (await get(client, "/workloads"))[0] == 200
-        task.cancel()
+        assert (await get(client, "/workloads"))[0] == 200
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_server_that_ends_leaves_its_successors_socket(tmp_path: Path) -> None:
+    async with serving(Agent(), tmp_path):
+        successor = AdminServer(Agent(), tmp_path)
+        former = (tmp_path / "admin.sock").stat().st_ino
+        task = asyncio.ensure_future(successor.run())
+        await until(lambda: (tmp_path / "admin.sock").stat().st_ino != former)
+    async with aiohttp.ClientSession("http://agent", connector=aiohttp.UnixConnector(str(tmp_path / "admin.sock"))) as client:
+        assert (await get(client, "/workloads"))[0] == 200
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_explain_down_and_what_is_refused(tmp_path: Path) -> None:

@@ -284,6 +284,7 @@ async def test_the_server_takes_a_proxy_and_prefers_the_newest(tmp_path: Path) -
         await until(lambda: len(ended) == 2)
         serving.cancel()
         await asyncio.wait([serving])
+    assert not path.exists()
     with listen(path):
         pass
 
