@@ -220,9 +220,7 @@ async def serve(path: Path, handle: Callable[[Session], Awaitable[None]]) -> Non
                 latest = Session(connection)
                 tasks.create_task(_run(latest, handle), name="proxy session")
     finally:
-        # In this order: as long as this one answers, no successor listens there.
-        path.unlink(missing_ok=True)
-        listening.close()
+        _end(path, listening)
         if latest:
             latest.close("the agent stops")
 
@@ -245,6 +243,12 @@ def listen(path: Path) -> socket.socket:
             raise KernelError(error.errno or errno.EINVAL, subject, detail=error.strerror or str(error)) from error
         undo.pop_all()
         return listening
+
+
+def _end(path: Path, listening: socket.socket) -> None:
+    # In this order: as long as this one answers, no successor listens there.
+    path.unlink(missing_ok=True)
+    listening.close()
 
 
 def _check_place(path: Path, subject: str) -> None:
