@@ -178,8 +178,8 @@ class Agent:
 
     # ---- what one part tells another
 
-    def _on_configuration(self) -> None:
-        self.keeper.changed()
+    def _on_configuration(self, *, urgent: bool) -> None:
+        self.keeper.changed(urgent=urgent)
 
     def _on_certificate(self, identity: str, chain_pem: str, key_pem: str) -> None:
         self.sessions.set_identity(identity, chain_pem, key_pem)

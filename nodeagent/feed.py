@@ -1,6 +1,6 @@
 """What the xds client delivers, into the snapshot, to those who keep trust, and into what is kept on the node."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from meshapi.authorization import Policy
@@ -14,6 +14,7 @@ from nodeagent.snapshot.view import Missing
 from nodeagent.state.kept import Kept
 from nodeagent.xds.events import Rejected
 from nodeagent.xds.events import Update as Delivery
+from nodeagent.xds.kinds import Value
 
 MAX_KEPT_ABSENT: Final = 65536
 
@@ -28,10 +29,17 @@ class TrustSink(Protocol):
         """The controller has no bundle of it any more."""
 
 
-class Feed:
-    """Implements `xds.client.Handler`. `on_change` is called after each change of what is to be kept."""
+class OnChange(Protocol):
+    """Called after each change of what is to be kept."""
 
-    def __init__(self, store: SnapshotStore, trust: TrustSink, on_change: Callable[[], None]) -> None:
+    def __call__(self, *, urgent: bool) -> None:
+        """`urgent`: it decides who is let in."""
+
+
+class Feed:
+    """Implements `xds.client.Handler`."""
+
+    def __init__(self, store: SnapshotStore, trust: TrustSink, on_change: OnChange) -> None:
         self._store = store
         self._trust = trust
         self._on_change = on_change
@@ -46,6 +54,7 @@ class Feed:
         for accepted in update.upserts:
             held[accepted.resource.name] = accepted.resource
         values = [accepted.value for accepted in update.upserts]
+        urgent = update.type_url != ADDRESS_TYPE or self._rules_differ(values)
         if update.type_url == TRUST_TYPE:
             self._apply_trust([value for value in values if isinstance(value, TrustBundle)], update.removed)
         elif update.type_url == AUTHORIZATION_TYPE:
@@ -55,22 +64,22 @@ class Feed:
             workloads = tuple(value for value in values if isinstance(value, Workload))
             services = tuple(value for value in values if isinstance(value, Service))
             self._store.apply(Update(workloads=workloads, services=services, removed=update.removed, absent=update.absent))
-        self._on_change()
+        self._on_change(urgent=urgent)
 
     def on_rejected(self, rejected: Rejected) -> None:
         """A policy that can't be understood denies where it may hold; what is at an address, but not understood, is not reached."""
         if rejected.type_url == AUTHORIZATION_TYPE:
             self._store.apply(Update(rejected_policies=((rejected.name, rejected.error),)))
-            self._on_change()
+            self._on_change(urgent=True)
         elif rejected.keys and not rejected.has_last_good:
             self._store.apply(Update(unreadable=rejected.keys))
-            self._on_change()
+            self._on_change(urgent=False)
 
     def on_ready(self) -> None:
         """The whole of the policies is here."""
         self.ready = True
         self._store.apply(Update(policies_arrived=True))
-        self._on_change()
+        self._on_change(urgent=True)
 
     def restore(self, kept: Kept) -> None:
         """Takes what was kept beside the resources themselves; call it after the client's `restore` brought those."""
@@ -85,6 +94,16 @@ class Feed:
             absent=tuple(key for key, why in snapshot.absent.items() if why is Missing.ABSENT and key in wanted)[:MAX_KEPT_ABSENT],
             rejected={url: dict(names) for url, names in rejected.items() if names},
             policies_arrived=snapshot.policies_arrived,
+        )
+
+    def _rules_differ(self, values: list[Value]) -> bool:
+        """Whether other policies hold for a workload than before: they are named there, not found by their selectors."""
+        known = self._store.current.workloads
+        return any(
+            isinstance(value, Workload)
+            and (before := known.get(value.uid)) is not None
+            and before.authorization_policies != value.authorization_policies
+            for value in values
         )
 
     def _apply_trust(self, bundles: list[TrustBundle], removed: tuple[str, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from ipaddress import ip_address
 
+import msgspec
+
 from meshapi.authorization import Action, Policy, PolicyScope, encode_policy
 from meshapi.discovery import Node, Resource
 from meshapi.trust import TrustBundle, encode_trust
@@ -37,11 +39,12 @@ class Scene:
     def __init__(self) -> None:
         self.store = SnapshotStore(Snapshot())
         self.trust = Bundles()
-        self.changes = 0
+        self.changes: list[bool] = []
+        """Of each change, whether it was urgent."""
         self.feed = Feed(self.store, self.trust, self._on_change)
 
-    def _on_change(self) -> None:
-        self.changes += 1
+    def _on_change(self, *, urgent: bool) -> None:
+        self.changes.append(urgent)
 
     def deliver(self, url: str, *resources: Resource, removed: tuple[str, ...] = (), absent: tuple[str, ...] = ()) -> None:
         self.feed.apply(Delivery(url, tuple(accept(KIND[url], resource) for resource in resources), removed, absent))
@@ -78,7 +81,20 @@ def test_what_is_delivered_is_known() -> None:
     assert known(scene) == EXPECTED
     assert scene.trust == {"cluster.local": BUNDLE}
     assert scene.feed.ready
-    assert scene.changes == 6
+    assert scene.changes == [False, False, True, True, True, True]
+
+
+def test_what_decides_who_is_let_in_does_not_wait_to_be_kept() -> None:
+    scene = everything()
+    scene.changes.clear()
+    moved = msgspec.structs.replace(API, addresses=(ip_address("10.0.0.10"),))
+    named = msgspec.structs.replace(moved, authorization_policies=("shop/p",))
+    for body in (encode_workload(moved), encode_workload(named), encode_workload(moved)):
+        scene.deliver(ADDRESS_TYPE, Resource("api", "2", body))
+    scene.deliver(ADDRESS_TYPE, removed=("api",))
+    scene.deliver(AUTHORIZATION_TYPE, removed=("shop/p",))
+    scene.deliver(TRUST_TYPE, removed=("cluster.local",))
+    assert scene.changes == [False, True, True, False, True, True]
 
 
 def test_what_is_removed_is_known_no_more() -> None:
