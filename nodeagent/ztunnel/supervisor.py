@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from typing import Final
 from nodeagent.linux import process
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.process import Process
+from nodeagent.ztunnel import proxy_log
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,6 @@ _STEADY_S: Final = 10.0
 _LOCK_POLL_S: Final = 0.02
 _LOCK_DEADLINE_S: Final = 5.0
 _GRACE_S: Final = 2.0
-_MAX_LOG_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +105,22 @@ class ProxySupervisor:
                 self._process = running
                 self.state = ProxyState(running.pid, adopted, time.time(), self.state.restarts)
                 log.info("proxy %d: %s", running.pid, "found running" if adopted else "started")
-                return f"proxy {running.pid}: {await running.wait()}"
+                return f"proxy {running.pid}: {await self._until_ended(running)}"
         except KernelError as error:
             return str(error)
         finally:
             self._process = None
 
+    async def _until_ended(self, running: Process) -> str:
+        async with asyncio.TaskGroup() as tasks:
+            bounding = tasks.create_task(proxy_log.keep_bounded(self._paths.log), name="proxy log")
+            words = await running.wait()
+            bounding.cancel()
+        return words
+
     def _start(self) -> int:
-        self._make_room()
         command = [str(self._paths.binary), "--socket", str(self._paths.socket), "--lock", str(self._paths.lock), *self._arguments]
         return process.start(command, log_file=self._paths.log)
-
-    def _make_room(self) -> None:
-        with suppress(FileNotFoundError):
-            if self._paths.log.stat().st_size > _MAX_LOG_BYTES:
-                self._paths.log.replace(self._paths.log.with_suffix(".old"))
 
 
 def holder(lock: Path) -> int | None:

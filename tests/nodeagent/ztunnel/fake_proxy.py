@@ -16,13 +16,14 @@ def main() -> int:
         return 3
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
-    print("serving", os.environ, flush=True)
     code = Path(arguments["--socket"]).with_name("exit-code")
     if code.exists():
         return int(code.read_text())
+    signal.signal(signal.SIGUSR2, lambda *_: print("again", flush=True))
     signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0))
     if Path(arguments["--socket"]).with_name("stubborn").exists():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("serving", os.environ, flush=True)
     while True:
         signal.pause()
 

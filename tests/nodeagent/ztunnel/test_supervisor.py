@@ -12,6 +12,7 @@ import pytest
 
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.process import start
+from nodeagent.ztunnel import proxy_log
 from nodeagent.ztunnel import supervisor as module
 from nodeagent.ztunnel.supervisor import ProxyPaths, ProxySupervisor, holder
 from tests.nodeagent.waiting import until
@@ -102,6 +103,35 @@ async def test_a_program_that_is_not_there_is_a_problem_in_words(paths: ProxyPat
     paths.binary.unlink()
     async with running(paths) as made:
         await until(lambda: "is the program there" in made.state.problem)
+
+
+async def test_the_log_of_a_running_proxy_is_bounded_and_goes_on(paths: ProxyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_log, "PERIOD_S", 0.01)
+    monkeypatch.setattr(proxy_log, "MAX_BYTES", 50_000)
+    old = paths.log.with_suffix(".old")
+    async with running(paths) as made:
+        await until(lambda: serving(paths))
+        pid = made.state.pid
+        assert pid
+        for said in ("serving", "again"):
+            with paths.log.open("a") as log:
+                log.write("x" * 50_000)
+            await until(lambda: paths.log.stat().st_size == 0)
+            assert said in old.read_text()
+            os.kill(pid, signal.SIGUSR2)
+            # At the beginning of the file: one that does not append would leave a hole before it.
+            await until(lambda: paths.log.read_text() == "again\n")
+        assert made.state.pid == pid
+    assert old.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_can_not_be_copied_is_emptied_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_log, "MAX_BYTES", 10)
+    log = tmp_path / "proxy.log"
+    log.write_text("x" * 11)
+    log.with_suffix(".old").mkdir()
+    proxy_log.bound(log)
+    assert log.read_text() == ""
 
 
 async def test_stop_asks_first_and_then_insists(paths: ProxyPaths) -> None:
