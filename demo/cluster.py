@@ -210,23 +210,21 @@ class Cluster:
 
     def get(self, namespace: str, host: object, port: int, *, count: int = 1, timeout_s: float = 5.0, path: str = "/") -> list[Any]:
         """HTTP requests from a namespace, each on its own connection: what the client prints."""
-        command = [
-            sys.executable,
-            "-m",
-            "demo.apps.client",
-            f"--timeout={timeout_s}",
-            "get",
-            str(host),
-            str(port),
-            f"--count={count}",
-            f"--path={path}",
-        ]
+        command = [*_client(timeout_s), "get", str(host), str(port), f"--count={count}", f"--path={path}"]
         output = run(["env", f"PYTHONPATH={Path(__file__).parent.parent}", *command], namespace=namespace, timeout_s=30 + count * timeout_s)
         return [json.loads(line) for line in output.splitlines()]
 
+    def keep_calling(self, namespace: str, host: object, port: int, *, name: str) -> Callable[[], list[Any]]:
+        """HTTP requests every few milliseconds in the background; returns what gives the answers so far, refusals included."""
+        command = [*_client(1.0), "get", str(host), str(port), "--count=10000", "--pause=0.003"]
+        log = self.directory / f"calls-{name}.log"
+        process = Process(name, command, log, namespace, {"PYTHONPATH": str(Path(__file__).parent.parent)}).start()
+        self._apps.append(process)
+        return lambda: [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
     def hold(self, namespace: str, host: object, port: int, *, name: str, line: str = "are you there", seconds: float = 30.0) -> "Held":
         """A TCP connection from a namespace that is kept busy in the background, open when this returns."""
-        command = [sys.executable, "-m", "demo.apps.client", "hold", str(host), str(port), f"--line={line}", f"--seconds={seconds}"]
+        command = [*_client(5.0), "hold", str(host), str(port), f"--line={line}", f"--seconds={seconds}"]
         log = self.directory / f"hold-{name}.log"
         log.unlink(missing_ok=True)
         process = Process(name, command, log, namespace, {"PYTHONPATH": str(Path(__file__).parent.parent)}).start()
@@ -268,6 +266,10 @@ class Cluster:
             eventually(alive_and_done, what, timeout_s=20)
         except NotInTime as error:
             raise NotInTime(f"{error}\n{process.tail()}") from None
+
+
+def _client(timeout_s: float) -> list[str]:
+    return [sys.executable, "-m", "demo.apps.client", f"--timeout={timeout_s}"]
 
 
 class Held:

@@ -18,13 +18,17 @@ class Claim:
     seen: str
 
 
+def make_console() -> Console:
+    """Where people read; in a file or a pipe, the width that rich would assume (80) folds tables into ribbons."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
+
+
 class Report:
     """Prints steps and claims; colours only on a terminal (rich finds out)."""
 
     def __init__(self) -> None:
-        console = Console(highlight=False, soft_wrap=True)
-        # In a file or a pipe, the width that rich would assume (80) folds the table into a ribbon.
-        self.console = console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
+        self.console = make_console()
         self.claims: list[Claim] = []
         self._step = 0
 

@@ -13,7 +13,7 @@ def connect(host: str, port: int, timeout_s: float) -> socket.socket:
 
 
 def get(options: argparse.Namespace) -> None:
-    """`count` requests, each on its own connection; prints `{"ok": ..., "pod"| "error": ..., "ms": ...}` for each."""
+    """`count` requests, each on its own connection; prints `{"ok": ..., "pod"| "error": ..., "at": Unix time, "ms": ...}`."""
     for _ in range(options.count):
         begin = time.monotonic()
         try:
@@ -29,8 +29,9 @@ def get(options: argparse.Namespace) -> None:
             report = {"ok": True, **json.loads(answer.split(b"\r\n\r\n", 1)[1])}
         except (OSError, ValueError) as error:
             report = {"ok": False, "error": f"{type(error).__name__}: {error}"}
-        report["ms"] = round((time.monotonic() - begin) * 1000, 1)
+        report |= {"at": time.time(), "ms": round((time.monotonic() - begin) * 1000, 1)}
         print(json.dumps(report), flush=True)
+        time.sleep(options.pause)
 
 
 def hold(options: argparse.Namespace) -> None:
@@ -63,6 +64,7 @@ def main() -> None:
     one.add_argument("port", type=int)
     one.add_argument("--path", default="/")
     one.add_argument("--count", type=int, default=1)
+    one.add_argument("--pause", type=float, default=0.0)
     one.set_defaults(run=get)
     two = commands.add_parser("hold")
     two.add_argument("host")
