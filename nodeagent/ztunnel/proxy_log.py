@@ -34,7 +34,7 @@ def bound(path: Path) -> None:
         return
     try:
         # Copied, since the proxy would go on in a file that was renamed. What it writes meanwhile is lost.
-        with path.open("rb") as source, open(path.with_suffix(".old"), "wb", opener=_private) as target:  # noqa: PTH123 - the opener
+        with path.open("rb") as source, open(path.with_suffix(".old"), "wb", opener=_private) as target:
             shutil.copyfileobj(source, target)
     except OSError as error:
         log.warning("the proxy's log could not be copied before it was emptied: %s", error)
