@@ -43,12 +43,12 @@ impl Worker {
         if let Some(route) = self.decisions.routes.borrow_mut().find(&key, Instant::now()) {
             return Ok(route);
         }
+        let token = self.next_token();
         let _abandon = OnDrop(|| {
-            let abandoned = self.decisions.routes.borrow_mut().abandon(&key, Waiter::is_closed);
+            let abandoned = self.decisions.routes.borrow_mut().abandon(&key, token);
             self.release(abandoned.into_iter().collect());
         });
         let (waiter, answered) = oneshot::channel();
-        let token = self.next_token();
         if self.decisions.routes.borrow_mut().wait(&key, waiter, token, Instant::now()) {
             self.ask(token, Question::Route { workload: workload.clone(), destination });
         }
@@ -75,12 +75,12 @@ impl Worker {
     }
 
     async fn ask_verdict(&self, flow: &Flow, source: IpAddr) -> Result<(u64, Arc<Verdict>), Failure> {
+        let token = self.next_token();
         let _abandon = OnDrop(|| {
-            let abandoned = self.decisions.verdicts.borrow_mut().abandon(flow, source, Waiter::is_closed);
+            let abandoned = self.decisions.verdicts.borrow_mut().abandon(flow, source, token);
             self.release(abandoned.into_iter().collect());
         });
         let (waiter, answered) = oneshot::channel();
-        let token = self.next_token();
         if self.decisions.verdicts.borrow_mut().wait(flow, source, waiter, token, Instant::now()) {
             self.ask(token, Question::Verdict { flow: flow.clone(), source });
         }
@@ -121,8 +121,8 @@ impl Worker {
                 wake(waiting);
             }
             Answer::Full => {
-                drop(self.decisions.routes.borrow_mut().refused(token));
-                drop(self.decisions.verdicts.borrow_mut().refused(token));
+                self.decisions.routes.borrow_mut().refused(token);
+                self.decisions.verdicts.borrow_mut().refused(token);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The routes that a worker holds. No I/O.
 
 use crate::answers::{Endpoint, Route};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ type Key = (Arc<str>, SocketAddr);
 struct Entry<W> {
     key: Key,
     route: Option<Arc<Route>>,
-    waiting: Vec<W>,
+    /// By the token that each came with, which is higher the later it came.
+    waiting: BTreeMap<u64, W>,
     used: Instant,
 }
 
@@ -34,14 +35,14 @@ impl<W> Routes<W> {
         entry.route.clone()
     }
 
-    /// Waits for the route; true when the question must be asked, under `token`.
+    /// Waits for the route under a token of its own; true when the question must be asked under that.
     pub fn wait(&mut self, key: &Key, waiter: W, token: u64, now: Instant) -> bool {
         if let Some(entry) = self.by_key.get(key).and_then(|token| self.entries.get_mut(token)) {
-            entry.waiting.push(waiter);
+            entry.waiting.insert(token, waiter);
             return false;
         }
         self.by_key.insert(key.clone(), token);
-        self.entries.insert(token, Entry { key: key.clone(), route: None, waiting: vec![waiter], used: now });
+        self.entries.insert(token, Entry { key: key.clone(), route: None, waiting: BTreeMap::from([(token, waiter)]), used: now });
         true
     }
 
@@ -49,19 +50,20 @@ impl<W> Routes<W> {
     pub fn answered(&mut self, token: u64, route: Arc<Route>) -> Option<Vec<W>> {
         let entry = self.entries.get_mut(&token)?;
         entry.route = Some(route);
-        Some(std::mem::take(&mut entry.waiting))
+        Some(std::mem::take(&mut entry.waiting).into_values().collect())
     }
 
     /// Gives up a question that will not be answered.
-    pub fn refused(&mut self, token: u64) -> Vec<W> {
-        self.remove(token).map_or_else(Vec::new, |entry| entry.waiting)
+    pub fn refused(&mut self, token: u64) {
+        self.remove(token);
     }
 
-    /// Forgets the question of `key` if nobody waits for it any more; the token to release.
-    pub fn abandon(&mut self, key: &Key, gone: impl Fn(&W) -> bool) -> Option<u64> {
+    /// Whoever came with the token `waiter` waits no more. With the last one the question is forgotten; then, the token to release.
+    pub fn abandon(&mut self, key: &Key, waiter: u64) -> Option<u64> {
         let token = *self.by_key.get(key)?;
-        let entry = self.entries.get(&token)?;
-        if entry.route.is_some() || !entry.waiting.iter().all(gone) {
+        let entry = self.entries.get_mut(&token)?;
+        entry.waiting.remove(&waiter)?;
+        if !entry.waiting.is_empty() {
             return None;
         }
         self.remove(token);
@@ -122,6 +124,7 @@ mod tests {
         assert!(routes.wait(&key, 7, 1, now) && !routes.wait(&key, 8, 2, now));
         assert!(routes.find(&key, now).is_none());
         assert_eq!(routes.answered(1, refuse()), Some(vec![7, 8]));
+        assert_eq!(routes.abandon(&key, 2), None, "answered");
         assert!(routes.find(&key, now).is_some());
         assert_eq!(routes.trim(Duration::ZERO, now, None), [1]);
         assert!(routes.find(&key, now).is_none() && routes.answered(1, refuse()).is_none());
@@ -133,8 +136,11 @@ mod tests {
         let key: Key = ("w".into(), "10.0.0.1:80".parse().unwrap());
         let mut routes = Routes::default();
         routes.wait(&key, 7, 1, now);
-        assert_eq!(routes.abandon(&key, |_| false), None);
-        assert_eq!(routes.abandon(&key, |_| true), Some(1));
-        assert!(routes.wait(&key, 8, 2, now));
+        routes.wait(&key, 8, 2, now);
+        assert_eq!(routes.abandon(&key, 1), None);
+        assert_eq!(routes.abandon(&key, 2), Some(1));
+        assert!(routes.wait(&key, 9, 3, now), "the question is asked anew");
+        assert_eq!(routes.abandon(&key, 2), None, "who waited before has no part in it");
+        assert_eq!(routes.abandon(&key, 3), Some(3));
     }
 }

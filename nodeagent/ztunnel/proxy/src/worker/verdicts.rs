@@ -2,7 +2,7 @@
 
 use crate::answers::{Flow, Verdict};
 use crate::protocol::Holds;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,8 @@ struct Entry<W> {
     flow: Flow,
     source: IpAddr,
     verdict: Option<Arc<Verdict>>,
-    waiting: Vec<W>,
+    /// By the token that each came with, which is higher the later it came.
+    waiting: BTreeMap<u64, W>,
     /// Connections and their sources.
     standing: HashMap<u64, IpAddr>,
     used: Instant,
@@ -50,15 +51,16 @@ impl<W> Verdicts<W> {
         Some((token, entry.verdict.clone()?))
     }
 
-    /// Waits for the verdict; true when the question must be asked, under `token`.
+    /// Waits for the verdict under a token of its own; true when the question must be asked under that.
     pub fn wait(&mut self, flow: &Flow, source: IpAddr, waiter: W, token: u64, now: Instant) -> bool {
         let key = (flow.clone(), source);
         if let Some(entry) = self.by_source.get(&key).and_then(|token| self.entries.get_mut(token)) {
-            entry.waiting.push(waiter);
+            entry.waiting.insert(token, waiter);
             return false;
         }
         self.by_source.insert(key, token);
-        let entry = Entry { flow: flow.clone(), source, verdict: None, waiting: vec![waiter], standing: HashMap::new(), used: now };
+        let waiting = BTreeMap::from([(token, waiter)]);
+        let entry = Entry { flow: flow.clone(), source, verdict: None, waiting, standing: HashMap::new(), used: now };
         self.entries.insert(token, entry);
         true
     }
@@ -81,19 +83,20 @@ impl<W> Verdicts<W> {
         let actions: Vec<Action> = entry.standing.iter().filter_map(action).collect();
         entry.standing.retain(|_, source| any_source || *source == entry.source);
         entry.verdict = Some(verdict);
-        Some((std::mem::take(&mut entry.waiting), actions))
+        Some((std::mem::take(&mut entry.waiting).into_values().collect(), actions))
     }
 
     /// Gives up a question that will not be answered.
-    pub fn refused(&mut self, token: u64) -> Vec<W> {
-        self.remove(token).map_or_else(Vec::new, |entry| entry.waiting)
+    pub fn refused(&mut self, token: u64) {
+        self.remove(token);
     }
 
-    /// Forgets the question of (flow, source) if nobody waits for it any more; the token to release.
-    pub fn abandon(&mut self, flow: &Flow, source: IpAddr, gone: impl Fn(&W) -> bool) -> Option<u64> {
+    /// Whoever came with the token `waiter` waits no more. With the last one the question is forgotten; then, the token to release.
+    pub fn abandon(&mut self, flow: &Flow, source: IpAddr, waiter: u64) -> Option<u64> {
         let token = *self.by_source.get(&(flow.clone(), source))?;
-        let entry = self.entries.get(&token)?;
-        if entry.verdict.is_some() || !entry.waiting.iter().all(gone) {
+        let entry = self.entries.get_mut(&token)?;
+        entry.waiting.remove(&waiter)?;
+        if !entry.waiting.is_empty() {
             return None;
         }
         self.remove(token);
@@ -254,8 +257,8 @@ mod tests {
         let mut table = Verdicts::default();
         table.wait(&flow(), ip(1), 7, 1, now);
         table.wait(&flow(), ip(1), 8, 2, now);
-        assert_eq!(table.abandon(&flow(), ip(1), |waiter| *waiter == 7), None);
-        assert_eq!(table.abandon(&flow(), ip(1), |_| true), Some(1));
+        assert_eq!(table.abandon(&flow(), ip(1), 1), None);
+        assert_eq!(table.abandon(&flow(), ip(1), 2), Some(1));
         assert!(table.entries.is_empty() && table.by_source.is_empty());
     }
 }
