@@ -187,6 +187,8 @@ class Settings(Struct, frozen=True):
 
     decision_deadline_s: float = 5.0
     connect_deadline_s: float = 5.0
+    connect_attempt_s: float = 1.2
+    """How long an endpoint may stay silent before the next one is tried: long enough for a lost SYN to be sent again."""
     handshake_deadline_s: float = 5.0
     preface_deadline_s: float = 5.0
     answer_deadline_s: float = 10.0

@@ -13,6 +13,12 @@ pub struct Candidate {
     pub tried: bool,
 }
 
+/// Whether one that is no worse off is left beside the one at `index`.
+pub fn has_other(candidates: &[Candidate], index: usize) -> bool {
+    let other = |(at, other): (usize, &Candidate)| at != index && !other.tried && (!other.ejected || candidates[index].ejected);
+    candidates.iter().enumerate().any(other)
+}
+
 /// The index to try next; None when all have been tried. `random` breaks ties.
 pub fn choose(candidates: &[Candidate], random: u64) -> Option<usize> {
     let left = || candidates.iter().enumerate().filter(|(_, candidate)| !candidate.tried);
@@ -54,6 +60,14 @@ mod tests {
     fn an_ejected_tier_falls_through_to_the_next() {
         let candidates = [Candidate { ejected: true, ..PLAIN }, Candidate { tier: 1, ..PLAIN }];
         assert_eq!(choose(&candidates, 0), Some(1));
+    }
+
+    #[test]
+    fn what_was_tried_or_set_aside_is_no_other_for_one_in_good_health() {
+        let (ejected, tried) = (Candidate { ejected: true, ..PLAIN }, Candidate { tried: true, ..PLAIN });
+        assert!(has_other(&[PLAIN, PLAIN], 0) && has_other(&[ejected, ejected], 1));
+        assert!(!has_other(&[PLAIN, ejected, tried], 0));
+        assert!(!has_other(&[PLAIN], 0));
     }
 
     #[test]

@@ -35,12 +35,18 @@ const MAX_TEXT_BYTES: usize = 1024;
 pub struct Failure {
     /// None: the connection was up, and one of its two ends reset it.
     pub flag: Option<Flag>,
+    /// Nothing came where something had to: whoever is there does not speak, or nobody is.
+    pub is_silent: bool,
     text: String,
 }
 
 impl Failure {
     pub fn new(flag: Flag, text: impl Into<String>) -> Self {
-        Self { flag: Some(flag), text: cut(text.into()) }
+        Self { flag: Some(flag), is_silent: false, text: cut(text.into()) }
+    }
+
+    pub fn silent(flag: Flag, text: impl Into<String>) -> Self {
+        Self { is_silent: true, ..Self::new(flag, text) }
     }
 
     pub fn text(&self) -> &str {
@@ -53,7 +59,7 @@ impl Failure {
     }
 
     pub fn reset(text: impl Into<String>) -> Self {
-        Self { flag: None, text: cut(text.into()) }
+        Self { flag: None, is_silent: false, text: cut(text.into()) }
     }
 }
 

@@ -28,11 +28,17 @@ impl Health {
         self.ejected_until.set(None);
     }
 
+    /// It said no, or broke: that may have been one connection's bad luck, until it comes again and again.
     pub fn failed(&self, now: Instant, eject_after_failures: u32, eject: Duration) {
         self.failures.set(self.failures.get().saturating_add(1));
         if self.failures.get() >= eject_after_failures {
             self.ejected_until.set(now.checked_add(eject));
         }
+    }
+
+    /// It said nothing: to find that out again would cost each connection all its patience.
+    pub fn silent(&self, now: Instant, eject: Duration) {
+        self.ejected_until.set(now.checked_add(eject));
     }
 }
 
@@ -82,6 +88,13 @@ mod tests {
         assert!(health.is_ejected(now) && !health.is_ejected(now + eject));
         health.succeeded();
         assert!(!health.is_ejected(now));
+    }
+
+    #[test]
+    fn silence_ejects_at_once() {
+        let (health, now, eject) = (Health::default(), Instant::now(), Duration::from_secs(10));
+        health.silent(now, eject);
+        assert!(health.is_ejected(now) && !health.is_ejected(now + eject));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::answers::{Endpoint, Route, Through};
 use crate::authority::is_proxy_port;
-use crate::endpoints::{Candidate, choose};
+use crate::endpoints::{Candidate, choose, has_other};
 use crate::failure::{Failure, Flag};
 use crate::health::{Health, Load};
 use crate::pool::Lease;
@@ -11,9 +11,10 @@ use crate::tunnel::{StreamGuard, Tunnel, relay};
 use crate::worker::{Conn, ConnGuard, Opening, Worker, Workload};
 use crate::{copy, sys};
 use hbone_codec::{HeaderBlock, OpenError};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// Kept tunnels that may turn out dead before a connect counts as failed.
@@ -88,7 +89,7 @@ async fn try_endpoints(worker: &Rc<Worker>, conn: &Conn, endpoints: &[Endpoint])
     let health: Vec<Rc<Health>> = endpoints.iter().map(|endpoint| worker.health.of(&endpoint.uid, endpoint.address)).collect();
     let mut tried = vec![false; endpoints.len()];
     let mut last = Failure::new(Flag::UH, "there is no endpoint");
-    for _ in 0..settings.connect_tries {
+    for left in (0..settings.connect_tries).rev() {
         let now = Instant::now();
         let candidates: Vec<Candidate> = endpoints
             .iter()
@@ -105,14 +106,20 @@ async fn try_endpoints(worker: &Rc<Worker>, conn: &Conn, endpoints: &[Endpoint])
         tried[index] = true;
         conn.counted_as(&endpoints[index].series);
         let load = Load::on(&health[index]);
-        match reach(worker, conn, &endpoints[index]).await {
+        let patience = (left > 0 && has_other(&candidates, index)).then_some(worker.deadlines().attempt);
+        match reach(worker, conn, &endpoints[index], patience).await {
             Ok(path) => {
                 health[index].succeeded();
                 return Ok((path, Some(load)));
             }
             Err(Refusal::Final(failure)) => return Err(failure),
             Err(Refusal::TryNext(failure)) => {
-                health[index].failed(Instant::now(), settings.eject_after_failures, seconds(settings.eject_s));
+                let (now, eject) = (Instant::now(), seconds(settings.eject_s));
+                if failure.is_silent {
+                    health[index].silent(now, eject);
+                } else {
+                    health[index].failed(now, settings.eject_after_failures, eject);
+                }
                 last = failure;
             }
         }
@@ -127,12 +134,13 @@ enum Refusal {
     Final(Failure),
 }
 
-async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<Path, Refusal> {
+/// `patience`: for a sign of life of this endpoint, since there are others; None: all that the deadlines give.
+async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint, patience: Option<Duration>) -> Result<Path, Refusal> {
     let Some(Through { target, authority }) = &endpoint.tunnel else {
         conn.via.set(Via::Plaintext);
         conn.hbone_address.set(None);
         conn.destination_identity.replace(None);
-        return worker.connect(&conn.workload, endpoint.address).await.map(Path::Plain).map_err(Refusal::TryNext);
+        return within(patience, worker.connect(&conn.workload, endpoint.address)).await.map(Path::Plain).map_err(Refusal::TryNext);
     };
     conn.via.set(Via::Hbone);
     conn.hbone_address.set(Some(endpoint.address));
@@ -141,8 +149,8 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
     let deadline = worker.deadlines().answer;
     let mut dead_tunnels = 0;
     loop {
-        // Connecting has its own deadlines, each of which gives everyone who waits an answer.
-        let lease = worker.lease(&conn.workload, target).await.map_err(Refusal::TryNext)?;
+        // Connecting has its own deadlines, each of which gives everyone who waits an answer; it goes on when nobody does.
+        let lease = within(patience, worker.lease(&conn.workload, target)).await.map_err(Refusal::TryNext)?;
         conn.destination_identity.replace(lease.tunnel.peer_identity().cloned());
         let Some(stream) = open(&lease.tunnel, conn, authority).map_err(Refusal::TryNext)? else {
             // Whoever waited for the same tunnel may have taken its last stream: then the next lease is of another. One that takes
@@ -153,13 +161,21 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint) -> Result<
             }
             continue;
         };
-        match tokio::time::timeout(deadline, stream.answer()).await {
+        match tokio::time::timeout(deadline, lease.tunnel.answer(&stream)).await {
             Err(_) => return Err(Refusal::TryNext(Failure::new(Flag::DT, "the other side gave no answer in time"))),
             Ok(Ok(status)) => return judge(stream, status),
+            // To connect anew to one that is silent would take more of the caller's time than another endpoint.
+            Ok(Err(failure)) if failure.is_silent && patience.is_some() => return Err(Refusal::TryNext(failure)),
             Ok(Err(_)) if dead_tunnels < MAX_DEAD_TUNNELS && says_nothing(&lease, &stream) => dead_tunnels += 1,
             Ok(Err(failure)) => return Err(Refusal::TryNext(failure.or_flag(Flag::UF))),
         }
     }
+}
+
+async fn within<T>(patience: Option<Duration>, attempt: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let Some(patience) = patience else { return attempt.await };
+    let silent = |_| Err(Failure::silent(Flag::UF, "no way to it came about in time"));
+    tokio::time::timeout(patience, attempt).await.unwrap_or_else(silent)
 }
 
 /// Whether a stream that went without an answer says nothing about its endpoint: the peer did not look at it (it was draining), or

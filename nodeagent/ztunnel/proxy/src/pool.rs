@@ -234,7 +234,7 @@ impl Worker {
         match tokio::time::timeout(self.deadlines().connect, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(Failure::new(Flag::UF, format!("connecting to {address}: {error}"))),
-            Err(_) => Err(Failure::new(Flag::UF, format!("connecting to {address}: no answer in time"))),
+            Err(_) => Err(Failure::silent(Flag::UF, format!("connecting to {address}: no answer in time"))),
         }
     }
 }

@@ -144,6 +144,7 @@ pub enum ToProxy {
 pub struct Settings {
     pub decision_deadline_s: f64,
     pub connect_deadline_s: f64,
+    pub connect_attempt_s: f64,
     pub handshake_deadline_s: f64,
     pub preface_deadline_s: f64,
     pub answer_deadline_s: f64,
@@ -169,6 +170,7 @@ impl Default for Settings {
         Self {
             decision_deadline_s: 5.0,
             connect_deadline_s: 5.0,
+            connect_attempt_s: 1.2,
             handshake_deadline_s: 5.0,
             preface_deadline_s: 5.0,
             answer_deadline_s: 10.0,
@@ -197,6 +199,7 @@ impl Settings {
         let deadlines = [
             ("decision_deadline_s", self.decision_deadline_s),
             ("connect_deadline_s", self.connect_deadline_s),
+            ("connect_attempt_s", self.connect_attempt_s),
             ("handshake_deadline_s", self.handshake_deadline_s),
             ("preface_deadline_s", self.preface_deadline_s),
             ("answer_deadline_s", self.answer_deadline_s),

@@ -117,7 +117,7 @@ impl Tunnel {
             Err(error) => return Err(Failure::reset(format!("reading from the tunnel: {error}"))),
         };
         let now = Instant::now();
-        self.received.set(now);
+        self.liveness.heard(now);
         let mut core = self.core.borrow_mut();
         let Core { engine, codec, out, .. } = &mut *core;
         let mut error = None;
@@ -174,7 +174,7 @@ impl Tunnel {
             Event::End { stream } => self.with_stream(stream, Stream::ended),
             Event::Reset { stream, code, .. } => self.with_stream(stream, |carrier| carrier.reset(code)),
             Event::Writable { stream } => self.with_stream(stream, Stream::may_send),
-            Event::Pong { .. } => self.pinged.set(None),
+            Event::Pong { .. } => self.liveness.answered(),
             Event::SettingsReceived(_) | Event::GoAway { .. } => self.wake.raise(),
         }
     }
@@ -199,5 +199,5 @@ impl Drop for DriverGuard {
 }
 
 async fn within(deadline: Duration, late: &str, wait: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::time::timeout(deadline, wait).await.unwrap_or_else(|_| Err(Failure::new(Flag::DT, late)))
+    tokio::time::timeout(deadline, wait).await.unwrap_or_else(|_| Err(Failure::silent(Flag::DT, late)))
 }

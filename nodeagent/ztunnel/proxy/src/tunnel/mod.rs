@@ -7,6 +7,7 @@
 mod core;
 mod drive;
 mod gather;
+mod liveness;
 mod register;
 mod relay;
 mod stream;
@@ -16,6 +17,7 @@ pub use relay::relay;
 pub use stream::{Stream, StreamGuard};
 
 use self::core::Core;
+use self::liveness::Liveness;
 use crate::failure::{Failure, Flag};
 use crate::limits::TunnelPermit;
 use crate::signal::Signal;
@@ -27,11 +29,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// A stream that has this much sealed and unsent ahead of it reads no more from its application.
 const MAX_UNSENT_BYTES: usize = 256 << 10;
+/// A tunnel that said nothing for this long is asked whether it is still there when it gets a new stream.
+const QUIET: Duration = Duration::from_millis(100);
 
 pub struct Tunnel {
     pub worker: Rc<Worker>,
@@ -49,8 +53,7 @@ pub struct Tunnel {
     accounted: Cell<usize>,
     ended: RefCell<Option<Failure>>,
     peer: OnceCell<(Arc<PeerCertificate>, Arc<str>)>,
-    received: Cell<Instant>,
-    pinged: Cell<Option<Instant>>,
+    liveness: Liveness,
     idle_since: Cell<Instant>,
     /// No route names its endpoint any more: to be closed when idle.
     retired: Cell<bool>,
@@ -86,8 +89,7 @@ impl Tunnel {
             accounted: Cell::new(0),
             ended: RefCell::default(),
             peer: OnceCell::new(),
-            received: Cell::new(now),
-            pinged: Cell::new(None),
+            liveness: Liveness::new(now),
             idle_since: Cell::new(now),
             retired: Cell::new(false),
             _permit: parts.permit,
@@ -106,8 +108,40 @@ impl Tunnel {
         let id = self.core.borrow_mut().codec.open(block, fields)?;
         let stream = Stream::new(self, id);
         self.streams.borrow_mut().insert(id, stream.clone());
+        self.ask_for_a_sign(QUIET);
         self.flush();
         Ok(StreamGuard::new(stream))
+    }
+
+    /// Waits for the status of a stream; an error that is silent means that the peer gave no sign of life at all.
+    pub async fn answer(&self, stream: &Stream) -> Result<u16, Failure> {
+        let patience = self.worker.deadlines().attempt;
+        loop {
+            let until = self.liveness.silent_at(patience).unwrap_or_else(|| Instant::now() + patience);
+            if let Ok(answer) = tokio::time::timeout_at(until.into(), stream.answer()).await {
+                return answer;
+            }
+            if self.is_silent() {
+                return Err(Failure::silent(Flag::UF, "the other side is silent"));
+            }
+            if self.ask_for_a_sign(QUIET) {
+                self.flush();
+            }
+        }
+    }
+
+    /// Has a PING go out with the next flush if nothing came for `quiet`; whether it does.
+    fn ask_for_a_sign(&self, quiet: Duration) -> bool {
+        let ask = self.liveness.ask(Instant::now(), quiet);
+        if ask {
+            self.core.borrow_mut().codec.ping(*b"nodemesh");
+        }
+        ask
+    }
+
+    /// Whether a PING has waited too long for new streams to rely on this tunnel; those that are open wait for longer.
+    fn is_silent(&self) -> bool {
+        self.liveness.is_silent(Instant::now(), self.worker.deadlines().attempt)
     }
 
     /// Answers a request; an error means that its stream is gone.
@@ -119,7 +153,7 @@ impl Tunnel {
 
     /// Streams that may be opened now.
     pub fn available_streams(&self) -> usize {
-        if self.has_ended() || self.retired.get() {
+        if self.has_ended() || self.retired.get() || self.is_silent() {
             return 0;
         }
         let own_limit = (self.worker.settings().max_streams_per_tunnel as usize).saturating_sub(self.open_streams());

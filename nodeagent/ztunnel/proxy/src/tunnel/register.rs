@@ -65,16 +65,11 @@ impl Tunnel {
         if idle && (self.retired.get() || now.saturating_duration_since(self.idle_since.get()) >= seconds(settings.idle_tunnel_s)) {
             return self.close(Code::NO_ERROR, Failure::reset("the tunnel was idle"));
         }
-        match self.pinged.get() {
-            Some(at) if now.saturating_duration_since(at) >= seconds(settings.ping_deadline_s) => {
-                self.end(Failure::new(Flag::DT, "the peer does not answer pings"));
-            }
-            None if now.saturating_duration_since(self.received.get()) >= seconds(settings.ping_interval_s) => {
-                self.pinged.set(Some(now));
-                self.core.borrow_mut().codec.ping(*b"nodemesh");
-                self.flush();
-            }
-            _ => {}
+        if self.liveness.is_silent(now, seconds(settings.ping_deadline_s)) {
+            return self.end(Failure::new(Flag::DT, "the peer does not answer pings"));
+        }
+        if self.ask_for_a_sign(seconds(settings.ping_interval_s)) {
+            self.flush();
         }
     }
 }

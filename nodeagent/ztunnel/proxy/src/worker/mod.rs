@@ -47,6 +47,8 @@ pub struct Shared {
 pub struct Deadlines {
     pub decision: Duration,
     pub connect: Duration,
+    /// For one endpoint to give a sign of life, while there are others.
+    pub attempt: Duration,
     pub handshake: Duration,
     pub preface: Duration,
     pub answer: Duration,
@@ -256,6 +258,7 @@ impl Deadlines {
         Self {
             decision: seconds(settings.decision_deadline_s),
             connect: seconds(settings.connect_deadline_s),
+            attempt: seconds(settings.connect_attempt_s),
             handshake: seconds(settings.handshake_deadline_s),
             preface: seconds(settings.preface_deadline_s),
             answer: seconds(settings.answer_deadline_s),
