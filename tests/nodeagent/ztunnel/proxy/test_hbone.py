@@ -1,15 +1,16 @@
 """The HBONE port against peers that are not ours: who is let in, what a CONNECT may name, and how each refusal looks."""
 
+import struct
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from nodeagent.ztunnel.protocol import AskVerdict, Revocation, SetIdentity, Settings, SetTrust
+from nodeagent.ztunnel.protocol import AskVerdict, RemoveWorkload, Revocation, SetIdentity, Settings, SetTrust, Shutdown
 from tests.nodeagent.ztunnel.proxy.authority import Authority
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Mesh, echo, hbone_route, identity_of, mesh, server
-from tests.nodeagent.ztunnel.proxy.raw import DATA, END_STREAM, RawPeer
+from tests.nodeagent.ztunnel.proxy.raw import DATA, END_STREAM, GOAWAY, RawPeer
 from tests.nodeagent.ztunnel.proxy.stub import Judgement, until
 from tests.nodeagent.ztunnel.proxy.test_decisions import is_cut, is_turned_away, talk
 
@@ -209,3 +210,25 @@ def test_no_certificate_no_tunnel(tmp_path: Path) -> None:
         both.server.restart_agent()
         assert is_turned_away(both.client, both.server.address)
         assert seen == []
+
+
+@pytest.mark.parametrize("message", [RemoveWorkload(uid="Kubernetes//Pod/test/server", drain_s=5.0), Shutdown(drain_s=5.0)])
+def test_a_drain_is_announced_and_lets_streams_finish(both: Mesh, message: RemoveWorkload | Shutdown) -> None:
+    with server(both.server.side, echo), peer(both) as raw:
+        raw.begin()
+        raw.connect(1, f"{both.server.address}:{BACKEND_PORT}")
+        assert raw.status(1) == 200
+        both.server.agent.send(message)
+        while (got := raw.next()).kind != GOAWAY:
+            pass
+        last_stream, code = struct.unpack("!II", got.payload[:8])
+        assert (last_stream >= 1, code) == (True, 0)
+        raw.send(DATA, END_STREAM, 1, b"the rest")
+        received, ended = b"", False
+        while not ended:
+            got = raw.next()
+            if got.kind == DATA and got.stream == 1:
+                received += got.payload
+                ended = bool(got.flags & END_STREAM)
+        assert received == b"the rest"
+        assert raw.ends()
