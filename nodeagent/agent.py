@@ -235,6 +235,7 @@ class Agent:
         await self.identities.load()
         kept = load_kept(self.state)
         self.subscriptions.remember(kept.wanted)
+        self.client.restore_answered(kept.answered)
         for url in (TRUST_TYPE, ADDRESS_TYPE, AUTHORIZATION_TYPE):  # what a later version kept beside them is not for this one
             self.client.restore(url, kept.resources.get(url, ()), kept.rejected.get(url, {}))
         self.feed.restore(kept)

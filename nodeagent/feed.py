@@ -63,7 +63,9 @@ class Feed:
         else:
             workloads = tuple(value for value in values if isinstance(value, Workload))
             services = tuple(value for value in values if isinstance(value, Service))
-            self._store.apply(Update(workloads=workloads, services=services, removed=update.removed, absent=update.absent))
+            self._store.apply(
+                Update(workloads=workloads, services=services, removed=update.removed, absent=update.absent, answered=update.answered)
+            )
         self._on_change(urgent=urgent)
 
     def on_rejected(self, rejected: Rejected) -> None:
@@ -83,7 +85,7 @@ class Feed:
 
     def restore(self, kept: Kept) -> None:
         """Takes what was kept beside the resources themselves; call it after the client's `restore` brought those."""
-        self._store.apply(Update(absent=kept.absent, policies_arrived=kept.policies_arrived))
+        self._store.apply(Update(absent=kept.absent, answered=kept.answered, policies_arrived=kept.policies_arrived))
 
     def collect(self, wanted: frozenset[str], rejected: Mapping[str, Mapping[str, str]]) -> Kept:
         """What is to be kept now; `wanted` and `rejected` are the client's."""
@@ -94,6 +96,7 @@ class Feed:
             absent=tuple(key for key, why in snapshot.absent.items() if why is Missing.ABSENT and key in wanted)[:MAX_KEPT_ABSENT],
             rejected={url: dict(names) for url, names in rejected.items() if names},
             policies_arrived=snapshot.policies_arrived,
+            answered=tuple(key for key in snapshot.answered if key in wanted),
         )
 
     def _rules_differ(self, values: list[Value]) -> bool:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from control.resources import Resource, TypeURL
 from meshapi import wire
 from meshapi.decoding import ModelError
-from meshapi.workload import Service, Workload, address_key, decode_address
+from meshapi.workload import NetworkMode, Service, Workload, address_key, decode_address
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,9 @@ def keys_of(type_url: TypeURL, resource: Resource) -> Keys:
         return NO_KEYS
     match address:
         case Workload():
-            return Keys(tuple(address_key(address.network, ip) for ip in address.addresses), tuple(address.services))
+            # A node's address, or one of an opaque endpoint, is not its own, nor is it found by it.
+            own = address.addresses if address.network_mode is not NetworkMode.HOST_NETWORK else ()
+            return Keys(tuple(address_key(address.network, ip) for ip in own), tuple(address.services))
         case Service():
             return Keys(tuple(one.key for one in address.addresses))
 

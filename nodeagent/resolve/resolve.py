@@ -20,7 +20,8 @@ from meshapi.workload import (
 )
 from nodeagent.policy.addresses import plain, socket_address
 from nodeagent.resolve.endpoints import Candidate, candidates
-from nodeagent.snapshot.view import Missing, View
+from nodeagent.resolve.holders import as_held
+from nodeagent.snapshot.view import Missing, View, address_dependency
 from nodeagent.telemetry.labels import Reporter, flow_attributes
 from nodeagent.ztunnel.protocol import Endpoint, Forward, Pass, Refuse, Route, Tunnel
 
@@ -87,7 +88,7 @@ def _to_workload(source: Workload, target: Workload, address: IPAddress, port: i
     return Forward((_endpoint(source, str(source.identity), Candidate(target, address, port, tier=0), None),))
 
 
-def _to_service(view: View, source: Workload, found: Sequence[Service], address: IPAddress, port: int) -> Route:
+def _to_service(view: View, source: Workload, found: Sequence[Service], address: IPAddress, port: int) -> Route | Unknown:
     service = _visible(source, found)
     if service is None:
         return refuse(f"{found[0].key} can be seen in its own namespace only", source=source)
@@ -98,9 +99,12 @@ def _to_service(view: View, source: Workload, found: Sequence[Service], address:
     if all(entry.service != port for entry in service.ports):
         return refuse(f"{service.key} has no port {port}", source=source, service=service)
     chosen = candidates(source, service, view.members(service.key), port=port, like=address)
+    held = as_held(view, source.network, chosen.usable)
+    if held.unknown:
+        return Unknown(held.unknown, f"whose addresses the endpoints of {service.key} have")
     usable = [
         candidate
-        for candidate in chosen.usable
+        for candidate in held.candidates
         if candidate.port not in wire.PROXY_PORTS or candidate.workload.tunnel_protocol is not TunnelProtocol.HBONE
     ]
     if not usable:
@@ -110,11 +114,13 @@ def _to_service(view: View, source: Workload, found: Sequence[Service], address:
     return Forward(tuple([_endpoint(source, identity, candidate, service) for candidate in usable]))
 
 
-def _to_original(view: View, source: Workload, service: Service, address: IPAddress, port: int) -> Route:
+def _to_original(view: View, source: Workload, service: Service, address: IPAddress, port: int) -> Route | Unknown:
     """A service that asks for no balancing: to the address that was dialled, in the mesh's way if it is a workload's."""
     target = view.workload_at(source.network, address)
     if isinstance(target, Workload):
         return _to_workload(source, target, address, port)
+    if target is Missing.UNKNOWN:
+        return Unknown((address_dependency(source.network, address),), f"whose address {address} is")
     if target is Missing.UNREADABLE:
         return refuse(f"what has the address {address} could not be understood", source=source, service=service)
     return Pass(flow_attributes(Reporter.SOURCE, source=source, service=service, source_principal=str(source.identity)))

@@ -21,6 +21,7 @@ class PlacesEdit:
         self.service_addresses: Overlay[str, tuple[ServiceKey, ...]] = Overlay(base.service_addresses)
         self.members: Overlay[ServiceKey, frozenset[WorkloadUID]] = Overlay(base.service_members)
         self.absent: Overlay[str, Missing] = Overlay(base.absent)
+        self.answered: Overlay[str, bool] = Overlay(base.answered)
         self.blocks = set(base.service_blocks)
 
     def put_workload(self, workload: Workload) -> None:
@@ -53,8 +54,15 @@ class PlacesEdit:
         self.absent.put(key, why)
         self.touched.add(key)
 
+    def set_answered(self, key: str) -> None:
+        """The controller was asked for this key, and said what there is."""
+        if not self.answered.get(key):
+            self.answered.put(key, value=True)
+            self.touched.add(key)
+
     def forget(self, key: str) -> None:
-        """Nobody asks for this key any more: that it names nothing is known no longer."""
+        """Nobody asks for this key any more: that it names nothing, or nothing else, is known no longer."""
+        self.answered.put(key, None)
         self._found(key)
 
     def _found(self, key: str) -> None:

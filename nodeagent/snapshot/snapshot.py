@@ -1,6 +1,6 @@
 """The snapshot: everything that the agent knows of the mesh at one moment, indexed the ways that decisions look things up."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
@@ -31,6 +31,8 @@ class Snapshot:
     service_members: PersistentMap[ServiceKey, frozenset[WorkloadUID]] = field(default_factory=PersistentMap)
     absent: PersistentMap[str, Missing] = field(default_factory=PersistentMap)
     """Keys (uid, `namespace/hostname`, `network/ip`) of which the controller said that they name nothing, or nothing that is understood."""
+    answered: PersistentMap[str, bool] = field(default_factory=PersistentMap)
+    """Keys that the controller was asked about and has answered with what it knows: what else may stand there would have come, too."""
     policies_by_key: PersistentMap[str, CompiledPolicy] = field(default_factory=PersistentMap)
     policies_by_namespace: PersistentMap[str, tuple[CompiledPolicy, ...]] = field(default_factory=PersistentMap)
     rejected: PersistentMap[str, str] = field(default_factory=PersistentMap)
@@ -45,17 +47,22 @@ class Snapshot:
         return self.local_identities.get(uid)
 
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
-        return tuple(self._services_at(network, address)) or self.workload_at(network, address)
+        own = self._known(self.service_addresses.get(address_dependency(network, address)) or ())
+        if own:
+            return own
+        workload = self.workload_at(network, address)
+        # A block says nothing of the single address: that is asked for, and a workload that has it goes first.
+        return (self._known(self._blocks_at(network, address)) or workload) if workload is Missing.ABSENT else workload
 
     def workload_at(self, network: str, address: IPAddress) -> Workload | Missing:
         key = address_dependency(network, address)
         uids = self.workload_addresses.get(key)
-        if not uids:
-            return self._missing(key)
-        found = [self.workloads.get(uid) for uid in uids]
+        found = [self.workloads.get(uid) for uid in uids or ()]
         # The node's address is nobody's own: several pods share it, and none may be taken for another.
         own = [workload for workload in found if workload is not None and workload.network_mode is not NetworkMode.HOST_NETWORK]
-        return own[-1] if own else Missing.ABSENT
+        if own:
+            return own[-1]
+        return self.absent.get(key) or (Missing.ABSENT if key in self.answered else Missing.UNKNOWN)
 
     def service(self, key: ServiceKey) -> Service | None:
         return self.services.get(key)
@@ -85,12 +92,8 @@ class Snapshot:
     def _missing(self, key: str) -> Missing:
         return self.absent.get(key) or Missing.UNKNOWN
 
-    def _services_at(self, network: str, address: IPAddress) -> Iterator[Service]:
-        keys = self.service_addresses.get(address_dependency(network, address)) or self._blocks_at(network, address)
-        for key in keys:
-            service = self.services.get(key)
-            if service is not None:
-                yield service
+    def _known(self, keys: Iterable[ServiceKey]) -> tuple[Service, ...]:
+        return tuple(service for key in keys if (service := self.services.get(key)) is not None)
 
     def _blocks_at(self, network: str, address: IPAddress) -> tuple[ServiceKey, ...]:
         for version, bits in sorted(self.service_blocks, reverse=True):

@@ -22,6 +22,8 @@ class Update:
     """Keys that nobody asks for any more."""
     absent: tuple[str, ...] = ()
     """Keys that are asked for and name nothing."""
+    answered: tuple[str, ...] = ()
+    """Keys that are asked for and that what came stands for."""
     unreadable: tuple[str, ...] = ()
     """Keys of what could not be understood and has no last good form."""
     policies: tuple[Policy, ...] = ()
@@ -58,6 +60,7 @@ def apply(snapshot: Snapshot, update: Update) -> Applied:
         service_blocks=frozenset(places.blocks),
         service_members=places.members.applied(),
         absent=places.absent.applied(),
+        answered=places.answered.applied(),
         policies_by_key=rules.policies.applied(),
         policies_by_namespace=rules.namespaces.applied(),
         rejected=rules.rejected.applied(),
@@ -77,6 +80,8 @@ def _edit_places(places: PlacesEdit, update: Update) -> None:
         places.put_service(service)
     for workload in update.workloads:
         places.put_workload(workload)
+    for key in update.answered:
+        places.set_answered(key)
     for key in update.absent:
         places.set_missing(key, Missing.ABSENT)
     for key in update.unreadable:

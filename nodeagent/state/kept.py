@@ -20,6 +20,8 @@ class Kept(Struct, frozen=True):
     rejected: dict[str, dict[str, str]] = {}
     """By type URL, the names of resources that could not be understood, and why."""
     policies_arrived: bool = False
+    answered: tuple[str, ...] = ()
+    """Those of the subscribed keys that the controller has answered with something."""
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -110,6 +110,10 @@ class XDSClient:
         """Hands in what was kept from an earlier run, with what was `rejected` then; call it after `subscribe` and before `run`."""
         self._deliver(self._core.restore(type_url, resources, rejected, self._clock()))
 
+    def restore_answered(self, keys: Collection[str]) -> None:
+        """Hands in the keys that were answered in an earlier run; call it after `subscribe` and before `run`."""
+        self._core.restore_answered(keys)
+
     def redial(self) -> None:
         """Ends the stream, or the wait for one, and dials again with new credentials."""
         self._rotated.set()

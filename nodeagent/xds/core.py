@@ -56,6 +56,11 @@ class Core:
         ]
         return (Update(type_url, upserts=tuple(upserts)), *refused)
 
+    def restore_answered(self, keys: Collection[str]) -> None:
+        """Takes the keys that the server had answered in an earlier run."""
+        for holdings in self._on_demand:
+            holdings.answered_keys |= holdings.wanted.intersection(keys)
+
     def step(self, event: Event, now: float) -> tuple[Effect, ...]:
         """Takes one event at a time of the monotonic clock, in seconds."""
         match event:
@@ -72,6 +77,7 @@ class Core:
             case Unsubscribe(keys):
                 for holdings in self._on_demand:
                     holdings.wanted -= keys
+                    holdings.answered_keys -= keys
                 return ()
             case Flush():
                 return (*self._flush(now), *self._drop_strays(now))
@@ -115,9 +121,10 @@ class Core:
         removed, given_up = _remove(holdings, response.removed, now)
         upserts, replaced, errors = _accept_all(holdings, response.resources, now)
         absent = holdings.absent([*response.removed, *given_up, *replaced])
+        answered = [key for accepted in upserts for key in holdings.answer(accepted)] if holdings.kind.on_demand else []
         effects: list[Effect] = []
         if upserts or removed or absent:
-            effects.append(Update(response.type_url, tuple(upserts), tuple(removed), tuple(absent)))
+            effects.append(Update(response.type_url, tuple(upserts), tuple(removed), tuple(absent), tuple(answered)))
         aliases = {resource.name: resource.aliases for resource in response.resources}
         for name, error in errors.items():
             keys = tuple(key for key in (name, *aliases[name]) if key in holdings.wanted)

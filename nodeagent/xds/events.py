@@ -56,13 +56,14 @@ class Update:
     """A change of what is held of a type, to be applied in the order removed, upserts, absent.
 
     `removed`: names no longer held, whether the server said so or nobody asks for them any more. `absent`: keys that are asked for and
-    stand for nothing, until an upsert covers them.
+    stand for nothing, until an upsert covers them. `answered`: keys that are asked for and that an upsert came for.
     """
 
     type_url: str
     upserts: tuple[Accepted, ...] = ()
     removed: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    answered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What the agent holds of one type: accepted versions, rejections, and which of the wanted keys each resource is there for."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from meshapi.discovery import Resource
 from nodeagent.xds.kinds import Accepted, Kind, Value, keys_of, services_of
@@ -17,6 +17,8 @@ class Holdings:
         self.wanted: set[str] = set()
         self.rejected: dict[str, str] = {}
         self.answered = False
+        self.answered_keys: set[str] = set()
+        """Wanted keys that the server was asked about and has sent something for."""
         self._versions: dict[str, str] = {}
         self._keys: dict[str, frozenset[str]] = {}
         self._services: dict[str, tuple[str, ...]] = {}
@@ -28,9 +30,18 @@ class Holdings:
         """What a new stream begins with: the accepted versions.
 
         What was refused goes along with no version: the server then sends it again, or says that it is gone. By the last good version alone
-        a server that went back to it would say nothing, and the name would stay refused.
+        a server that went back to it would say nothing, and the name would stay refused. The same for what a wanted key stands for that
+        has not been answered: by its version alone the server would say nothing, and the question would stay open.
         """
-        return self._versions | dict.fromkeys(self.rejected, "")
+        open_keys = self.wanted - self.answered_keys
+        asked = (name for key in open_keys for name in self._by_key.get(key, ()))
+        return self._versions | dict.fromkeys(self.rejected, "") | dict.fromkeys(asked, "")
+
+    def answer(self, accepted: Accepted) -> list[str]:
+        """Notes that a resource came while these keys of it were wanted, and returns them."""
+        keys = sorted({key for key in keys_of(accepted) if key in self.wanted})
+        self.answered_keys.update(keys)
+        return keys
 
     def holds(self, name: str) -> bool:
         return name in self._versions
@@ -71,11 +82,12 @@ class Holdings:
             return True
         return any(not self.wanted.isdisjoint(self._keys.get(service, ())) for service in self._services.get(name, ()))
 
-    def give_up(self, keys: Iterable[str], now: float) -> None:
+    def give_up(self, keys: Collection[str], now: float) -> None:
         """Notes that nobody wants these keys any more: what only they stood for is a stray from now on.
 
         It is not dropped at once, since news under way may make another key stand for it, and the server would not send it again.
         """
+        self.answered_keys.difference_update(keys)
         touched = {name for key in keys for name in self._by_key.get(key, ())}
         touched |= {member for name in [*touched, *keys] for member in self._members.get(name, ())}
         self._note_strays(touched, now)

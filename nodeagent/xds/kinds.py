@@ -9,7 +9,7 @@ from meshapi.decoding import ModelError
 from meshapi.discovery import Resource
 from meshapi.trust import TrustBundle, decode_trust
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
-from meshapi.workload import Service, Workload, address_key, decode_address
+from meshapi.workload import NetworkMode, Service, Workload, address_key, decode_address
 
 Value = Workload | Service | Policy | TrustBundle
 
@@ -66,7 +66,8 @@ def keys_of(accepted: Accepted) -> Iterator[str]:
     yield from accepted.resource.aliases
     match accepted.value:
         case Workload() as workload:
-            for address in workload.addresses:
+            # That of a node is nobody's own, and asked for it stands for nothing: that is no word about those who share it.
+            for address in workload.addresses if workload.network_mode is not NetworkMode.HOST_NETWORK else ():
                 yield address_key(workload.network, address)
         case Service() as service:
             for virtual in service.addresses:

@@ -138,6 +138,14 @@ def test_an_absence_that_nobody_watches_is_not_kept() -> None:
     assert everything().feed.collect(frozenset(), {}).absent == ()
 
 
+def test_which_keys_were_answered_is_kept_while_they_are_watched() -> None:
+    scene = everything()
+    scene.feed.apply(Delivery(ADDRESS_TYPE, answered=("/10.1.0.1", "/10.1.0.2")))
+    kept = scene.feed.collect(frozenset({"/10.1.0.1"}), {})
+    assert kept.answered == ("/10.1.0.1",)
+    assert restored(kept).store.current.workload_at("", ip_address("10.1.0.1")) is Missing.ABSENT
+
+
 def test_a_kept_policy_that_is_not_understood_any_more_denies() -> None:
     kept = Kept({AUTHORIZATION_TYPE: (Resource("shop/new", "1", b"\xff\xff"),)}, policies_arrived=True)
     assert restored(kept).store.current.rejected_policies("shop") == ("shop/new",)

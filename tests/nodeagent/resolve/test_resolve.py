@@ -1,5 +1,6 @@
 """Where connections go: one table row for each way that a destination can be."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 from itertools import count
 
@@ -228,15 +229,72 @@ def test_what_is_not_known_is_asked_for_and_what_is_not_the_meshs_passes() -> No
 
 def test_the_nodes_own_address_passes() -> None:
     host = changed(network_mode=NetworkMode.HOST_NETWORK, tunnel_protocol=TunnelProtocol.NONE)
-    assert isinstance(route(Update(workloads=(host,)), "10.0.0.9", 22), Pass)
+    assert route(Update(workloads=(host,)), "10.0.0.9", 22) == Unknown(("/10.0.0.9",), "whose address 10.0.0.9 is")
+    assert isinstance(route(Update(workloads=(host,), absent=("/10.0.0.9",)), "10.0.0.9", 22), Pass)
 
 
 def test_a_service_without_balancing_keeps_the_dialled_address() -> None:
     passthrough = balanced(BalancingMode.PASSTHROUGH)
-    assert isinstance(route(mesh(POD, service=passthrough)), Pass)
+    assert isinstance(route(replace(mesh(POD, service=passthrough), answered=(f"/{VIP}",))), Pass)
     on_pod = msgspec.structs.replace(passthrough, addresses=(NetworkAddress(ip_address("10.0.0.9")),))
     (endpoint,) = forwarded(mesh(POD, service=on_pod), "10.0.0.9", 9000).endpoints
     assert endpoint.tunnel is not None
+
+
+def test_a_service_without_balancing_answers_for_no_address_that_was_never_asked_about() -> None:
+    """It may be known by another of its addresses, or by a block, while a pod has the one that is dialled."""
+    block = NetworkAddress(ip_address("10.0.0.0"), prefix_bits=24)
+    for address in (NetworkAddress(ip_address("10.0.0.9")), block):
+        service = msgspec.structs.replace(balanced(BalancingMode.PASSTHROUGH), addresses=(API.addresses[0], address))
+        assert route(Update(services=(service,)), "10.0.0.9") == Unknown(("/10.0.0.9",), "whose address 10.0.0.9 is")
+        assert isinstance(route(Update(services=(service,), absent=("/10.0.0.9",)), "10.0.0.9"), Pass)
+        (endpoint,) = forwarded(mesh(POD, service=service), "10.0.0.9").endpoints
+        assert endpoint.tunnel is not None
+
+
+def test_a_workload_goes_before_a_block_that_holds_its_address() -> None:
+    service = msgspec.structs.replace(API, addresses=(NetworkAddress(ip_address("10.0.0.0"), prefix_bits=24),))
+    assert isinstance(route(Update(services=(service,)), "10.0.0.9"), Unknown)
+    (endpoint,) = forwarded(mesh(POD, service=service), "10.0.0.9", 9000).endpoints
+    assert endpoint.tunnel is not None
+    assert endpoint.tunnel.authority == "10.0.0.9:9000"
+
+
+LISTED = Workload(
+    uid=WorkloadUID("slice/10.0.0.9"),
+    name="slice",
+    namespace="shop",
+    addresses=(ip_address("10.0.0.9"),),
+    services={KEY: (Port(80, 15432),)},
+    network_mode=NetworkMode.HOST_NETWORK,
+)
+BARE = msgspec.structs.replace(POD, services={})
+
+
+def test_an_endpoint_at_a_workloads_address_is_that_workload() -> None:
+    """A slice that lists a pod's address without naming the pod: its identity, its tunnel, the port of the slice."""
+    (endpoint,) = forwarded(mesh(LISTED, BARE)).endpoints
+    assert (endpoint.uid, endpoint.address) == ("api", "10.0.0.9:15008")
+    assert endpoint.tunnel is not None
+    assert (endpoint.tunnel.authority, endpoint.tunnel.expect) == ("10.0.0.9:15432", (str(POD.identity),))
+
+
+def test_whose_address_an_opaque_endpoint_has_is_asked_first() -> None:
+    assert route(mesh(LISTED)) == Unknown(("/10.0.0.9",), f"whose addresses the endpoints of {KEY} have")
+    (endpoint,) = forwarded(replace(mesh(LISTED), absent=("/10.0.0.9",))).endpoints
+    assert (endpoint.tunnel, endpoint.address) == (None, "10.0.0.9:15432")
+    assert "no usable endpoint" in refused(replace(mesh(LISTED), unreadable=("/10.0.0.9",))).reason
+
+
+def test_an_endpoint_at_the_address_of_what_can_not_be_reached_is_not_used() -> None:
+    assert "no usable endpoint" in refused(mesh(LISTED, changed(BARE, tunnel_protocol=TunnelProtocol.LEGACY_ISTIO_MTLS))).reason
+    to_the_proxy = changed(LISTED, services={KEY: (Port(80, 15008),)})
+    assert "no usable endpoint" in refused(mesh(to_the_proxy, BARE)).reason
+
+
+def test_a_pod_that_is_listed_beside_being_an_endpoint_is_one_endpoint() -> None:
+    twice = changed(LISTED, services={KEY: (Port(80, 8080),)})
+    assert [endpoint.uid for endpoint in forwarded(mesh(POD, twice)).endpoints] == ["api"]
 
 
 def test_unhealthy_endpoints_serve_where_the_service_says_so() -> None:

@@ -57,7 +57,8 @@ def test_the_nodes_address_is_no_pods_own() -> None:
         Workload(uid=WorkloadUID(name), name=name, namespace="n", addresses=API.addresses, network_mode=NetworkMode.HOST_NETWORK)
         for name in ("one", "two")
     ]
-    snapshot = after(Update(workloads=tuple(pods)))
+    assert after(Update(workloads=tuple(pods))).workload_at("", API.addresses[0]) is Missing.UNKNOWN, "it was not asked about"
+    snapshot = after(Update(workloads=tuple(pods), absent=("/10.0.0.9",)))
     assert snapshot.workload_at("", API.addresses[0]) is Missing.ABSENT
     assert apply(snapshot, Update(removed=(pods[0].uid,))).snapshot.workload_at("", API.addresses[0]) is Missing.ABSENT
 
@@ -65,11 +66,24 @@ def test_the_nodes_address_is_no_pods_own() -> None:
 def test_blocks_of_addresses() -> None:
     block = Service("b", "n", "b", addresses=(NetworkAddress(ip_address("10.2.0.0"), prefix_bits=16),))
     narrow = Service("c", "n", "c", addresses=(NetworkAddress(ip_address("10.2.3.0"), prefix_bits=24),))
-    snapshot = after(Update(services=(block, narrow, SERVICE)))
+    unasked = after(Update(services=(block, narrow, SERVICE)))
+    assert unasked.address("", ip_address("10.2.9.9")) is Missing.UNKNOWN
+    snapshot = apply(unasked, Update(absent=("/10.2.9.9", "/10.2.3.9"))).snapshot
     assert snapshot.address("", ip_address("10.2.9.9")) == (block,)
     assert snapshot.address("", ip_address("10.2.3.9")) == (narrow,)
     assert snapshot.address("", ip_address("10.3.0.1")) is Missing.UNKNOWN
     assert snapshot.address("", ip_address("fd00::1")) is Missing.UNKNOWN
+
+
+def test_a_key_that_was_answered_names_no_more_than_came_until_nobody_asks_for_it() -> None:
+    vip = SERVICE.addresses[0].address
+    before = after(Update(services=(SERVICE,)))
+    assert before.workload_at("", vip) is Missing.UNKNOWN
+    answered = apply(before, Update(answered=(SERVICE.addresses[0].key,)))
+    assert answered.touched == {SERVICE.addresses[0].key}
+    assert answered.snapshot.workload_at("", vip) is Missing.ABSENT
+    assert apply(answered.snapshot, Update(answered=(SERVICE.addresses[0].key,))).touched == frozenset()
+    assert apply(answered.snapshot, Update(forgotten=(SERVICE.addresses[0].key,))).snapshot.workload_at("", vip) is Missing.UNKNOWN
 
 
 def test_members_follow_their_workloads_and_touch_the_service() -> None:

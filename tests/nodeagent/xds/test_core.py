@@ -7,6 +7,7 @@ from meshapi.authorization import Action
 from meshapi.discovery import Node, Request, Resource, Response, decode_response, encode_response
 from meshapi.trust import TrustBundle, encode_trust
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
+from meshapi.workload import NetworkMode
 from nodeagent.xds.core import MAX_ERROR_CHARS, MAX_KEYS_PER_REQUEST, Core
 from nodeagent.xds.events import DialAt, Effect, Flush, Lost, Opened, Ready, Received, Rejected, Send, Subscribe, Unsubscribe, Update
 from nodeagent.xds.holdings import STRAY_S
@@ -59,6 +60,29 @@ def test_a_good_response_applies_and_is_acknowledged() -> None:
     effects = receive(core, ADDRESS_TYPE, workload_resource(web))
     assert [accepted.value for update in updates(effects) for accepted in update.upserts] == [web]
     assert sent(effects) == [Request(ADDRESS_TYPE, nonce="n1")]
+
+
+def test_what_came_for_a_key_that_is_asked_for_answers_it_and_nothing_else_does() -> None:
+    core = opened(ALL, "/10.0.0.1")
+    api = service("api", "10.0.0.1", "10.0.0.2")
+    [update] = updates(receive(core, ADDRESS_TYPE, service_resource(api)))
+    assert update.answered == ("/10.0.0.1",)
+    core.step(Subscribe(frozenset({"/10.0.0.2"})), 0)
+    core.step(Lost(clean=True, error=""), 1)
+    # By its version alone, the server would say nothing to the key that it was not asked for before.
+    assert sent(core.step(Opened(), 2))[0].initial_versions == {api.key: ""}
+    [update] = updates(receive(core, ADDRESS_TYPE, service_resource(api)))
+    assert update.answered == ("/10.0.0.1", "/10.0.0.2")
+    core.step(Lost(clean=True, error=""), 3)
+    assert sent(core.step(Opened(), 4))[0].initial_versions == {api.key: service_resource(api).version}
+
+
+def test_a_nodes_address_stands_for_nothing_and_those_who_share_it_stay() -> None:
+    core = opened(ALL, "ns/web.svc", "/10.0.0.1")
+    shared = msgspec.structs.replace(workload("web", "10.0.0.1", "ns/web.svc"), network_mode=NetworkMode.HOST_NETWORK)
+    receive(core, ADDRESS_TYPE, service_resource(service("web")), workload_resource(shared))
+    [update] = updates(receive(core, ADDRESS_TYPE, removed=("/10.0.0.1",)))
+    assert (update.removed, update.absent) == ((), ("/10.0.0.1",))
 
 
 def test_a_resource_that_says_to_be_of_another_type_is_refused_alone() -> None:
@@ -213,6 +237,7 @@ def test_what_was_kept_is_restored_and_what_nobody_wants_is_dropped_with_the_nex
     core = Core(NODE, required=ALL)
     core.step(Subscribe(frozenset({"/10.0.0.1"})), 0)
     kept, unwanted = workload_resource(workload("a", "10.0.0.1")), workload_resource(workload("b", "10.0.0.2"))
+    core.restore_answered(("/10.0.0.1", "/10.0.0.2"))
     [update] = updates(core.restore(ADDRESS_TYPE, (kept, unwanted), {}, 0))
     assert [accepted.resource for accepted in update.upserts] == [kept, unwanted]
     effects = core.step(Opened(), 1)
