@@ -14,6 +14,8 @@ from tests.e2e.mesh import HTTP, Mesh
 
 ALL = {"api-1", "api-2", "api-3"}
 OUTSIDE_VIP = "10.99.0.1"
+UNPLUGGED_S = 5.0
+"""An attempt at each of the two endpoints of the node that is gone, on a busy machine."""
 
 
 def reached(mesh: Mesh, address: object = API_VIPS[0], port: int = 80, *, source: str = "shop", count: int = 24) -> set[str]:
@@ -133,7 +135,7 @@ def test_no_call_fails_when_applications_die(mesh: Mesh) -> None:
 
 
 def test_no_call_fails_when_a_node_is_unplugged(mesh: Mesh) -> None:
-    """Nothing says that it is gone: neither its tunnels nor new connections get an answer."""
+    """Nothing says that it is gone: neither its tunnels nor new connections get an answer. No caller waits long for another endpoint."""
     node, number = mesh.topology.hosts["n2"].namespace, mesh.topology.hosts["n2"].number
     assert reached(mesh) == ALL
     run(["ip", "-netns", node, "link", "set", "uplink", "down"])
@@ -145,8 +147,10 @@ def test_no_call_fails_when_a_node_is_unplugged(mesh: Mesh) -> None:
         run(["ip", "-netns", node, "addr", "replace", f"fd77:{number}::2/64", "dev", "uplink", "nodad"])
         run(["ip", "-netns", node, "route", "replace", "default", "via", f"10.77.{number}.1"])
         run(["ip", "-netns", node, "route", "replace", "::/0", "via", f"fd77:{number}::1"])
-    print(f"the longest call took {max(call.took_s for call in calls):.1f} s")
+    longest_s = max(call.took_s for call in calls)
+    print(f"the longest call took {longest_s:.1f} s")
     assert {call.pod for call in calls} == {"api-1"}
+    assert longest_s < UNPLUGGED_S
     mesh.wait(lambda: reached(mesh) == ALL, "the node to be used again", timeout_s=60)
 
 
