@@ -1,5 +1,9 @@
 //! How endpoints have fared lately, as this worker saw it: open connections and failures in a row.
+//!
+//! One workload's failures are its own, and so are those of one destination: a pod that drops its own packets, or dials ports that
+//! nobody serves, takes no endpoint from others.
 
+use crate::worker::WorkloadSerial;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -59,14 +63,15 @@ impl Drop for Load {
 }
 
 #[derive(Default)]
-pub struct HealthTable(RefCell<HashMap<EndpointKey, Rc<Health>>>);
+pub struct HealthTable(RefCell<HashMap<Key, Rc<Health>>>);
 
-/// The endpoint's uid and address.
-type EndpointKey = (Arc<str>, SocketAddr);
+/// Who dials what, and the endpoint's uid and address.
+type Key = (Caller, Arc<str>, SocketAddr);
+pub type Caller = (WorkloadSerial, SocketAddr);
 
 impl HealthTable {
-    pub fn of(&self, uid: &Arc<str>, address: SocketAddr) -> Rc<Health> {
-        self.0.borrow_mut().entry((uid.clone(), address)).or_default().clone()
+    pub fn of(&self, caller: Caller, uid: &Arc<str>, address: SocketAddr) -> Rc<Health> {
+        self.0.borrow_mut().entry((caller, uid.clone(), address)).or_default().clone()
     }
 
     /// Forgets endpoints that carry nothing and are not ejected.
@@ -98,11 +103,23 @@ mod tests {
     }
 
     #[test]
+    fn what_one_caller_meets_is_nothing_to_another() {
+        let (table, now) = (HealthTable::default(), Instant::now());
+        let [here, there] = ["10.0.0.1:80", "10.0.0.1:81"].map(|address| address.parse().unwrap());
+        table.of((WorkloadSerial(1), here), &"a".into(), here).silent(now, Duration::from_secs(10));
+        assert!(table.of((WorkloadSerial(1), here), &"a".into(), here).is_ejected(now));
+        for caller in [(WorkloadSerial(2), here), (WorkloadSerial(1), there)] {
+            assert!(!table.of(caller, &"a".into(), here).is_ejected(now));
+        }
+    }
+
+    #[test]
     fn the_table_forgets_what_carries_nothing() {
         let table = HealthTable::default();
         let address = "10.0.0.1:80".parse().unwrap();
-        let load = Load::on(&table.of(&"a".into(), address));
-        assert_eq!(table.of(&"a".into(), address).load(), 1);
+        let caller = (WorkloadSerial(1), address);
+        let load = Load::on(&table.of(caller, &"a".into(), address));
+        assert_eq!(table.of(caller, &"a".into(), address).load(), 1);
         table.trim(Instant::now());
         assert_eq!(table.0.borrow().len(), 1);
         drop(load);

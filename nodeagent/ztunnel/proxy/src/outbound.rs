@@ -86,7 +86,8 @@ async fn find_way(worker: &Rc<Worker>, conn: &ConnGuard) -> Result<(Path, Option
 /// Tries endpoints in their order until one answers; the client notices none of the failures before.
 async fn try_endpoints(worker: &Rc<Worker>, conn: &Conn, endpoints: &[Endpoint]) -> Result<(Path, Option<Load>), Failure> {
     let settings = worker.settings();
-    let health: Vec<Rc<Health>> = endpoints.iter().map(|endpoint| worker.health.of(&endpoint.uid, endpoint.address)).collect();
+    let caller = (conn.workload.serial, conn.destination);
+    let health: Vec<Rc<Health>> = endpoints.iter().map(|endpoint| worker.health.of(caller, &endpoint.uid, endpoint.address)).collect();
     let mut tried = vec![false; endpoints.len()];
     let mut last = Failure::new(Flag::UH, "there is no endpoint");
     for left in (0..settings.connect_tries).rev() {

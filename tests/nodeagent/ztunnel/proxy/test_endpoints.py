@@ -12,14 +12,15 @@ from nodeagent.ztunnel.protocol import AskRoute, Endpoint, Forward, Settings, Vi
 from tests.nodeagent.ztunnel.proxy.blocked import BY_RESET, SILENTLY, blocked
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Mesh, echo, hbone_route, mesh, server
 from tests.nodeagent.ztunnel.proxy.stub import attributes, until
-from tests.nodeagent.ztunnel.proxy.test_decisions import talk
+from tests.nodeagent.ztunnel.proxy.test_decisions import is_turned_away, talk
 
 NOBODY = "10.77.0.9"
 EJECT_S = 4.0
-SETTINGS = Settings(connect_attempt_s=0.5, eject_after_failures=2, eject_s=EJECT_S)
-SOON_S = 0.4
+SETTINGS = Settings(connect_attempt_s=1.0, eject_after_failures=2, eject_s=EJECT_S)
+SOON_S = 0.8
 """Less than an attempt at an endpoint that is silent takes."""
-IN_TIME_S = 2.0
+IN_TIME_S = 4.0
+"""Two such attempts, and less than any other deadline on the way."""
 
 
 @pytest.fixture
@@ -108,3 +109,10 @@ def test_an_endpoint_that_keeps_failing_is_set_aside_and_comes_back(two_ways: Me
         assert _call(both)[0] == Via.PLAINTEXT
         assert refused() == tries, "one failure more, and it is set aside again"
     until(lambda: _call(both)[0] == Via.HBONE, deadline_s=2 * EJECT_S)
+
+
+def test_failures_at_one_destination_set_nothing_aside_at_another(two_ways: Mesh) -> None:
+    both = two_ways
+    for _ in range(SETTINGS.eject_after_failures + 1):
+        assert is_turned_away(both.client, both.server.address, BACKEND_PORT + 1)
+    assert _call(both)[0] == Via.HBONE
