@@ -7,7 +7,7 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ _DIAL_S: Final = 0.5
 _FIRST_WORD_S: Final = 1.0
 _MAX_ROUNDS: Final = 8
 _DOWN_POLL_S: Final = 0.05
+_LEAVING_POLL_S: Final = 0.25
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -217,6 +218,7 @@ class Enrolment:
         times = [self._resync_at_s, *self._removals.times_s, *(trouble.retry_at_s for trouble in self._troubles.values())]
         times += [entry.opened_s + self._timing.identity_deadline_s for entry in self._entries.values() if not entry.captured]
         now_s = time.monotonic()
+        times += [now_s + _LEAVING_POLL_S] if self._removals.draining else []
         return min((at_s for at_s in times if at_s > now_s), default=now_s + self._timing.resync_s)
 
     # ---- one reconciliation
@@ -231,7 +233,7 @@ class Enrolment:
             if not made.steps or not await self._apply(made):
                 break
         self._troubles = {uid: trouble for uid, trouble in self._troubles.items() if uid in self._desired or uid in self._entries}
-        await self._off(self._removals.finish, time.monotonic())
+        self._hurry(await self._off(self._removals.finish, time.monotonic()))
         await self._record()
 
     async def _apply(self, made: Plan) -> bool:
@@ -338,6 +340,13 @@ class Enrolment:
         self._removals.add(entry.workload, entry.namespace, until_s=time.monotonic() + drain_s)
         if self._session is not None:
             self._session.send(RemoveWorkload(uid=uid, drain_s=drain_s))
+
+    def _hurry(self, uids: Iterable[str]) -> None:
+        """Ends the proxy's drain of workloads whose namespaces are gone; not of others that have come under their names."""
+        for uid in uids:
+            if self._session is not None and uid not in self._entries:
+                with suppress(SessionClosed):
+                    self._session.send(RemoveWorkload(uid=uid, drain_s=0.0))
 
     async def _resync(self) -> None:
         self._resync_at_s = time.monotonic() + self._timing.resync_s

@@ -65,11 +65,23 @@ class Removals:
     def records(self) -> list[Record]:
         return [Record(one.workload, leaving=True) for one in self._leaving.values()]
 
-    def finish(self, now_s: float) -> None:
-        """Drains what is not draining yet and removes what has had its time; what fails is tried again later. Blocks."""
+    @property
+    def draining(self) -> bool:
+        """Whether any has time left, which ends early where its namespace goes: nothing tells, it must be looked at."""
+        return any(not one.problem for one in self._leaving.values())
+
+    def finish(self, now_s: float) -> list[str]:
+        """Drains what is not draining yet and removes what has had its time; what fails is tried again later. Blocks.
+
+        Returns the uids of the workloads whose time ended early, since their namespaces are gone.
+        """
+        cut_short: list[str] = []
         for one in list(self._leaving.values()):
             # Where the namespace is gone there is nobody to drain for, and what is kept open of it would keep its address in use.
-            due = one.until_s <= now_s or key_at(one.workload.netns) != one.key
+            gone = key_at(one.workload.netns) != one.key
+            if gone and one.until_s > now_s:
+                cut_short.append(one.workload.uid)
+            due = gone or one.until_s <= now_s
             try:
                 if due:
                     self._do(self._capture.remove, one)
@@ -82,8 +94,9 @@ class Removals:
                 log.warning("workload %s: %s", one.workload.uid, one.problem)
                 continue
             if due:
-                log.info("workload %s: its namespace is as it was before", one.workload.uid)
+                log.info("workload %s: its namespace is %s", one.workload.uid, "gone" if gone else "as it was before")
                 self.forget(one.key)
+        return cut_short
 
     def close(self) -> None:
         for one in self._leaving.values():

@@ -228,15 +228,18 @@ async def test_a_pod_that_ended_is_not_drained(store: StateDirectory, peer: Peer
 
 
 async def test_a_pod_that_ends_while_it_is_drained_is_let_go(store: StateDirectory, peer: Peer) -> None:
+    """By agent and proxy, and at once: not when the kernel is next asked about captures."""
     with pair() as network:
         runtime = Listed(workload(network.pod))
-        async with enrolling(runtime, store, timing=Timing(drain_s=60.0, resync_s=0.2)) as enrolment:
+        async with enrolling(runtime, store, timing=Timing(drain_s=60.0, resync_s=60.0)) as enrolment:
             await enrolment.begin_session(peer.session, (), ())
             await until(lambda: state(enrolment) == EnrolmentState.CAPTURED)
             runtime.say()
             await until(lambda: state(enrolment) == EnrolmentState.LEAVING)
+            assert peer.read()[-1] == RemoveWorkload(uid="web", drain_s=60.0)
             remove_name(network.pod)
             await until(lambda: not enrolment.status())
+            assert peer.read()[-1] == RemoveWorkload(uid="web", drain_s=0.0)
 
 
 def remove_name(side: Side) -> None:
