@@ -82,6 +82,8 @@ class Mesh:
         self.pods = pods
         self.outside = cluster.topology.hosts["outside"].namespace
         self.apps: dict[str, Process] = {}
+        self.labels: dict[str, str] = {}
+        """The label `app` of pods, by name."""
         self._held: list[socket.socket] = []
 
     # ---- calls
@@ -163,12 +165,20 @@ class Mesh:
 
     @contextmanager
     def policies(self, *documents: Manifest) -> Iterator[None]:
-        """AuthorizationPolicies (and what else goes with them) that both agents hold when the block begins, and no longer after it."""
-        names = {document["metadata"]["name"] for document in documents if document["kind"] == "AuthorizationPolicy"}
+        """AuthorizationPolicies (and what else goes with them) that are in force on both nodes when the block begins, and gone after it."""
+        policies = [document for document in documents if document["kind"] == "AuthorizationPolicy"]
+        names = {policy["metadata"]["name"] for policy in policies}
         with self.applied("policies", *documents):
-            self.wait(lambda: all(names <= self.policy_names(node) for node in NODES), f"{names} on both nodes")
+            self.wait(lambda: all(self._in_force(policy, node) for policy in policies for node in NODES), f"{names} in force on both nodes")
             yield
         self.wait(lambda: all(not names & self.policy_names(node) for node in NODES), f"{names} to be gone")
+
+    def _in_force(self, policy: Manifest, node: str) -> bool:
+        """Whether a node has the policy, and each workload there that its selector selects names it, which comes after the policy."""
+        name, app = policy["metadata"]["name"], policy["spec"].get("selector", {}).get("matchLabels", {}).get("app")
+        here = self.admin(node, "/workloads") if app is not None else []
+        selected = {f"{entry['namespace']}/{entry['name']}" for entry in here if self.labels.get(entry["name"]) == app}
+        return any(entry["name"] == name and selected <= set(entry["workloads"]) for entry in self.admin(node, "/policies"))
 
     def policy_names(self, node: str) -> set[str]:
         return {policy["name"] for policy in self.admin(node, "/policies")}
@@ -223,6 +233,7 @@ class Mesh:
         self.pods[name] = pod
         documents = [manifests.service_account(service_account), manifests.pod(pod, service_account=service_account, app=app or name)]
         self.cluster.apply(f"pod-{name}", documents)
+        self.labels[name] = app or name
         self.apps[name] = self.cluster.start_app(pod)
         if enrol:
             self.cluster.enrol(pod, service_account=service_account)
@@ -273,6 +284,7 @@ def make(cluster: Cluster) -> Mesh:
     mesh = Mesh(cluster, pods)
     for name, pod in pods.items():
         mesh.apps[name] = cluster.start_app(pod)
+        mesh.labels[name] = service_account_of(name)
     cluster.start_controller()
     for node in NODES:
         cluster.start_agent(node)
