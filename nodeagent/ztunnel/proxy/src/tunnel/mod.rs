@@ -116,17 +116,20 @@ impl Tunnel {
     /// Waits for the status of a stream; an error that is silent means that the peer gave no sign of life at all.
     pub async fn answer(&self, stream: &Stream) -> Result<u16, Failure> {
         let patience = self.worker.deadlines().attempt;
+        let mut pause = QUIET;
         loop {
-            let until = self.liveness.silent_at(patience).unwrap_or_else(|| Instant::now() + patience);
+            let until = self.liveness.silent_at(patience).unwrap_or_else(|| Instant::now() + pause);
             if let Ok(answer) = tokio::time::timeout_at(until.into(), stream.answer()).await {
                 return answer;
             }
             if self.is_silent() {
                 return Err(Failure::silent(Flag::UF, "the other side is silent"));
             }
-            if self.ask_for_a_sign(QUIET) {
+            let asked = self.ask_for_a_sign(QUIET);
+            if asked {
                 self.flush();
             }
+            pause = if asked { patience } else { QUIET };
         }
     }
 
