@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 const REDIAL: Duration = Duration::from_millis(100);
+/// An agent that accepts and says nothing for this long is hung: its successor may be listening already.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 const TRIM_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -55,7 +57,8 @@ pub struct Control {
 /// How far the session with the agent has come.
 #[derive(Default)]
 struct Session {
-    welcomed: bool,
+    /// Until when `welcome` must have come; None once it has.
+    welcome_by: Option<Instant>,
     /// What the agent named since `hello`; gone after `synced`.
     named: Option<Named>,
 }
@@ -106,7 +109,10 @@ impl Control {
                         self.worker_says(message);
                     }
                 }
-                _ = tick.tick() => self.report_what_came(),
+                _ = tick.tick() => {
+                    self.give_up_without_welcome(Instant::now());
+                    self.report_what_came();
+                }
             }
         }
         self.last_report(&mut from_workers).await;
@@ -193,8 +199,14 @@ impl Control {
         }
     }
 
+    fn give_up_without_welcome(&mut self, now: Instant) {
+        if self.session.welcome_by.is_some_and(|by| now >= by) {
+            self.end_session("it accepts, and says no welcome");
+        }
+    }
+
     fn report_what_came(&mut self) {
-        let Some(link) = self.link.as_mut().filter(|_| self.session.welcomed) else {
+        let Some(link) = self.link.as_mut().filter(|_| self.session.welcome_by.is_none()) else {
             return;
         };
         self.reports.send_log(&mut self.series, &self.usage, link);

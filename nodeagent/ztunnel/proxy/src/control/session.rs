@@ -1,6 +1,6 @@
 //! A session with the agent: what is said at its start, and what each of the agent's messages does.
 
-use super::{Control, Named, REDIAL, Session};
+use super::{Control, Named, REDIAL, Session, WELCOME_DEADLINE};
 use crate::answers::{Answer, Endpoint, Route, Through, TunnelTarget, Verdict};
 use crate::control::link::Link;
 use crate::failure::Flag;
@@ -42,7 +42,7 @@ impl Control {
             link.queue(&protocol::encode(&question), Vec::new());
         }
         self.series.start_session();
-        self.session = Session { welcomed: false, named: Some(Named::default()) };
+        self.session = Session { welcome_by: Some(Instant::now() + WELCOME_DEADLINE), named: Some(Named::default()) };
         self.link = Some(link);
     }
 
@@ -55,7 +55,7 @@ impl Control {
 
     /// Err ends the session: the agent broke the protocol.
     fn handle(&mut self, message: ToProxy, descriptors: Vec<OwnedFd>) -> Result<(), String> {
-        if !self.session.welcomed && !matches!(message, ToProxy::Welcome(_)) {
+        if self.session.welcome_by.is_some() && !matches!(message, ToProxy::Welcome(_)) {
             return Err("the first message was not welcome".into());
         }
         if !descriptors.is_empty() && !matches!(message, ToProxy::Workload(_)) {
@@ -98,8 +98,8 @@ impl Control {
         if welcome.protocol != protocol::VERSION {
             return Err(format!("the agent speaks protocol {}, this proxy {}", welcome.protocol, protocol::VERSION));
         }
-        self.session.welcomed = true;
         self.settings = Arc::new(welcome.settings.checked()?);
+        self.session.welcome_by = None;
         self.tell_all(|| ToWorker::Settings(self.settings.clone()));
         self.away_because = None;
         log!("the agent is here");

@@ -50,6 +50,24 @@ def _nonsense_agent(path: Path, answer: bytes) -> Iterator[threading.Event]:
         session.close()
 
 
+def test_an_agent_that_hangs_behind_the_accept_is_dialled_again(target: Victim) -> None:
+    path = target.served.directory / "decisions.sock"
+    with server(target.served.side, echo), target.peer() as peer:
+        target.served.agent.stop()
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as hung:
+            hung.bind(str(path))
+            hung.listen()
+            hung.settimeout(5)
+            first, _ = hung.accept()
+            hung.settimeout(13)
+            with first, hung.accept()[0]:
+                path.unlink()
+        target.served.start_agent()
+        _close_held(target)
+        assert peer.ask(target.backend) == 200
+
+
 def _frame(body: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
