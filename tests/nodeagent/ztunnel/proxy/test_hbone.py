@@ -1,6 +1,9 @@
 """The HBONE port against peers that are not ours: who is let in, what a CONNECT may name, and how each refusal looks."""
 
+import select
+import socket
 import struct
+import threading
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -193,6 +196,23 @@ def test_tunnels_that_the_trust_no_longer_carries_are_cut(both: Mesh, change: st
         both.server.agent.send(trust)
         assert is_cut(connection)
         assert is_turned_away(both.client, both.server.address)
+
+
+def test_a_half_closed_connection_that_the_trust_no_longer_carries_is_reset_and_logged_so(both: Mesh) -> None:
+    over = threading.Event()
+
+    def end_at_once(connection: socket.socket) -> None:
+        connection.shutdown(socket.SHUT_WR)
+        over.wait(10)
+
+    with server(both.server.side, end_at_once), both.client.side.dial(both.server.address, BACKEND_PORT) as connection:
+        assert connection.recv(1) == b""
+        both.client.agent.send(SetTrust(roots={"cluster.local": Authority("new root").root_pem}))
+        news = select.poll()
+        news.register(connection, 0)
+        assert [event & select.POLLHUP for _, event in news.poll(2000)], "the application said nothing, and is told"
+        over.set()
+    until(lambda: [entry.flag for entry in both.client.agent.closed] == ["SI"])
 
 
 def test_a_tunnel_ends_with_the_certificate_of_its_peer(both: Mesh) -> None:

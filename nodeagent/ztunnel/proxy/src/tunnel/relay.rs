@@ -23,7 +23,7 @@ pub async fn relay(stream: &StreamGuard, application: &Application) -> Result<()
     let outward = to_tunnel(stream, application);
     let inward = to_application(stream, application);
     tokio::pin!(outward, inward);
-    let (mut outward_open, mut inward_open) = (true, true);
+    let (mut outward_open, mut inward_open, mut all_sent) = (true, true, false);
     while outward_open || inward_open {
         tokio::select! {
             biased;
@@ -34,11 +34,15 @@ pub async fn relay(stream: &StreamGuard, application: &Application) -> Result<()
                 }
             }
             result = &mut outward, if outward_open => {
-                result?;
                 outward_open = false;
+                all_sent = result? == Outward::Ended;
             }
         }
         application.conn.half_closed.set(true);
+    }
+    // What came was complete; that the application could say no more is no end in order if the tunnel was closed for it.
+    if let Some(reason) = stream.tunnel.ended.borrow().as_ref().filter(|_| !all_sent) {
+        return Err(reason.clone());
     }
     stream.finish();
     Ok(())
@@ -79,14 +83,23 @@ async fn to_application(stream: &Rc<Stream>, application: &Application) -> Resul
     }
 }
 
+#[derive(PartialEq)]
+enum Outward {
+    /// All of it is sent, and its end.
+    Ended,
+    /// The stream is gone: nobody takes more.
+    Gone,
+}
+
 enum Turn {
     Moved(usize),
     Ended,
+    Gone,
     NothingToRead,
     NoRoom,
 }
 
-async fn to_tunnel(stream: &Rc<Stream>, application: &Application) -> Result<(), Failure> {
+async fn to_tunnel(stream: &Rc<Stream>, application: &Application) -> Result<Outward, Failure> {
     let mut moved = 0;
     loop {
         match stream.tunnel.carry(stream, application)? {
@@ -97,8 +110,16 @@ async fn to_tunnel(stream: &Rc<Stream>, application: &Application) -> Result<(),
                     tokio::task::yield_now().await;
                 }
             }
-            Turn::Ended => return Ok(()),
-            Turn::NothingToRead => application.socket.readable().await.map_err(|error| Failure::reset(error.to_string()))?,
+            Turn::Ended => return Ok(Outward::Ended),
+            Turn::Gone => return Ok(Outward::Gone),
+            Turn::NothingToRead => {
+                tokio::select! {
+                    biased;
+                    // Then the application is told, silent or not.
+                    () = stream.cut_off() => {}
+                    ready = application.socket.readable() => ready.map_err(|error| Failure::reset(error.to_string()))?,
+                }
+            }
             Turn::NoRoom => stream.room().await,
         }
     }
@@ -107,8 +128,10 @@ async fn to_tunnel(stream: &Rc<Stream>, application: &Application) -> Result<(),
 impl Tunnel {
     /// One turn from the application to the tunnel's socket: read, frame, seal, write.
     fn carry(&self, stream: &Rc<Stream>, application: &Application) -> Result<Turn, Failure> {
-        if stream.is_gone() {
-            return Ok(Turn::Ended);
+        match stream.gone() {
+            Some(Gone::Broken(failure)) => return Err(failure),
+            Some(Gone::Complete) => return Ok(Turn::Gone),
+            None => {}
         }
         let mut core = self.core.borrow_mut();
         if !self.has_room(core.unsent()) {
@@ -121,7 +144,9 @@ impl Tunnel {
         let room = match core.codec.sendable(stream.id) {
             Ok(0) => return Ok(Turn::NoRoom),
             Ok(room) => room,
-            Err(SendError::Closed) => return Ok(Turn::Ended),
+            // The tunnel's end comes to the stream with its reason, and raises `room`.
+            Err(SendError::Closed) if self.has_ended() => return Ok(Turn::NoRoom),
+            Err(SendError::Closed) => return Ok(Turn::Gone),
             Err(error) => return Err(Failure::reset(format!("{error:?}"))),
         };
         core.seal_control(&self.worker.buffers)?;

@@ -205,6 +205,11 @@ impl Stream {
         self.refused.get()
     }
 
+    /// How the stream ended both ways, if it has.
+    pub fn gone(&self) -> Option<Gone> {
+        self.gone.borrow().clone()
+    }
+
     pub fn is_gone(&self) -> bool {
         self.gone.borrow().is_some()
     }
@@ -219,6 +224,13 @@ impl Stream {
 
     pub fn room(&self) -> impl Future<Output = ()> + '_ {
         self.room.wait()
+    }
+
+    /// Waits until the stream is gone with its tunnel. Waits in the place of `room`.
+    pub async fn cut_off(&self) {
+        while !(self.tunnel.has_ended() && self.is_gone()) {
+            self.room.wait().await;
+        }
     }
 
     /// Waits until the stream is gone.
