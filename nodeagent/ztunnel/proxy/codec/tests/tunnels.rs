@@ -301,6 +301,22 @@ fn a_server_drains_in_two_steps() {
 }
 
 #[test]
+fn a_server_finishes_its_drain_without_the_peers_acknowledgement() {
+    let mut server = Subject::server();
+    server.connection.finish_drain();
+    assert_eq!(server.written(), [], "there is no drain to finish");
+    server.tunnel(1);
+    server.connection.drain();
+    let announced = server.written();
+    server.connection.finish_drain();
+    assert_eq!((server.written()[0].kind, server.connection.is_draining()), (GOAWAY, true));
+    assert_eq!(server.feed(&connect(3)).unwrap(), []);
+    assert_eq!(server.written(), parse(&rst(3, Code::REFUSED_STREAM)));
+    assert_eq!(server.feed(&frame(PING, ACK, 0, &announced[1].payload)).unwrap(), [], "too late, and no answer to another PING");
+    assert_eq!(server.written(), []);
+}
+
+#[test]
 fn ping_and_settings_are_answered() {
     let mut server = Subject::server();
     assert!(server.connection.is_established() && !server.connection.is_settings_acknowledged());

@@ -5,6 +5,7 @@
 //! left to the driver.
 
 mod core;
+mod drain;
 mod drive;
 mod gather;
 mod liveness;
@@ -182,13 +183,6 @@ impl Tunnel {
 
     pub fn is_idle(&self) -> bool {
         self.streams.borrow().is_empty()
-    }
-
-    /// Takes no new streams, and ends when those that are open have.
-    pub fn drain(&self) {
-        self.core.borrow_mut().codec.drain();
-        self.flush();
-        self.wake.raise();
     }
 
     /// Ends the tunnel and all that it carries. The first reason stays.

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nodeagent.ztunnel.protocol import AskRoute, Endpoint, Forward, Pass, Settings, Tunnel
+from nodeagent.ztunnel.protocol import AskRoute, Endpoint, Forward, Pass, RemoveWorkload, Settings, Tunnel
 from tests.nodeagent.ztunnel.proxy.attacks import frames
+from tests.nodeagent.ztunnel.proxy.attacks.frames import Kind
 from tests.nodeagent.ztunnel.proxy.attacks.peer import HBONE_PORT, Peer
 from tests.nodeagent.ztunnel.proxy.attacks.victim import Victim, full_backlog, heard_of, hold, victim
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, echo, identity_of, server
@@ -68,6 +69,22 @@ def test_a_peer_that_does_not_send_its_preface(tmp_path: Path, drip: bytes) -> N
         # A preface of 24 bytes and a frame of 9, one byte in 50 ms, takes three times the deadline.
         assert ends_in_time(peer.connection, drip=drip)
         until(lambda: target.served.agent.report().tunnels_in == 0)
+
+
+def test_a_peer_that_does_not_acknowledge_the_drain_opens_streams_for_a_second_and_no_longer(target: Victim) -> None:
+    uid = target.served.script.workloads[0][0].uid
+    with server(target.served.side, echo), target.peer() as peer:
+        held = peer.open(target.backend)
+        assert peer.status(held) == 200
+        target.served.agent.send(RemoveWorkload(uid=uid, drain_s=10))
+        announced = peer.wait_for(lambda one: one.kind == Kind.GOAWAY)
+        assert announced.payload[:4] == b"\x7f\xff\xff\xff"
+        assert peer.ask(target.backend) == 200, "it may have been on its way"
+        last = peer.wait_for(lambda one: one.kind == Kind.GOAWAY, within_s=3)
+        assert int.from_bytes(last.payload[:4], "big") == held + 2
+        late = peer.open(target.backend)
+        peer.wait_for(lambda one: one.kind == Kind.RST_STREAM and one.stream == late)
+        assert peer.echo(held, b"still here")
 
 
 def test_an_application_that_does_not_accept(tmp_path: Path) -> None:

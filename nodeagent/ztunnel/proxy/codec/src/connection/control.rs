@@ -97,8 +97,8 @@ impl Connection {
         if !header.has(flag::ACK) {
             self.check_output()?;
             frame::write_ping(payload, true, &mut self.control);
-        } else if payload == DRAIN_PING && self.draining == Draining::Announced {
-            self.write_final_goaway();
+        } else if payload == DRAIN_PING && self.draining != Draining::No {
+            self.finish_drain();
         } else if self.pings_outstanding > 0 {
             self.pings_outstanding -= 1;
             self.pending.push_back(Event::Pong { payload });

@@ -179,6 +179,13 @@ impl Connection {
         }
     }
 
+    /// The second step of `drain` also for a peer that never acknowledged the first: call it when that has had time for a round trip.
+    pub fn finish_drain(&mut self) {
+        if self.draining == Draining::Announced && self.failure.is_none() {
+            self.write_final_goaway();
+        }
+    }
+
     fn write_final_goaway(&mut self) {
         let last_stream = self.last_peer_stream;
         frame::write_goaway(last_stream, Code::NO_ERROR.0, &mut self.control);
