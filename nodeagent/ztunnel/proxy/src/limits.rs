@@ -1,7 +1,7 @@
 //! What the whole process has in use, against the limits that the agent set; what is turned away is counted by reason.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ pub enum Shed {
     Connections,
     Tunnels,
     TunnelsOfSource,
+    Handshakes,
     HeldAnswers,
     BufferedBytes,
     Descriptors,
@@ -18,8 +19,8 @@ pub enum Shed {
 }
 
 impl Shed {
-    const NAMES: [&'static str; 7] =
-        ["connections", "tunnels", "tunnels_of_source", "held_answers", "buffered_bytes", "descriptors", "log_entries"];
+    const NAMES: [&'static str; 8] =
+        ["connections", "tunnels", "tunnels_of_source", "handshakes", "held_answers", "buffered_bytes", "descriptors", "log_entries"];
 
     pub fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
@@ -54,6 +55,8 @@ pub struct Usage {
     pub connections: Gauge,
     pub tunnels_in: Gauge,
     pub tunnels_out: Gauge,
+    /// Of the inbound tunnels, those whose peer has not proved yet who it is.
+    handshakes: Gauge,
     pub buffered_bytes: Gauge,
     pub log_entries: Gauge,
     shed: [AtomicU64; Shed::NAMES.len()],
@@ -71,10 +74,19 @@ pub struct WorkloadUsage {
 /// Who opens tunnels: none of them may take the places of all others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// The address of a peer, of inbound tunnels.
+    /// The address of a peer, of inbound tunnels; of IPv6 its /64, since who has one address there has them all.
     Peer(IpAddr),
     /// A workload of this node, of outbound ones.
     Workload(Arc<str>),
+}
+
+impl Source {
+    pub fn peer(address: IpAddr) -> Self {
+        Self::Peer(match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        })
+    }
 }
 
 impl Usage {
@@ -192,9 +204,50 @@ impl Drop for TunnelPermit {
     }
 }
 
+/// Tunnels in their handshake have at most this part of the places, so that those that never finish it leave room for the others.
+const HANDSHAKES_SHARE: u64 = 4;
+
+/// A place for the handshake of an inbound tunnel, given back when dropped.
+pub struct HandshakePermit(Arc<Usage>);
+
+impl HandshakePermit {
+    /// None: too many of the tunnels (`max_tunnels`) are in their handshake.
+    pub fn take(usage: &Arc<Usage>, max_tunnels: u64) -> Option<Self> {
+        if usage.handshakes.try_add(1, (max_tunnels / HANDSHAKES_SHARE).max(1)) {
+            return Some(Self(usage.clone()));
+        }
+        usage.shed(Shed::Handshakes);
+        None
+    }
+}
+
+impl Drop for HandshakePermit {
+    fn drop(&mut self) {
+        self.0.handshakes.remove(1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_64_of_ipv6_is_one_source() {
+        let source = |text: &str| Source::peer(text.parse().unwrap());
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:1:2:3"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_ne!(source("10.0.0.1"), source("10.0.0.2"));
+    }
+
+    #[test]
+    fn handshakes_take_a_fourth_of_the_tunnels() {
+        let usage = Arc::new(Usage::default());
+        let held: Vec<_> = std::iter::from_fn(|| HandshakePermit::take(&usage, 40)).collect();
+        assert_eq!((held.len(), usage.shed_totals()), (10, BTreeMap::from([("handshakes", 1)])));
+        drop(held);
+        assert!(HandshakePermit::take(&usage, 1).is_some(), "one is always possible");
+        assert_eq!(usage.handshakes.get(), 0);
+    }
 
     #[test]
     fn permits_come_back() {

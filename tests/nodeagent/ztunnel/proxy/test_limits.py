@@ -3,13 +3,14 @@
 import os
 import resource
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from nodeagent.ztunnel.protocol import Pass, SetIdentity, Settings
+from tests.nodeagent.ztunnel.proxy.attacks.victim import victim
 from tests.nodeagent.ztunnel.proxy.mesh import BACKEND_PORT, Mesh, Node, echo, identity_of, mesh, server
 from tests.nodeagent.ztunnel.proxy.stub import attributes, until
-from tests.nodeagent.ztunnel.proxy.test_decisions import is_turned_away, talk
+from tests.nodeagent.ztunnel.proxy.test_decisions import is_cut, is_turned_away, talk
 
 
 def cpu_s(node: Node) -> float:
@@ -43,6 +44,34 @@ def test_one_source_has_so_many_tunnels_and_no_more(tmp_path: Path) -> None:
         until(lambda: both.server.agent.report().tunnels_in == 2)
         assert is_turned_away(both.client, both.server.address, 15008)
         assert both.server.agent.report().shed == {"tunnels_of_source": 1}
+
+
+def test_a_64_of_ipv6_is_one_source(tmp_path: Path) -> None:
+    with mesh(tmp_path, Settings(max_tunnels_per_source=1)) as both, ExitStack() as stack:
+        both.client.script.route = lambda _: Pass(attributes=attributes())
+        stack.enter_context(both.client.side.dial(both.server.address6, 15008))
+        until(lambda: both.server.agent.report().tunnels_in == 1)
+        neighbour = both.client.address6 + "77"
+        both.client.side.shell("ip", "address", "add", f"{neighbour}/64", "dev", "eth0", "nodad")
+        both.client.side.shell("ip", "route", "replace", f"{both.server.address6}/128", "dev", "eth0", "src", neighbour)
+        assert is_turned_away(both.client, both.server.address6, 15008)
+        assert both.server.agent.report().shed == {"tunnels_of_source": 1}
+
+
+def test_handshakes_that_never_end_leave_room_for_the_tunnels_that_stand(tmp_path: Path) -> None:
+    settings = Settings(max_tunnels=8, handshake_deadline_s=60)
+    with victim(tmp_path, settings) as target, server(target.served.side, echo), ExitStack() as stack:
+        standing = [stack.enter_context(target.peer()) for _ in range(3)]
+        half_open = [stack.enter_context(target.dial()) for _ in range(2)]
+        until(lambda: target.served.agent.report().tunnels_in == 5)
+        with suppress(ConnectionResetError), target.dial() as over:
+            assert is_cut(over)
+        assert target.served.agent.report().shed == {"handshakes": 1}
+        assert [peer.ask(target.backend) for peer in standing] == [200] * 3
+        for connection in half_open:
+            connection.close()
+        until(lambda: target.served.agent.report().tunnels_in == 3)
+        assert stack.enter_context(target.peer()).ask(target.backend) == 200
 
 
 def test_answers_over_the_limit_are_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ use super::connect_application;
 use crate::answers::Flow;
 use crate::authority::admit;
 use crate::failure::{Failure, Flag};
-use crate::limits::{Source, TunnelPermit};
+use crate::limits::{HandshakePermit, Source, TunnelPermit};
 use crate::log::log;
 use crate::protocol::{Direction, Via};
 use crate::sys;
@@ -26,7 +26,10 @@ const UNAVAILABLE: u16 = 503;
 /// Serves a tunnel from its first byte to its last.
 pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, io: TcpStream, peer_address: SocketAddr) {
     let settings = worker.settings();
-    let source = Source::Peer(peer_address.ip());
+    let Some(handshake) = HandshakePermit::take(&worker.usage, settings.max_tunnels) else {
+        return sys::reset_on_close(&io);
+    };
+    let source = Source::peer(peer_address.ip());
     let permit = TunnelPermit::take(&worker.usage, source, settings.max_tunnels, settings.max_tunnels_per_source);
     let Some(permit) = permit else {
         return sys::reset_on_close(&io);
@@ -38,7 +41,9 @@ pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, io: TcpStream, pe
     };
     let tunnel = Tunnel::new(&worker, Parts { workload, peer_address, role: Role::Server, io, engine, out: Vec::new(), permit });
     let _guard = tunnel.guard();
-    match tunnel.establish().await {
+    let established = tunnel.establish().await;
+    drop(handshake);
+    match established {
         Ok(()) => tunnel.drive().await,
         Err(failure) => log!("{}: a tunnel from {peer_address} is refused: {failure}", tunnel.workload.uid),
     }
