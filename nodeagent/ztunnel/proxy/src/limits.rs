@@ -91,7 +91,11 @@ impl Source {
 
 impl Usage {
     pub fn shed(&self, reason: Shed) {
-        self.shed[reason as usize].fetch_add(1, Relaxed);
+        self.shed_many(reason, 1);
+    }
+
+    pub fn shed_many(&self, reason: Shed, count: u64) {
+        self.shed[reason as usize].fetch_add(count, Relaxed);
     }
 
     pub fn shed_totals(&self) -> BTreeMap<&'static str, u64> {

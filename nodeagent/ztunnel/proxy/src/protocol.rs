@@ -67,7 +67,7 @@ pub struct HeldWorkload {
     pub generation: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CounterRow {
     pub series: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -48,6 +48,15 @@ impl Series {
         self.failed[flag as usize].fetch_add(1, Relaxed);
     }
 
+    fn put_back(&self, row: &CounterRow) {
+        self.opened.fetch_add(row.opened, Relaxed);
+        self.closed.fetch_add(row.closed, Relaxed);
+        self.moved(row.sent_bytes, row.received_bytes);
+        for (flag, count) in Flag::ALL.iter().filter_map(|flag| Some((*flag, row.failed.get(flag.as_str())?))) {
+            self.failed[flag as usize].fetch_add(*count, Relaxed);
+        }
+    }
+
     /// Takes what was counted; None when there is nothing to say.
     fn take(&self) -> Option<CounterRow> {
         let failed: BTreeMap<&'static str, u64> = Flag::ALL
@@ -95,7 +104,7 @@ impl SeriesTable {
     }
 
     /// The rows that have something to say; series that nobody refers to any more go with their last row.
-    pub fn report(&mut self) -> Vec<CounterRow> {
+    pub fn report(&mut self) -> Vec<(CounterRow, Arc<Series>)> {
         let mut rows = Vec::new();
         let defined = &mut self.defined;
         self.by_content.retain(|_, series| {
@@ -105,7 +114,7 @@ impl SeriesTable {
                 if defined.insert(series.id) {
                     row.attributes = Some(series.attributes.clone());
                 }
-                rows.push(row);
+                rows.push((row, series.clone()));
             }
             if !referred {
                 defined.remove(&series.id);
@@ -113,6 +122,12 @@ impl SeriesTable {
             referred
         });
         rows
+    }
+
+    /// Counts a row again that was not sent; its series may have gone with it, and may be here again under another number.
+    pub fn put_back(&mut self, row: &CounterRow, series: Arc<Series>) {
+        let content: Arc<str> = series.attributes.get().into();
+        self.by_content.entry(content).or_insert(series).put_back(row);
     }
 
     /// Rows that define those of `ids` that this session does not know yet.
@@ -157,13 +172,13 @@ mod tests {
         first.opened();
         second.moved(5, 7);
         let rows = table.report();
-        assert_eq!((rows.len(), rows[0].opened, rows[0].sent_bytes, rows[0].received_bytes), (1, 1, 5, 7));
-        assert!(rows[0].attributes.is_some());
+        assert_eq!((rows.len(), rows[0].0.opened, rows[0].0.sent_bytes, rows[0].0.received_bytes), (1, 1, 5, 7));
+        assert!(rows[0].0.attributes.is_some());
         first.closed();
-        assert!(table.report()[0].attributes.is_none());
+        assert!(table.report()[0].0.attributes.is_none());
         table.start_session();
         first.closed();
-        assert!(table.report()[0].attributes.is_some());
+        assert!(table.report()[0].0.attributes.is_some());
     }
 
     #[test]
@@ -172,7 +187,7 @@ mod tests {
         let series = table.intern(attributes("{}"));
         series.failed(Flag::UF);
         drop(series);
-        assert_eq!(table.report()[0].failed, BTreeMap::from([("UF", 1)]));
+        assert_eq!(table.report()[0].0.failed, BTreeMap::from([("UF", 1)]));
         assert!(table.by_content.is_empty() && table.defined.is_empty());
     }
 
@@ -182,5 +197,23 @@ mod tests {
         let series = table.intern(attributes("{}"));
         assert_eq!(table.define([series.id].into_iter()).len(), 1);
         assert!(table.define([series.id].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn a_row_that_was_not_sent_is_counted_again_wherever_its_series_is_by_then() {
+        let mut table = SeriesTable::default();
+        for again in [false, true] {
+            let series = table.intern(attributes("{}"));
+            series.failed(Flag::UF);
+            series.moved(5, 7);
+            drop(series);
+            let (row, gone) = table.report().remove(0);
+            let _held = again.then(|| table.intern(attributes("{}")));
+            table.put_back(&row, gone);
+            table.start_session();
+            let (told, _) = table.report().remove(0);
+            assert_eq!((told.failed, told.sent_bytes, told.received_bytes), (BTreeMap::from([("UF", 1)]), 5, 7));
+            assert!(told.attributes.is_some());
+        }
     }
 }

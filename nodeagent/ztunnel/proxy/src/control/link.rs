@@ -35,6 +35,8 @@ pub struct Link {
     descriptors: Vec<OwnedFd>,
     outgoing: VecDeque<Outgoing>,
     queued_bytes: usize,
+    /// All bytes that were ever queued.
+    queued_total: u64,
 }
 
 impl Link {
@@ -54,6 +56,7 @@ impl Link {
             descriptors: Vec::new(),
             outgoing: VecDeque::new(),
             queued_bytes: 0,
+            queued_total: 0,
         })
     }
 
@@ -90,6 +93,7 @@ impl Link {
     pub fn queue(&mut self, body: &[u8], descriptors: Vec<Arc<OwnedFd>>) {
         let length = u32::try_from(body.len()).expect("messages are cut well below the limit").to_be_bytes();
         self.queued_bytes += 4 + body.len();
+        self.queued_total += 4 + body.len() as u64;
         if descriptors.is_empty() {
             if let Some(last) = self.outgoing.back_mut().filter(|last| last.descriptors.is_empty() && last.bytes.len() < GATHER_BYTES) {
                 last.bytes.extend_from_slice(&length);
@@ -103,6 +107,16 @@ impl Link {
 
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes
+    }
+
+    /// The position behind the last byte that was queued.
+    pub fn queued_position(&self) -> u64 {
+        self.queued_total
+    }
+
+    /// The position behind the last byte that the kernel took.
+    pub fn sent_position(&self) -> u64 {
+        self.queued_total - self.queued_bytes as u64
     }
 
     /// Writes what fits now.

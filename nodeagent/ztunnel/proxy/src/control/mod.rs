@@ -4,6 +4,7 @@ mod held;
 mod link;
 mod reports;
 mod session;
+mod unsent;
 
 use crate::answers::{Answer, Question};
 use crate::limits::{Shed, Usage};
@@ -228,10 +229,11 @@ impl Control {
             log!("the agent is away: {reason}");
             self.away_because = Some(reason.to_owned());
         }
-        self.link = None;
+        if let Some(link) = self.link.take() {
+            self.reports.end_session(&link, &mut self.series, &self.usage);
+        }
         self.redial_at = Instant::now() + REDIAL;
         self.session = Session::default();
-        self.reports.end_session();
     }
 }
 
