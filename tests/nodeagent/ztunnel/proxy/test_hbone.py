@@ -252,3 +252,17 @@ def test_a_drain_is_announced_and_lets_streams_finish(both: Mesh, message: Remov
                 ended = bool(got.flags & END_STREAM)
         assert received == b"the rest"
         assert raw.ends()
+
+
+@pytest.mark.parametrize("sooner_s", [0.0, 0.3])
+def test_a_drain_ends_sooner_when_that_is_said(both: Mesh, sooner_s: float) -> None:
+    uid = "Kubernetes//Pod/test/server"
+    with server(both.server.side, echo), peer(both) as raw:
+        raw.begin()
+        raw.connect(1, f"{both.server.address}:{BACKEND_PORT}")
+        assert raw.status(1) == 200
+        both.server.agent.send(RemoveWorkload(uid=uid, drain_s=60.0))
+        while raw.next().kind != GOAWAY:
+            pass
+        both.server.agent.send(RemoveWorkload(uid=uid, drain_s=sooner_s))
+        assert raw.ends()

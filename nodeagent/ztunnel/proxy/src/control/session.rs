@@ -160,11 +160,11 @@ impl Control {
     }
 
     fn remove_workload(&mut self, uid: &str, drain_s: f64) {
-        if let Some((uid, _)) = self.workloads.remove_entry(uid) {
-            self.tell_all(|| ToWorker::RemoveWorkload { uid: uid.clone(), drain_s });
-            if protocol::seconds(drain_s).is_zero() {
-                self.forget_answers_of(&uid);
-            }
+        // One that is not here may still drain, and is to end sooner.
+        let uid = self.workloads.remove_entry(uid).map_or_else(|| uid.into(), |(uid, _)| uid);
+        self.tell_all(|| ToWorker::RemoveWorkload { uid: uid.clone(), drain_s });
+        if protocol::seconds(drain_s).is_zero() {
+            self.forget_answers_of(&uid);
         }
     }
 

@@ -70,6 +70,8 @@ pub struct Worker {
     deadlines: Cell<Deadlines>,
     decisions: Decisions,
     workloads: RefCell<HashMap<Arc<str>, Rc<Workload>>>,
+    /// Those that drain.
+    leaving: RefCell<Vec<Rc<Workload>>>,
     workloads_seen: Cell<u64>,
     identities: RefCell<HashMap<Arc<str>, Arc<IdentityConfigs>>>,
     /// Closed to accept and turn away one connection when descriptors have run out.
@@ -96,6 +98,7 @@ impl Worker {
             settings: RefCell::new(Arc::new(settings)),
             decisions: Decisions::default(),
             workloads: RefCell::default(),
+            leaving: RefCell::default(),
             workloads_seen: Cell::new(0),
             identities: RefCell::default(),
             reserve: RefCell::new(accept::reserve()),
@@ -174,10 +177,22 @@ impl Worker {
     }
 
     fn remove_workload(self: &Rc<Self>, uid: &str, drain: Duration) {
-        let Some(workload) = self.workloads.borrow_mut().remove(uid) else { return };
-        workload.remove();
-        self.tunnels.drain(&workload);
-        self.pool.forget_workload(&workload);
+        let removed = self.workloads.borrow_mut().remove(uid);
+        if let Some(workload) = removed {
+            workload.remove();
+            self.tunnels.drain(&workload);
+            self.pool.forget_workload(&workload);
+            self.leaving.borrow_mut().push(workload.clone());
+            return self.close_after(workload, drain);
+        }
+        // Told again of one that drains: the shorter time holds.
+        let leaving: Vec<_> = self.leaving.borrow().iter().filter(|workload| *workload.uid == *uid).cloned().collect();
+        for workload in leaving {
+            self.close_after(workload, drain);
+        }
+    }
+
+    fn close_after(self: &Rc<Self>, workload: Rc<Workload>, drain: Duration) {
         if drain.is_zero() {
             return self.close_workload(&workload);
         }
@@ -189,6 +204,7 @@ impl Worker {
     }
 
     fn close_workload(&self, workload: &Rc<Workload>) {
+        self.leaving.borrow_mut().retain(|other| !Rc::ptr_eq(other, workload));
         for conn in self.connections.matching(|conn| Rc::ptr_eq(&conn.workload, workload)) {
             conn.kill(crate::failure::Failure::reset("the workload was removed"));
         }
