@@ -232,7 +232,9 @@ class Story:
     # ---- parts that chapters share
 
     def _wiretap(self, name: str) -> Wiretap:
-        return Wiretap(self.cluster.topology.router, "to-n2", Path(self.cluster.directory) / f"{name}.pcap")
+        topology = self.cluster.topology
+        file = Path(self.cluster.directory) / f"{name}.pcap"
+        return Wiretap(topology.router, "to-n2", file, beyond=topology.hosts["n2"].bridge_ipv4)
 
     def _get_from_shop(self, address: object, port: int, *, count: int = 1) -> list[Any]:
         return self.cluster.get(self.pods["shop"].namespace, address, port, count=count, path=f"/{SECRET}")

@@ -45,6 +45,11 @@ class Host:
     ipv6: IPv6Address
     pods: dict[str, Pod] = field(default_factory=dict)
 
+    @property
+    def bridge_ipv4(self) -> IPv4Address:
+        """Of the bridge behind which a node has its pods."""
+        return IPv4Address(f"10.78.{self.number}.1")
+
 
 class Topology:
     """Makes namespaces on demand and removes every one of them at the end; use it as a context manager."""
@@ -91,7 +96,7 @@ class Topology:
         host = self.add_host(name)
         number = host.number
         self._batch(host.namespace, ["link add pods type bridge", "link set pods up"])
-        self._address(host.namespace, "pods", IPv4Interface(f"10.78.{number}.1/24"), IPv6Interface(f"fd78:{number}::1/64"))
+        self._address(host.namespace, "pods", IPv4Interface(f"{host.bridge_ipv4}/24"), IPv6Interface(f"fd78:{number}::1/64"))
         routes = [f"route add 10.78.{number}.0/24 via {host.ipv4}", f"route add fd78:{number}::/64 via {host.ipv6}"]
         self._batch(self.router, routes)
         return host
@@ -114,7 +119,7 @@ class Topology:
         self._link(host.namespace, f"p{index}", pod.namespace, "eth0")
         self._batch(host.namespace, [f"link set p{index} master pods"])
         self._address(pod.namespace, "eth0", IPv4Interface(f"{pod.ipv4}/24"), IPv6Interface(f"{pod.ipv6}/64"))
-        gateway4, gateway6 = f"10.78.{host.number}.1", f"fd78:{host.number}::1"
+        gateway4, gateway6 = host.bridge_ipv4, f"fd78:{host.number}::1"
         self._batch(pod.namespace, [f"route add default via {gateway4}", f"route add ::/0 via {gateway6}"])
         # A former pod may have had these addresses: the node must not go on sending to its device.
         self._batch(host.namespace, [f"neigh flush to {pod.ipv4}", f"neigh flush to {pod.ipv6}"])

@@ -2,16 +2,19 @@
 
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Self
 
-from demo.shell import Process, run
+from demo.shell import CommandError, Process, run
 
 PODS = "net 10.78.0.0/16 or net fd78::/16"
 """The addresses that `demo.topology` gives to pods, as a capture filter."""
+MARKER_PORT = 9
+MARKER_WAIT_S = 10.0
 _SERVER_HELLO = 2
 _SUPPORTED_VERSIONS = 43
 _HELLO_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
@@ -19,7 +22,7 @@ _HELLO_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167ab
 
 @dataclass(frozen=True)
 class Segment:
-    """A TCP segment with payload."""
+    """A TCP segment; one without payload opens, acknowledges or ends."""
 
     source: str
     source_port: int
@@ -42,10 +45,15 @@ class Reading:
 
 
 class Wiretap:
-    """tcpdump of the TCP of pods on a device of a namespace, from `with` to its end; read it afterwards."""
+    """tcpdump of the TCP of pods on a device of a namespace, from `with` to its end; read it afterwards.
 
-    def __init__(self, namespace: str, device: str, file: Path) -> None:
+    `beyond` is an address of the pods' networks behind the device, where nobody listens on MARKER_PORT.
+    """
+
+    def __init__(self, namespace: str, device: str, file: Path, *, beyond: IPv4Address) -> None:
         self.file = file
+        self._namespace = namespace
+        self._beyond = beyond
         command = [
             "tcpdump",
             "-i",
@@ -65,13 +73,27 @@ class Wiretap:
         self._process = Process(f"tcpdump {device}", command, file.with_suffix(".log"), namespace)
 
     def __enter__(self) -> Self:
+        # What an earlier one of the same name left would be taken for this one's.
+        for left in (self.file, self._process.log):
+            left.unlink(missing_ok=True)
         self._process.start()
         run(["sh", "-c", f"for i in $(seq 200); do grep -q listening {self._process.log} && exit 0; sleep 0.02; done; exit 1"])
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Each packet is handed over (--immediate-mode) and written (-U) as it passes.
-        self._process.stop(signal_number=signal.SIGINT)
+        # tcpdump drops what it has not read yet when it is ended. Packets come in order: once it has written one of ours, it has written
+        # all that passed before.
+        try:
+            deadline = time.monotonic() + MARKER_WAIT_S
+            while not self._marked():
+                if time.monotonic() > deadline:
+                    raise CommandError(f"{self._process.name} does not see what passes:\n{self._process.tail()}")
+                run(["bash", "-c", f"exec 3<>/dev/tcp/{self._beyond}/{MARKER_PORT}"], namespace=self._namespace, answers=(1,))
+        finally:
+            self._process.stop(signal_number=signal.SIGINT)
+
+    def _marked(self) -> bool:
+        return any(segment.destination_port == MARKER_PORT for segment in _segments(self.file.read_bytes()))
 
     def contains(self, text: bytes) -> bool:
         """Whether the bytes stand anywhere in the capture."""
@@ -79,7 +101,7 @@ class Wiretap:
 
     def segments(self) -> list[Segment]:
         """All segments with payload."""
-        return list(_segments(self.file.read_bytes()))
+        return [segment for segment in _segments(self.file.read_bytes()) if segment.payload]
 
     def read(self) -> Reading:
         """Reads the whole capture."""
@@ -102,7 +124,7 @@ def _segments(capture: bytes) -> Iterator[Segment]:
     while offset + 16 <= len(capture):
         (length,) = struct.unpack_from("<I", capture, offset + 8)
         segment = _segment(capture[offset + 16 : offset + 16 + length])
-        if segment is not None and segment.payload:
+        if segment is not None:
             yield segment
         offset += 16 + length
 

@@ -220,9 +220,10 @@ class Mesh:
     # ---- the network
 
     @contextmanager
-    def wiretap(self, name: str, device: str = "to-n2") -> Iterator[Wiretap]:
-        """What passes between the nodes during the block."""
-        with Wiretap(self.topology.router, device, self.cluster.directory / f"{name}.pcap") as tap:
+    def wiretap(self, name: str, node: str = "n2") -> Iterator[Wiretap]:
+        """What passes between a node and the rest during the block."""
+        file, beyond = self.cluster.directory / f"{name}.pcap", self.topology.hosts[node].bridge_ipv4
+        with Wiretap(self.topology.router, f"to-{node}", file, beyond=beyond) as tap:
             yield tap
 
     # ---- pods that come and go

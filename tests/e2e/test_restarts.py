@@ -136,7 +136,7 @@ def test_without_agent_and_proxy_pods_are_closed(mesh: Mesh) -> None:
         (far, near.ipv4, HTTP),
     )
     assert mesh.call(shop, far.ipv4).ok
-    with mesh.wiretap("closed", "to-n1") as tap:
+    with mesh.wiretap("closed", "n1") as tap:
         mesh.cluster.agents["n1"].stop(signal_number=signal.SIGKILL)
         kill_proxy(mesh, "n1")
         mesh.wait(lambda: mesh.cluster.proxy_pid("n1") is None, "the proxy to be gone")
