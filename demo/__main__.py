@@ -21,7 +21,7 @@ def look_around(cluster: Cluster, report: Report) -> None:
         *(f"nodeagent --run-dir {cluster.node_directory(node)}/run status" for node in ("n1", "n2")),
         f"nodeagent --run-dir {cluster.node_directory('n1')}/run explain default/shop api.default.svc.cluster.local:80",
         f"ip netns exec {shop.namespace} curl -s http://10.96.0.10/",
-        f"meshctl --admin-socket {cluster.admin_socket} agents",
+        f"meshctl agents --admin-socket {cluster.admin_socket}",
         f"ls {cluster.config}    # manifests: edit one, or add one",
         f"ip netns exec {cluster.topology.router} tcpdump -ni to-n2 tcp",
     ):
