@@ -43,7 +43,8 @@ def test_a_pod_is_enrolled_under_open_connections(mesh: Mesh) -> None:
     far = mesh.pods["api-2"]
     late = mesh.add_pod("n1", "late", service_account="late", enrol=False)
     speaking, spoken_to = mesh.hold(late, far.ipv4), mesh.hold(mesh.outside, late.ipv6)
-    # Its namespace's label says that it is in the mesh: until it is, the mesh's own calls to it fail rather than go in plaintext.
+    # Its namespace's label says that it is in the mesh: once the mesh knows of it, its own calls to it fail rather than go in plaintext.
+    mesh.wait(lambda: not mesh.call(far, late.ipv4).ok, "calls to a pod that is not captured yet to be refused")
     assert not mesh.call(far, late.ipv4).ok
     mesh.cluster.enrol(late, service_account="late")
     with mesh.wiretap("enrolled") as tap:
