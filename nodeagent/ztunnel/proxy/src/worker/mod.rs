@@ -26,6 +26,7 @@ use hbone_tls::Trust;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -102,7 +103,8 @@ impl Worker {
             workloads_seen: Cell::new(0),
             identities: RefCell::default(),
             reserve: RefCell::new(accept::reserve()),
-            random: Cell::new(0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1)),
+            // From the system, so that no two workers or nodes draw the same; zero would stay zero.
+            random: Cell::new(RandomState::new().build_hasher().finish() | 1),
         })
     }
 
@@ -236,7 +238,7 @@ impl Worker {
         self.deadlines.get()
     }
 
-    /// Breaks ties among equals (xorshift); nothing secret hangs on it.
+    /// Breaks ties among equals, names traces (xorshift, never 0); nothing secret hangs on it.
     pub fn random(&self) -> u64 {
         let mut next = self.random.get();
         next ^= next << 13;

@@ -1,5 +1,6 @@
 """The other side of a tunnel that we open may be as hostile as a client: it gets no more of us than one that is down."""
 
+import re
 import socket
 import ssl
 import struct
@@ -198,3 +199,4 @@ def test_a_connect_says_where_it_goes_for_whom_and_from_what(tmp_path: Path) -> 
             assert field in block, field
         for forbidden in (b":scheme", b":path", b":protocol"):
             assert forbidden not in block
+        assert re.search(rb"traceparent.00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00", block, re.DOTALL)
