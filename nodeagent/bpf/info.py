@@ -24,13 +24,14 @@ class ProgramInfo(Struct, frozen=True):
     id: int
     tag: bytes
     verified_instructions: int
+    map_ids: frozenset[int]
 
 
 class LinkInfo(Struct, frozen=True):
-    """`namespace_inode`: 0 once the network namespace is gone, or the link was detached."""
+    """`target`: the inode of the network namespace, or the id of the cgroup; 0 once that is gone, or the link was detached."""
 
     program_id: int
-    namespace_inode: int
+    target: int
 
 
 class RunOptions(ctypes.Structure):
@@ -77,6 +78,18 @@ class Info:
             ("prog_id", ctypes.c_uint32),
             ("_alignment", ctypes.c_uint32),
             ("netns_ino", ctypes.c_uint32),
+            ("attach_type", ctypes.c_uint32),
+        )
+
+    class CgroupLink(ctypes.Structure):
+        """Of a link to a cgroup."""
+
+        _fields_ = (
+            ("type", ctypes.c_uint32),
+            ("id", ctypes.c_uint32),
+            ("prog_id", ctypes.c_uint32),
+            ("_alignment", ctypes.c_uint32),
+            ("cgroup_id", ctypes.c_uint64),
             ("attach_type", ctypes.c_uint32),
         )
 

@@ -53,6 +53,11 @@ class Namespace:
         """The namespace of this process: that of the node."""
         return cls.open("/proc/self/ns/net")
 
+    @property
+    def id(self) -> int:
+        """As the kernel's description of a link has it."""
+        return self.key.inode
+
     def fileno(self) -> int:
         """The descriptor, as long as it is open."""
         return self._descriptor

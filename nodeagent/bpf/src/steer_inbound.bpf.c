@@ -20,14 +20,14 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
-	__uint(max_entries, SLOTS);
+	__uint(max_entries, SLOTS_ROOM);
 	__type(key, __u32);
 	__type(value, __u64);
 } slots SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, REASONS);
+	__uint(max_entries, REASONS_ROOM);
 	__type(key, __u32);
 	__type(value, struct lookups);
 } reasons SEC(".maps");

@@ -30,6 +30,11 @@ struct lookups {
 	__u64 count;
 };
 
+/* Room for those of later versions: a map that were as large as its enumeration could not be taken over by another version. */
+#define SLOTS_ROOM 16
+#define REASONS_ROOM 64
+
+_Static_assert(SLOTS <= SLOTS_ROOM && REASONS <= REASONS_ROOM, "raising the room makes another layout");
 _Static_assert(SLOTS == 3, "steering.py names each slot");
 _Static_assert(REASONS == 7, "steering.py names each reason");
 _Static_assert(sizeof(struct lookups) == 8, "steering.py reads it as one 64-bit number");

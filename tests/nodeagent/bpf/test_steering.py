@@ -1,7 +1,5 @@
 """The steering program in a real namespace: attached, replaced, outliving its maker, taken off without a trace."""
 
-import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,18 +13,19 @@ from pathlib import Path
 import pytest
 
 from nodeagent.bpf import libbpf, steering
-from nodeagent.bpf.steering import LINK, OBJECT, PROGRAM, REASONS, SLOTS, Reason, Slot, Steering
+from nodeagent.bpf.libbpf import AttachType
+from nodeagent.bpf.pinned import LINK
+from nodeagent.bpf.steering import OBJECT, PROGRAM, REASONS, SLOTS, Reason, Slot, Steering
 from nodeagent.capture.ebpf import slot_of
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
+from tests.nodeagent.bpf import objects
+from tests.nodeagent.bpf.objects import COMPILE, eventually_gone, ids
 from tests.nodeagent.pods import Pair, refused
 from tests.nodeagent.standin import Application
 
 PORT = 8080
-SOURCES = Path(steering.__file__).parent / "src"
-COMPILE = Path(steering.__file__).parents[2] / "tools/bpf.sh"
-IDS = {"prog_id": "bpf_prog_get_fd_by_id", "map_id": "bpf_map_get_fd_by_id", "link_id": "bpf_link_get_fd_by_id"}
 LICENCE = 'char LICENSE[] SEC("license") = "Dual BSD/GPL";'
 
 
@@ -52,44 +51,11 @@ def close(listeners: Listeners) -> None:
 
 def variant(directory: Path, name: str, *changes: tuple[str, str]) -> Path:
     """The program as another version might have it."""
-    sources = directory / name
-    sources.mkdir()
-    for source in SOURCES.iterdir():
-        text = source.read_text()
-        for old, new in changes:
-            text = text.replace(old, new)
-        (sources / source.name).write_text(text)
-    made = directory / f"{name}.bpf.o"
-    subprocess.run([COMPILE, sources / "steer_inbound.bpf.c", made], check=True, timeout=60)
-    return made
+    return objects.variant(directory, name, OBJECT.name, *changes)
 
 
-def ids(root: Path) -> dict[str, set[int]]:
-    """The kernel's numbers of what is pinned, and of the program that the link runs."""
-    found: dict[str, set[int]] = {kind: set() for kind in IDS}
-    for pin in root.glob("*/*"):
-        with libbpf.pinned(pin) as descriptor:
-            for kind, number in re.findall(
-                r"^(\w+_id):\s+(\d+)", Path(f"/proc/self/fdinfo/{descriptor.fileno()}").read_text(), re.MULTILINE
-            ):
-                if kind in found:
-                    found[kind].add(int(number))
-    return found
-
-
-def exists(kind: str, number: int) -> bool:
-    fd = getattr(libbpf._library(), IDS[kind])(number)
-    if fd < 0:
-        return False
-    os.close(fd)
-    return True
-
-
-def eventually_gone(found: dict[str, set[int]]) -> None:
-    deadline = time.monotonic() + 10  # the kernel frees maps and programs after a grace period
-    while left := [(kind, number) for kind, numbers in found.items() for number in numbers if exists(kind, number)]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
+def pins_of(root: Path, namespace: Namespace) -> Path:
+    return root / f"{PROGRAM}-{namespace.id}"
 
 
 def test_from_attaching_on_nobody_but_the_listener_is_reached(root: Path, network: Pair, listeners: Listeners) -> None:
@@ -157,9 +123,10 @@ def test_a_pin_that_is_gone_is_made_anew(root: Path, network: Pair, listeners: L
     pod, client = network.pod, network.client
     it = Steering(root)
     it.attach(pod.namespace, listeners)
-    (root / str(pod.namespace.key.inode) / name).unlink()
-    assert it.inspect(pod.namespace) is None
+    (pins_of(root, pod.namespace) / name).unlink()
+    assert (found := it.inspect(pod.namespace)) is None or not found.current
     it.attach(pod.namespace, listeners)
+    assert steered(it, pod.namespace).current
     assert steered(it, pod.namespace).listeners == frozenset(Slot)
     with client.dial("10.77.0.1", PORT), listeners[Slot.INBOUND].accept()[0] as accepted:
         assert accepted.getsockname() == ("10.77.0.1", PORT)
@@ -232,9 +199,7 @@ def steered(it: Steering, namespace: Namespace) -> steering.Steered:
 def test_maps_of_another_layout_are_refused_and_stay(root: Path, network: Pair, listeners: Listeners, tmp_path: Path) -> None:
     pod, client = network.pod, network.client
     Steering(root).attach(pod.namespace, listeners)
-    wider = variant(
-        tmp_path, "wider", ("\tREASONS,", "\tREASON_ANOTHER,\n\tREASONS,"), ("== 7", "== 8"), ("return reason;", "return reason & 7;")
-    )
+    wider = variant(tmp_path, "wider", ("#define REASONS_ROOM 64", "#define REASONS_ROOM 65"))
     held = ids(root)
     with pytest.raises(KernelError, match="another version of the agent made them"):
         Steering(root, wider).attach(pod.namespace, {})
@@ -254,16 +219,13 @@ def test_what_is_left_of_a_namespace_that_is_gone_is_swept_and_never_taken_for_a
             assert it.inspect(gone) is not None
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True, timeout=10)
-    left = root / str(gone.key.inode)
-    deadline = time.monotonic() + 10
+    left = pins_of(root, gone)
     with libbpf.pinned(left / LINK) as link:
-        while libbpf.link_info(link).namespace_inode:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    left.rename(root / str(network.pod.namespace.key.inode))
+        objects.eventually(lambda: not libbpf.link_info(link, AttachType.SK_LOOKUP).target)
+    left.rename(pins_of(root, network.pod.namespace))
     assert it.inspect(network.pod.namespace) is None
     it.sweep()
-    assert [pins.name for pins in root.iterdir()] == [str(network.client.namespace.key.inode)]
+    assert [pins.name for pins in root.iterdir()] == [f"{PROGRAM}-{network.client.namespace.id}"]
 
 
 def test_an_object_that_was_not_built_says_how(root: Path, network: Pair, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nodeagent.bpf import steering
+from nodeagent.bpf.libbpf import AttachType
 from nodeagent.capture.base import Way
 from nodeagent.capture.choice import choose
 from nodeagent.linux.errors import KernelError
@@ -24,7 +26,8 @@ def test_auto_takes_the_next_best_and_says_why(tmp_path: Path) -> None:
 
 
 def test_auto_goes_by_what_the_kernel_does_not_by_what_it_is(pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering.libbpf, "SK_LOOKUP_ATTACH_TYPE", 35)
+    of_another_kind = msgspec.structs.replace(steering.program_of(), attach_type=AttachType.CGROUP_SOCK_OPS)
+    monkeypatch.setattr(steering, "program_of", lambda _: of_another_kind)
     chosen = choose(Way.AUTO, pins)
     assert chosen.way.name == "nftables"
     assert "eBPF link" in chosen.reason
