@@ -50,7 +50,7 @@ def inspect(way: Capture, workload: LocalWorkload) -> Inspection | None:
     """What the kernel says of a workload's namespace now; None if it is gone. Blocks."""
     try:
         with Namespace.open(workload.netns) as namespace:
-            return way.inspect(namespace) if namespace.key == workload.network else None
+            return way.inspect(namespace, workload.terms) if namespace.key == workload.network else None
     except OSError as error:
         return Inspection(CaptureState.BROKEN, problem=str(error))
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from nodeagent.capture.listeners import Listener
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.nftables import Counter
 
@@ -48,17 +49,17 @@ class Capture(Protocol):
     def name(self) -> str:
         """For status: which way this is."""
 
-    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = ()) -> None:
-        """Captures: from when this returns no connection of the namespace leaves or enters past the proxy.
+    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
+        """Captures: from when this returns no connection of it leaves or enters past the proxy but those that `terms` leave alone.
 
         `listeners` are the proxy's in this namespace; those that are given before stay in force where none are given.
         """
 
-    def drain(self, namespace: Namespace) -> None:
+    def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
         """Lets new connections past the mesh, and keeps what the proxy's open ones need. Where nothing is applied, does nothing."""
 
     def remove(self, namespace: Namespace) -> None:
         """Puts everything back as it was before `apply`."""
 
-    def inspect(self, namespace: Namespace) -> Inspection:
-        """Looks at what is there, without changing it."""
+    def inspect(self, namespace: Namespace, terms: Terms = TOTAL) -> Inspection:
+        """Looks at what is there, without changing it: whether it is what `terms` ask for."""

@@ -11,6 +11,7 @@ from nodeagent.capture.base import Capture, CaptureState, Inspection, Way
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.listeners import Listener, open_listeners
 from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux import netlink
 from nodeagent.linux.namespaces import Namespace, run_in_empty
 
@@ -68,17 +69,17 @@ class _After:
         self._steering = steering
         self.name = capture.name
 
-    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = ()) -> None:
-        self._capture.apply(namespace, listeners)
+    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
+        self._capture.apply(namespace, listeners, terms)
         self._steering.detach(namespace)
 
-    def drain(self, namespace: Namespace) -> None:
-        self._capture.drain(namespace)
+    def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
+        self._capture.drain(namespace, terms)
         self._steering.detach(namespace)
 
     def remove(self, namespace: Namespace) -> None:
         self._steering.detach(namespace)
         self._capture.remove(namespace)
 
-    def inspect(self, namespace: Namespace) -> Inspection:
-        return self._capture.inspect(namespace)
+    def inspect(self, namespace: Namespace, terms: Terms = TOTAL) -> Inspection:
+        return self._capture.inspect(namespace, terms)

@@ -13,6 +13,7 @@ from nodeagent.capture import looped
 from nodeagent.capture.base import CaptureState, Inspection
 from nodeagent.capture.listeners import Listener
 from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.nftables import Counter
 from nodeagent.linux.sockets import has_loopback6
@@ -38,22 +39,22 @@ class EbpfCapture:
         self._steering = steering
         self._table = NftablesCapture(looped.transaction)
 
-    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = ()) -> None:
+    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
         # In this order there is no moment in which neither this nor a former capture holds what comes in.
         self._table.prepare(namespace)
         self._steering.attach(namespace, {slot: listener.socket for listener in listeners if (slot := slot_of(listener)) is not None})
-        self._table.apply(namespace)
+        self._table.apply(namespace, listeners, terms)
 
-    def drain(self, namespace: Namespace) -> None:
-        self._table.drain(namespace)
+    def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
+        self._table.drain(namespace, terms)
         self._steering.detach(namespace)
 
     def remove(self, namespace: Namespace) -> None:
         self._steering.detach(namespace)
         self._table.remove(namespace)
 
-    def inspect(self, namespace: Namespace) -> Inspection:
-        table = self._table.inspect(namespace)
+    def inspect(self, namespace: Namespace, terms: Terms = TOTAL) -> Inspection:
+        table = self._table.inspect(namespace, terms)
         steered = self._steering.inspect(namespace)
         counters = table.counters | _counters(steered)
         if table.state is CaptureState.CAPTURED and (problem := _problem(steered, ipv6=namespace.run(has_loopback6))):

@@ -18,10 +18,8 @@ the rest:
 from typing import Final
 
 from meshapi.wire import CONNECTION_MARK, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
+from nodeagent.capture.marks import LOOP_MARK
 from nodeagent.capture.ruleset import PROXY, RST, SYN, TO_APPLICATION, Mode, replacement
-
-LOOP_MARK: Final = 0x10000 | CONNECTION_MARK
-"""To the routing rule, which looks at the lower bits, the same as the mark towards the application; to these rules another."""
 
 
 def transaction(mode: Mode, before: str) -> str:

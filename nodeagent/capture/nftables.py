@@ -10,6 +10,7 @@ from meshapi.wire import CONNECTION_MARK, MARK_MASK, ROUTE_TABLE
 from nodeagent.capture.base import CaptureState, Inspection
 from nodeagent.capture.listeners import Listener
 from nodeagent.capture.ruleset import FAMILY, TABLE, Mode, deletion, preparation, transaction
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux import netlink, nftables, sysctl
 from nodeagent.linux.namespaces import Namespace, run_in_empty
 from nodeagent.linux.sockets import has_loopback6
@@ -38,16 +39,16 @@ class NftablesCapture:
         """Makes what the proxy needs to reach the application; captures nothing yet, and takes nothing off."""
         namespace.run(_prepare)
 
-    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = ()) -> None:  # noqa: ARG002 - the rules find them by their ports
+    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:  # noqa: ARG002 - total, as yet
         namespace.run(_apply, self._rules)
 
-    def drain(self, namespace: Namespace) -> None:
+    def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:  # noqa: ARG002
         namespace.run(_drain, self._rules)
 
     def remove(self, namespace: Namespace) -> None:
         namespace.run(_remove)
 
-    def inspect(self, namespace: Namespace) -> Inspection:
+    def inspect(self, namespace: Namespace, terms: Terms = TOTAL) -> Inspection:  # noqa: ARG002
         return namespace.run(_inspect, self._rules)
 
 

@@ -57,6 +57,12 @@ class Entry:
     def captured(self) -> bool:
         return self.inspection.state == CaptureState.CAPTURED
 
+    def adjust(self, workload: LocalWorkload) -> None:
+        """Takes what is said of it now. What is in force stays so until its capture is applied again, on its new terms."""
+        if workload.terms != self.workload.terms:
+            self.inspection = Inspection(CaptureState.BROKEN, self.inspection.counters, "its terms have changed")
+        self.workload = workload
+
     def announce(self, session: Sender, description: Description) -> None:
         """Sends the workload, with its descriptors if the proxy does not hold them yet."""
         fds = () if self.sent_descriptors else (self.namespace.fileno(), *(listener.socket.fileno() for listener in self.listeners))
@@ -138,6 +144,6 @@ def _entry(
         namespace=namespace,
         listeners=listeners,
         addresses=namespace.run(netlink.addresses),
-        inspection=capture.inspect(namespace),
+        inspection=capture.inspect(namespace, workload.terms),
         opened_s=now_s,
     )

@@ -16,7 +16,7 @@ from typing import Final, ParamSpec, TypeVar
 from nodeagent.capture.base import Capture
 from nodeagent.enrolment import records
 from nodeagent.enrolment.entry import Description, Entry, Sender, adopt, make
-from nodeagent.enrolment.plan import Announce, Change, Enforce, Enrolled, Open, Plan, Release, Step, plan, uid_of
+from nodeagent.enrolment.plan import Adjust, Announce, Change, Enforce, Enrolled, Open, Plan, Release, Step, plan, uid_of
 from nodeagent.enrolment.records import Record, Store
 from nodeagent.enrolment.removal import Removals
 from nodeagent.enrolment.status import EnrolmentState, Trouble, WorkloadStatus, describe_enrolment
@@ -272,6 +272,8 @@ class Enrolment:
                 await self._open(workload)
             case Change(workload):
                 self._change(self._entries[workload.uid], workload)
+            case Adjust(workload):
+                self._entries[workload.uid].adjust(workload)
             case Announce(uid):
                 entry = self._entries[uid]
                 description = self._describe(entry.workload, entry.addresses)
@@ -296,7 +298,7 @@ class Enrolment:
             return
         if entry is not None:
             self._last_generation = max(self._last_generation, entry.generation)
-            if self._recalled.get(workload.network) != workload:
+            if not workload.is_same(self._recalled.get(workload.network)):
                 self._renew(entry)  # the sockets are right; what the proxy carries may be under another identity
             self._add(entry)
 
@@ -312,7 +314,7 @@ class Enrolment:
         """Another identity in the same namespace is another pod: closed at once, captured throughout, served when it is announced."""
         if self._session is not None:
             self._session.send(RemoveWorkload(uid=workload.uid, drain_s=0.0))
-        entry.workload = workload
+        entry.adjust(workload)
         self._renew(entry)
 
     def _renew(self, entry: Entry) -> None:
@@ -322,8 +324,8 @@ class Enrolment:
         entry.adopted = entry.sent_descriptors = False
 
     async def _enforce(self, entry: Entry) -> None:
-        await self._off(self._capture.apply, entry.namespace, entry.listeners)
-        entry.inspection = await self._off(self._capture.inspect, entry.namespace)
+        await self._off(self._capture.apply, entry.namespace, entry.listeners, entry.workload.terms)
+        entry.inspection = await self._off(self._capture.inspect, entry.namespace, entry.workload.terms)
         if not entry.captured:
             raise KernelError(errno.EIO, entry.workload.netns, detail=entry.inspection.problem or "the capture did not hold")
         entry.captured_since_s = entry.captured_since_s or time.time()
@@ -334,7 +336,7 @@ class Enrolment:
         # A pod that ended leaves the list and the node at about the same time: its address may be another's by the end of a drain.
         gone = gone or key_at(entry.workload.netns) != entry.namespace.key
         drain_s = 0.0 if gone else self._timing.drain_s
-        await self._off(self._capture.drain, entry.namespace)
+        await self._off(self._capture.drain, entry.namespace, entry.workload.terms)
         del self._entries[uid]
         entry.close_listeners()
         self._removals.add(entry.workload, entry.namespace, until_s=time.monotonic() + drain_s)
@@ -353,7 +355,7 @@ class Enrolment:
         for uid, entry in self._entries.items():
             was_captured = entry.captured
             try:
-                entry.inspection = await self._off(self._capture.inspect, entry.namespace)
+                entry.inspection = await self._off(self._capture.inspect, entry.namespace, entry.workload.terms)
                 entry.addresses = await self._off(entry.namespace.run, netlink.addresses)
             except OSError as error:
                 self._fail(uid, str(error))

@@ -58,7 +58,14 @@ class Change:
     workload: LocalWorkload
 
 
-Step = Release | Open | Change | Announce | Enforce
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """It is the same workload, to be captured on other terms."""
+
+    workload: LocalWorkload
+
+
+Step = Release | Open | Change | Adjust | Announce | Enforce
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class Plan:
 
 def uid_of(step: Step) -> str:
     """The workload that the step is about."""
-    return step.workload.uid if isinstance(step, Open | Change) else step.uid
+    return step.workload.uid if isinstance(step, Open | Change | Adjust) else step.uid
 
 
 def plan(desired: Mapping[str, LocalWorkload], enrolled: Mapping[str, Enrolled], *, node: NamespaceKey) -> Plan:
@@ -88,11 +95,13 @@ def plan(desired: Mapping[str, LocalWorkload], enrolled: Mapping[str, Enrolled],
     released = {step.uid for step in releases}
     opens = [Open(workload) for uid, workload in accepted.items() if uid not in enrolled or uid in released]
     staying = {uid: held for uid, held in enrolled.items() if uid not in released}
-    changes = [Change(accepted[uid]) for uid, held in staying.items() if held.workload != accepted[uid]]
+    changes = [Change(accepted[uid]) for uid, held in staying.items() if not accepted[uid].is_same(held.workload)]
+    changed = {step.workload.uid for step in changes}
+    adjusts = [Adjust(accepted[uid]) for uid, held in staying.items() if uid not in changed and held.workload != accepted[uid]]
     announces = [Announce(uid) for uid, held in staying.items() if held.announceable and not held.announced]
     served = {step.uid for step in announces} | {uid for uid, held in staying.items() if held.announced}
     enforces = [Enforce(uid) for uid, held in staying.items() if not held.captured and (uid in served or held.overdue)]
-    return Plan((*releases, *opens, *changes, *announces, *enforces), refused)
+    return Plan((*releases, *opens, *changes, *adjusts, *announces, *enforces), refused)
 
 
 def _accept(desired: Mapping[str, LocalWorkload], node: NamespaceKey) -> tuple[dict[str, LocalWorkload], dict[str, str]]:
@@ -134,6 +143,8 @@ def _words(step: Step) -> str:
             return f"open listeners of {workload.uid} in {workload.netns}"
         case Change(workload):
             return f"change {workload.uid} to service account {workload.service_account}"
+        case Adjust(workload):
+            return f"capture {workload.uid} on other terms"
         case Announce(uid):
             return f"announce {uid} to the proxy"
         case Enforce(uid):

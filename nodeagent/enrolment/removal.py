@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from nodeagent.capture.base import Capture
 from nodeagent.enrolment.records import Record
@@ -86,7 +87,7 @@ class Removals:
                 if due:
                     self._do(self._capture.remove, one)
                 elif not one.drained:
-                    self._do(self._capture.drain, one)
+                    self._do(partial(self._capture.drain, terms=one.workload.terms), one)
                     one.drained = True
             except OSError as error:
                 one.problem = f"its capture is not removed yet: {error}"

@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux.namespaces import NamespaceKey
 
 
@@ -20,6 +22,14 @@ class LocalWorkload(Struct, frozen=True, order=True):
     """Path of its network namespace."""
     network: NamespaceKey | None = None
     """What is at that path now, None if nothing is yet. A namespace that was replaced at the same path has another key."""
+    terms: Terms = TOTAL
+    """On which it is captured; they may change while it runs."""
+    terms_problem: str = ""
+    """Why what was said of its terms can't be followed, in words; it is captured whole then."""
+
+    def is_same(self, other: "LocalWorkload | None") -> bool:
+        """Whether it is the same pod under the same identity; on which terms it is captured makes no other of it."""
+        return other is not None and replace(self, terms=other.terms, terms_problem=other.terms_problem) == other
 
 
 class Runtime(Protocol):

@@ -5,6 +5,8 @@
   service_account: web          # default: default
   netns: /run/netns/web-1
   uid: Kubernetes//Pod/shop/web-1   # default: from cluster, namespace and name
+  annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: "3306"}   # default: none; see `nodeagent.capture.annotations`
+  cgroup: shop.slice/web-1      # of its processes, below the mount of cgroup v2; default: not known
 """
 
 import asyncio
@@ -19,6 +21,7 @@ import yaml
 
 from meshapi.spiffe import IdentityError, check_segment
 from meshapi.wire import DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT
+from nodeagent.capture.annotations import read_terms
 from nodeagent.linux.namespaces import key_at
 from nodeagent.runtime.base import LocalWorkload
 
@@ -41,6 +44,8 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     netns: str
     service_account: str = DEFAULT_SERVICE_ACCOUNT
     uid: str = ""
+    annotations: dict[str, str] = {}
+    cgroup: str = ""
 
 
 class StaticRuntime:
@@ -146,7 +151,15 @@ def _workload(entry: _Entry, index: int, cluster: str) -> LocalWorkload:
         raise ListError(f"{uid[:80]!r} is no uid: letters, digits, . _ / : - only - at `$[{index}].uid`")
     if not Path(entry.netns).is_absolute() or "\0" in entry.netns:
         raise ListError(f"{entry.netns!r} must be an absolute path - at `$[{index}].netns`")
-    return LocalWorkload(uid, entry.name, entry.namespace, entry.service_account, entry.netns)
+    terms, problem = read_terms(entry.annotations, cgroup=_cgroup(entry.cgroup, index))
+    return LocalWorkload(uid, entry.name, entry.namespace, entry.service_account, entry.netns, terms=terms, terms_problem=problem)
+
+
+def _cgroup(path: str, index: int) -> str:
+    parts = path.strip("/").split("/") if path else []
+    if "\0" in path or any(part in {"", ".", ".."} for part in parts):
+        raise ListError(f"{path[:80]!r} is no path below the mount of cgroup v2 - at `$[{index}].cgroup`")
+    return "/".join(parts)
 
 
 def _line(text: bytes, error: str) -> str:

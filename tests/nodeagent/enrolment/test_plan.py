@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.enrolment.plan import Announce, Change, Enforce, Enrolled, Open, Plan, Release, plan, uid_of
+from nodeagent.capture.terms import TOTAL, Terms
+from nodeagent.enrolment.plan import Adjust, Announce, Change, Enforce, Enrolled, Open, Plan, Release, plan, uid_of
 from nodeagent.linux.namespaces import NamespaceKey
 from nodeagent.runtime.base import LocalWorkload
 
@@ -23,6 +25,10 @@ def held(one: LocalWorkload, **changes: bool) -> Enrolled:
     return replace(base, **changes)
 
 
+def other_terms(one: LocalWorkload) -> LocalWorkload:
+    return msgspec.structs.replace(one, terms=Terms(fail_open=True))
+
+
 FRESH = {"captured": False, "announced": False, "announceable": False}
 
 
@@ -37,6 +43,8 @@ FRESH = {"captured": False, "announced": False, "announceable": False}
         ([workload()], [held(workload(), captured=False)], "capture a"),
         ([workload()], [held(workload())], ""),
         ([workload()], [held(workload(), announced=False)], "announce a to the proxy"),
+        ([other_terms(workload())], [held(workload())], "capture a on other terms"),
+        ([other_terms(workload(account="b"))], [held(workload())], "change a to service account b"),
         ([], [held(workload())], "release a: no longer listed"),
         (
             [workload(network=TWO)],
@@ -68,7 +76,15 @@ def test_what_is_done_next(desired: list[LocalWorkload], enrolled: list[Enrolled
 
 
 networks = st.sampled_from([None, NODE, ONE, TWO, NamespaceKey(4, 13)])
-workloads = st.builds(workload, st.sampled_from("abcd"), networks, st.sampled_from(["default", "web"]))
+accounts = st.sampled_from(["default", "web"])
+terms = st.sampled_from([TOTAL, Terms(fail_open=True)])
+workloads = st.builds(
+    lambda uid, network, account, terms: msgspec.structs.replace(workload(uid, network, account), terms=terms),
+    st.sampled_from("abcd"),
+    networks,
+    accounts,
+    terms,
+)
 desired_sets = st.lists(workloads, max_size=4, unique_by=lambda one: one.uid).map(lambda found: {one.uid: one for one in found})
 
 
@@ -87,6 +103,9 @@ def applied(made: Plan, enrolled: dict[str, Enrolled]) -> dict[str, Enrolled]:
             case Change(one):
                 assert after[one.uid].workload.network == one.network
                 after[one.uid] = replace(after[one.uid], workload=one, announced=False)
+            case Adjust(one):
+                assert one.is_same(after[one.uid].workload)
+                after[one.uid] = replace(after[one.uid], workload=one, captured=False)
             case Announce(uid):
                 after[uid] = replace(after[uid], announced=True)
             case Enforce(uid):

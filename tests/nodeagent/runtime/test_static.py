@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux.namespaces import key_at
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.runtime.static import ListError, StaticRuntime, read
@@ -30,9 +31,24 @@ def test_a_list_is_read(path: Path) -> None:
     assert read(path) == ()
 
 
+def test_terms_come_from_annotations_and_bad_ones_are_told_with_the_workload(path: Path) -> None:
+    exclude = "traffic.sidecar.istio.io/excludeOutboundPorts"
+    path.write_text(
+        f"- {{name: a, namespace: b, netns: /a, cgroup: /x.slice/a/, annotations: {{{exclude}: '3306'}}}}\n"
+        f"- {{name: b, namespace: b, netns: /b, annotations: {{{exclude}: all}}}}\n"
+    )
+    good, bad = read(path)
+    assert good.terms == Terms(exclude_outbound_ports=(3306,), cgroup="x.slice/a")
+    assert not good.terms_problem
+    assert bad.terms == TOTAL
+    assert exclude in bad.terms_problem
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("- {name: a, namespace: x, netns: /n, cgroup: a/../b}", r":1: 'a/../b' is no path below"),
+        ("- {name: a, namespace: x, netns: /n, annotations: {a: 1}}", r":1: .*Expected `str`"),
         ("- {name: a", r"workloads\.yaml: .*line 1"),
         (ONE + "- {name: b, namespace: shop, netns: relative}\n", r":2: 'relative' must be an absolute path"),
         (ONE + "\n\n- {name: b, namespace: shop}\n", r":4: .*missing required field `netns`"),

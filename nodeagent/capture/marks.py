@@ -1,0 +1,15 @@
+"""The marks of packets and sockets in a captured namespace that are the rules' own; `meshapi.wire` has those that peers share.
+
+The lower twelve bits are the proxy's (`PROXY_MARK`, `CONNECTION_MARK`); these use the bits above.
+"""
+
+from typing import Final
+
+from meshapi.wire import CONNECTION_MARK
+
+LOOP_MARK: Final = 0x10000 | CONNECTION_MARK
+"""Of a packet that comes back by `lo` to the proxy: to the routing rule, which looks at the lower bits, the same as the mark towards
+the application; to the rules another."""
+
+PAST_MARK: Final = 0x20000
+"""Of a packet, a socket or a connection that goes past the proxy, as the workload's terms have it."""
