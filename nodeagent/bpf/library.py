@@ -45,6 +45,7 @@ def library() -> ctypes.CDLL:
         ("bpf_link_create", number, (number, number, number, pointer)),
         ("bpf_link_update", number, (number, number, pointer)),
         ("bpf_link_detach", number, (number,)),
+        ("bpf_iter_create", number, (number,)),
         ("bpf_map_update_elem", number, (number, text, text, ctypes.c_uint64)),
         ("bpf_map_lookup_elem", number, (number, text, pointer)),
         ("bpf_map_delete_elem", number, (number, text)),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nodeagent.linux.cgroups import root
+from nodeagent.linux.cgroups import of_process, root
 
 
 @contextmanager
@@ -42,3 +42,14 @@ def run(cgroup: Path, *command: str, namespace: str = "", timeout_s: float = 30)
     entering = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup)]
     inside = ["ip", "netns", "exec", namespace] if namespace else []
     return subprocess.run([*entering, *inside, *command], check=False, capture_output=True, text=True, timeout=timeout_s)
+
+
+@contextmanager
+def inside(cgroup: Path) -> Iterator[None]:
+    """This process is in the cgroup, and so is every socket that it makes, as long as the block lasts."""
+    former = root() / of_process(os.getpid()).lstrip("/")
+    (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        (former / "cgroup.procs").write_text(str(os.getpid()))
