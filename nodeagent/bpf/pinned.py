@@ -107,6 +107,10 @@ class Pinned:
             own = self._own(self._directory(place), opened)
             yield Attached(own, current=not self._misfits(own) and self._is_current(link, own, shared or {}))
 
+    def pin(self, place: Place, name: str) -> Descriptor:
+        """One of the program's own maps there, the caller's to close; raises KernelError (ENOENT) if there is none."""
+        return libbpf.pinned(self._directory(place) / name)
+
     def sweep(self) -> None:
         """Clears what is left of places that are gone."""
         for directory in self._root.glob(f"{self._program.name}-*"):
