@@ -52,6 +52,10 @@ class Descriptor:
     def fileno(self) -> int:
         return self._number
 
+    def duplicate(self) -> "Descriptor":
+        """Another of the same, the caller's."""
+        return Descriptor(os.dup(self._number))
+
     def close(self) -> None:
         """Safe to repeat."""
         if self._number >= 0:
