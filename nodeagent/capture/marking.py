@@ -17,7 +17,7 @@ from nodeagent.linux.cgroups import Cgroup
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.nftables import Counter
-from nodeagent.linux.sockets import network_cookie
+from nodeagent.linux.sockets import netns_cookie
 
 _MARKS = Marks(captured=CAPTURED_MARK, past=PAST_MARK)
 _COUNTERS = {"marked": Outcome.CAPTURED, "excluded": Outcome.EXCLUDED, "outside": Outcome.OUTSIDE, "unmarked": Outcome.FAILED}
@@ -55,7 +55,7 @@ class Marking:
         judged = judgements(terms)
         with _cgroup(terms) as cgroup:
             if cgroup and judged:
-                network = Network(cookie=namespace.run(network_cookie), inode=namespace.id)
+                network = Network(cookie=namespace.run(netns_cookie), inode=namespace.id)
                 self._outbound.attach(cgroup, network, _MARKS, judged)
 
     def detach(self, namespace: Namespace) -> None:

@@ -13,7 +13,6 @@ _SO_MARK: Final = 36
 _SO_NETNS_COOKIE: Final = 71
 _IP_TRANSPARENT: Final = 19
 _IPV6_TRANSPARENT: Final = 75
-_SO_NETNS_COOKIE: Final = 71
 _LOOPBACK6: Final = "00000000000000000000000000000001 "
 
 
@@ -41,15 +40,6 @@ def listener(address: str, port: int, *, mark: int, transparent: bool = False, b
         hint = "another process in the namespace listens there" if error.errno == errno.EADDRINUSE else ""
         raise KernelError(error.errno or errno.EIO, f"listener {address} port {port}", hint) from error
     return made
-
-
-def network_cookie() -> int:
-    """What eBPF programs call this network namespace; never given to another. Raises KernelError where the kernel has no such thing."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-            return int.from_bytes(made.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
-    except OSError as error:
-        raise KernelError(error.errno or errno.EIO, "cookie of the network namespace", "Linux 5.14 has it") from error
 
 
 def has_loopback6() -> bool:
