@@ -8,18 +8,19 @@ ENVOY_VENV := .venv-envoy
 BIN := $(CURDIR)/$(VENV)/bin
 PROXY := nodeagent/ztunnel/proxy
 PROXY_BINARY := nodeagent/ztunnel/bin/nodemesh-proxy
+CNI_PLUGIN := nodeagent/cni/plugin
+CNI_BINARY := nodeagent/cni/bin/nodemesh-cni
 BPF := nodeagent/bpf
 BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/src/*.bpf.c))
 # Shared by the clones on a machine, so that a fresh one does not build the dependencies again.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
 APT_RUN := curl iproute2 nftables libnftables1 libbpf1 tcpdump procps util-linux
 APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
-APT_TEST := etcd-server busybox
-APT_KERNELS := qemu-system-x86 kmod iptables
+APT_TEST := etcd-server
 
-.PHONY: demo test test-kernels bench lint clean setup proxy bpf envoy kube packages format wheel
+.PHONY: demo test bench lint clean setup proxy cni bpf envoy kube packages format wheel
 
-setup: packages $(VENV)/.installed proxy bpf
+setup: packages $(VENV)/.installed proxy cni bpf
 
 packages: .stamps/packages
 .stamps/packages: Makefile
@@ -39,6 +40,12 @@ proxy: | packages
 	@cd $(PROXY) && cargo build --release --locked --quiet
 	@mkdir -p $(dir $(PROXY_BINARY))
 	@cmp -s $(CARGO_TARGET_DIR)/release/nodemesh-proxy $(PROXY_BINARY) || install -m 755 $(CARGO_TARGET_DIR)/release/nodemesh-proxy $(PROXY_BINARY)
+
+cni: | packages
+	@tools/rust.sh
+	@cd $(CNI_PLUGIN) && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/cni cargo build --release --locked --quiet
+	@mkdir -p $(dir $(CNI_BINARY))
+	@cmp -s $(CARGO_TARGET_DIR)/cni/release/nodemesh-cni $(CNI_BINARY) || install -m 755 $(CARGO_TARGET_DIR)/cni/release/nodemesh-cni $(CNI_BINARY)
 
 bpf: $(BPF_OBJECTS)
 $(BPF)/objects/%.bpf.o: $(BPF)/src/%.bpf.c $(wildcard $(BPF)/src/*.h) tools/bpf.sh | packages
@@ -61,13 +68,8 @@ demo: setup
 test: setup envoy kube
 	@$(BIN)/python tools/preflight.py
 	cd $(PROXY) && cargo test --locked --quiet --workspace
+	cd $(CNI_PLUGIN) && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/cni cargo test --locked --quiet
 	$(BIN)/pytest
-
-# The newest kernels of these flavours that the machine's package sources have; more: make test-kernels KERNELS="cloud-amd64 rt-amd64"
-KERNELS ?= cloud-amd64
-test-kernels: setup
-	@tools/packages.sh $(APT_KERNELS)
-	$(BIN)/python -m tests.kernels $(KERNELS)
 
 bench: setup envoy
 	@$(BIN)/python tools/preflight.py
@@ -80,16 +82,19 @@ lint: setup
 	$(BIN)/lint-imports
 	tools/generate.sh --check
 	cd $(PROXY) && cargo fmt --all --check
+	cd $(CNI_PLUGIN) && cargo fmt --check
 	cd $(PROXY) && cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
+	cd $(CNI_PLUGIN) && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/cni cargo clippy --locked --quiet --all-targets -- -D warnings
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cd $(PROXY) && cargo fmt --all
+	cd $(CNI_PLUGIN) && cargo fmt
 
 wheel: setup
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(ENVOY_VENV) .stamps dist nodeagent/ztunnel/bin $(BPF)/objects .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(ENVOY_VENV) .stamps dist nodeagent/ztunnel/bin nodeagent/cni/bin $(BPF)/objects .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Build hook of the wheel: builds the node proxy and the eBPF objects and packs them, so that the wheel is complete for its platform."""
+"""Build hook of the wheel: builds proxy, CNI plugin and eBPF objects and packs them, so that the wheel is complete for its platform."""
 
 import os
 import subprocess
@@ -8,7 +8,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 OBJECTS = "nodeagent/bpf/objects"
-BINARY = "nodeagent/ztunnel/bin/nodemesh-proxy"
+PROGRAMS = {"nodeagent/ztunnel/proxy": "nodeagent/ztunnel/bin/nodemesh-proxy", "nodeagent/cni/plugin": "nodeagent/cni/bin/nodemesh-cni"}
+"""Their crates, and where the built programs belong."""
 
 
 class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
@@ -19,10 +20,11 @@ class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable":
             return
         root = Path(self.root)
-        crate = root / "nodeagent/ztunnel/proxy"
-        subprocess.run(["cargo", "build", "--release", "--locked"], cwd=crate, check=True)
-        target = Path(os.environ.get("CARGO_TARGET_DIR", crate / "target"))
-        build_data["force_include"][str(target / "release/nodemesh-proxy")] = BINARY
+        for crate, binary in PROGRAMS.items():
+            place = root / crate
+            subprocess.run(["cargo", "build", "--release", "--locked"], cwd=place, check=True)
+            target = Path(os.environ.get("CARGO_TARGET_DIR", place / "target"))
+            build_data["force_include"][str(target / "release" / Path(binary).name)] = binary
         for source in sorted((root / "nodeagent/bpf/src").glob("*.bpf.c")):
             built = f"{OBJECTS}/{source.stem}.o"
             subprocess.run([root / "tools/bpf.sh", source, root / built], check=True)

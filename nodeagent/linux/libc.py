@@ -1,6 +1,7 @@
 """The system calls that Python 3.11 does not have, one function each."""
 
 import ctypes
+import os
 from typing import Final
 
 from nodeagent.linux.errors import KernelError
@@ -39,3 +40,17 @@ def mount(kind: str, target: str) -> None:
     """Mounts a file system that has no device, mount(2)."""
     if _libc.mount(kind.encode(), target.encode(), kind.encode(), ctypes.c_ulong(0), None) != 0:
         raise KernelError(ctypes.get_errno(), f"mount {kind} at {target}", _HINT)
+
+
+def inotify_open() -> int:
+    """A descriptor that tells of changes in files, non-blocking, inotify_init1(2)."""
+    descriptor = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if descriptor < 0:
+        raise KernelError(ctypes.get_errno(), "inotify", "raise fs.inotify.max_user_instances")
+    return descriptor
+
+
+def inotify_add(descriptor: int, path: str, mask: int) -> None:
+    """Watches `path`, too, inotify_add_watch(2)."""
+    if _libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(mask)) < 0:
+        raise KernelError(ctypes.get_errno(), f"watch {path}")
