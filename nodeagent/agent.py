@@ -31,10 +31,10 @@ from nodeagent.linux import memory
 from nodeagent.reporting import NodeReports
 from nodeagent.residents import ObservedRuntime, Residents
 from nodeagent.runtime.base import LocalWorkload
-from nodeagent.runtime.static import StaticRuntime
 from nodeagent.snapshot.interest import Interest
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.store import SnapshotStore
+from nodeagent.source import make_source
 from nodeagent.state.files import StateDirectory, private_directory
 from nodeagent.state.identities import IdentityFiles
 from nodeagent.state.keeper import Keeper
@@ -44,6 +44,7 @@ from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.recorder import Recorder
 from nodeagent.telemetry.records import as_json, as_text
 from nodeagent.telemetry.sinks import RotatedFile, StandardOutput
+from nodeagent.turn import Turn
 from nodeagent.xds.channel import Dial
 from nodeagent.xds.client import XDSClient
 from nodeagent.xds.core import Core
@@ -150,11 +151,12 @@ class Agent:
             want=self.identities.want,
             has_identity=self.sessions.has_identity,
         )
-        self.runtime = StaticRuntime(config.runtime, cluster=config.cluster)
-        observed = ObservedRuntime(self.runtime, self._on_workloads)
+        turn = Turn()
+        self.source = make_source(config, self.state, turn)
+        observed = ObservedRuntime(self.source.runtime, self._on_workloads)
         self.capture = choose(config.capture)
         log.info("capture by %s: %s", self.capture.way.name, self.capture.reason)
-        self.enrolment = Enrolment(observed, self.capture.way, self.residents.describe, self.state)
+        self.enrolment = Enrolment(observed, self.capture.way, self.residents.describe, self.state, turned=turn.tell)
         self.store.watch(lambda _, touched: self.enrolment.touch() if not self.residents.uids.isdisjoint(touched) else None)
         self.trust.watch(self._on_trust)
 
@@ -211,6 +213,7 @@ class Agent:
             "enrolment": self.enrolment.run(),
             "http": self._serve_http(),
         }
+        tasks |= self.source.tasks(self.reports)
         if self.credential is not None:
             tasks["credential"] = self.credential.run()
         async with asyncio.TaskGroup() as group:
@@ -226,6 +229,7 @@ class Agent:
     async def down(self, drain_s: float) -> list[str]:
         """Takes the node's workloads out of the mesh, then ends the proxy; returns what was released."""
         released = [f"{status.workload.namespace}/{status.workload.name}" for status in self.enrolment.status()]
+        await self.source.remove()
         await self.enrolment.down(drain_s)
         await self.supervisor.stop(0.0, self.sessions.shutdown)
         return released
@@ -257,7 +261,6 @@ class Agent:
 
 def main(config: Config) -> int:
     """Runs an agent until SIGTERM, SIGINT or `nodeagent down`; returns the exit code."""
-    memory.use_one_heap()
     failed: list[BaseException] = []
     try:
         asyncio.run(_main(config))

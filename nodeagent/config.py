@@ -2,12 +2,16 @@
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
 from meshapi import wire
 from meshapi.spiffe import AgentIdentity, check_segment, check_trust_domain
 from nodeagent.capture.base import Way
+from nodeagent.cni.conflist import CNIPlaces
+
+DEFAULT_ENGINE_SOCKET: Final = Path("/run/docker.sock")
 
 
 class ConfigError(ValueError):
@@ -36,14 +40,38 @@ class ControllerAddress(Struct, frozen=True):
         return _target(self.host, self.token_port)
 
 
+class StaticList(Struct, frozen=True):
+    """Workloads from a file."""
+
+    path: Path
+
+
+class KubernetesPods(Struct, frozen=True):
+    """The pods of this node. `kubeconfig`: None for what a pod is given; `cni`: where to install the plugin, None to install none."""
+
+    kubeconfig: Path | None = None
+    cni: CNIPlaces | None = None
+    exempt_namespaces: tuple[str, ...] = ()
+    """Never captured, so that their pods start without the agent."""
+
+
+class EngineContainers(Struct, frozen=True):
+    """Containers of an engine that speaks Docker's API on a unix socket."""
+
+    socket: Path
+
+
+RuntimeChoice = StaticList | KubernetesPods | EngineContainers
+
+
 class Config(Struct, frozen=True):
     """Settings of `nodeagent run`. Exactly one of `join_token` and `token` is set."""
 
     node: str
     controller: ControllerAddress
     root_ca: Path
-    runtime: Path
-    """The static list of workloads."""
+    runtime: RuntimeChoice
+    """Where the workloads of this node are known from."""
     join_token: Path | None = None
     token: Path | None = None
     run_dir: Path = Path("/run/nodemesh")
@@ -83,12 +111,25 @@ def parse_listen(text: str, option: str) -> tuple[str, int]:
     return _split(text, 0, f"{option} {text!r}")
 
 
-def parse_runtime(text: str) -> Path:
-    """Reads `static:FILE`; raises ConfigError."""
-    kind, colon, rest = text.partition(":")
-    if kind != "static" or not colon or not rest:
-        raise ConfigError(f"--runtime {text!r}: must be static:FILE")
-    return Path(rest)
+def parse_runtime(
+    text: str, *, cni_bin_dir: Path | None = None, cni_conf_dir: Path | None = None, exempt_namespaces: tuple[str, ...] = ()
+) -> RuntimeChoice:
+    """Reads `static:FILE`, `kubernetes`, `kubernetes:KUBECONFIG`, `containers` or `containers:SOCKET`; raises ConfigError."""
+    kind, _, rest = text.partition(":")
+    if kind != "kubernetes" and (cni_bin_dir or cni_conf_dir or exempt_namespaces):
+        raise ConfigError("the options for CNI are for --runtime kubernetes")
+    match kind:
+        case "static" if rest:
+            return StaticList(Path(rest))
+        case "kubernetes":
+            if (cni_bin_dir is None) != (cni_conf_dir is None):
+                raise ConfigError("--cni-bin-dir and --cni-conf-dir go together: the plugin, and the configuration that names it")
+            cni = CNIPlaces(cni_bin_dir, cni_conf_dir) if cni_bin_dir and cni_conf_dir else None
+            return KubernetesPods(Path(rest) if rest else None, cni, exempt_namespaces)
+        case "containers":
+            return EngineContainers(Path(rest) if rest else DEFAULT_ENGINE_SOCKET)
+        case _:
+            raise ConfigError(f"--runtime {text!r}: must be static:FILE, kubernetes[:KUBECONFIG] or containers[:SOCKET]")
 
 
 def _split(text: str, default_port: int, what: str) -> tuple[str, int]:

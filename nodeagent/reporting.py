@@ -25,7 +25,7 @@ from nodeagent.admin.reports import (
     UnavailableError,
     WorkloadReport,
 )
-from nodeagent.enrolment.status import EnrolmentState
+from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
 from nodeagent.resolve.explain import Capture
 from nodeagent.resolve.explanation import Explanation
 from nodeagent.resolve.target import pod_uid
@@ -43,6 +43,10 @@ class NodeReports:
     def __init__(self, agent: "Agent") -> None:
         self._agent = agent
         self._proxy: ProxyStatus | None = None
+
+    def statuses(self) -> tuple[WorkloadStatus, ...]:
+        """How far the enrolment of each workload is."""
+        return self._agent.enrolment.status()
 
     def not_ready(self) -> str | None:
         """Why the node does not serve, None if it does. What was kept from before is as good as what the controller says now."""
@@ -92,7 +96,13 @@ class NodeReports:
             workloads=tuple(self.workloads()),
             denials=tuple(node.denial(record) for record in agent.access_log.denials()),
         )
-        found = node.problems(report, runtime=agent.runtime.problem, kept=agent.keeper.last_error, not_ready=not_ready)
+        found = node.problems(
+            report,
+            runtime=agent.source.runtime.problem,
+            installed=agent.source.problem(),
+            kept=agent.keeper.last_error,
+            not_ready=not_ready,
+        )
         return replace(report, problems=found)
 
     def workloads(self) -> list[WorkloadReport]:

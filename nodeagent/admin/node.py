@@ -112,7 +112,7 @@ def denial(record: Record) -> DenialReport:
     )
 
 
-def problems(report: StatusReport, *, runtime: str, kept: str | None, not_ready: str | None) -> tuple[Problem, ...]:
+def problems(report: StatusReport, *, runtime: str, kept: str | None, not_ready: str | None, installed: str = "") -> tuple[Problem, ...]:
     """What is wrong, the worst first, each with what to do."""
     found = [Problem(f"not ready: {not_ready}")] if not_ready is not None else []
     if report.proxy.pid is None:
@@ -125,6 +125,8 @@ def problems(report: StatusReport, *, runtime: str, kept: str | None, not_ready:
         found.append(Problem(f"no connection to the controller: {controller.error or 'not tried yet'}", hint))
     if runtime:
         found.append(Problem(f"the list of workloads can't be used: {runtime}", "the last good list stays in force until it is corrected"))
+    if installed:
+        found.append(Problem(installed, "pods are captured once they run, not before"))
     if kept is not None:
         found.append(Problem(f"the configuration can't be kept on disk: {kept}", "a restart without the controller would miss the latest"))
     found += [Problem(f"{name} could not be understood: {error}", _rejected_hint) for name, error in report.configuration.rejected.items()]

@@ -1,8 +1,6 @@
 """The admin socket: JSON over HTTP, for the user of the agent alone. It shows and explains; `down` is all that it changes."""
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +21,7 @@ from nodeagent.admin.reports import (
     UnavailableError,
     WorkloadReport,
 )
+from nodeagent.linux import private_socket
 from nodeagent.resolve.explanation import Explanation
 
 SOCKET: Final = "admin.sock"
@@ -70,14 +69,14 @@ class AdminServer:
     async def run(self) -> NoReturn:
         """Serves until it is cancelled; raises OSError if the socket can't be made."""
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
-        with _listen(self._path) as listening:
+        with private_socket.listen(self._path) as listening:
             ours = self._path.stat().st_ino
             await runner.setup()
             try:
                 await web.SockSite(runner, listening).start()
                 await asyncio.Event().wait()
             finally:
-                _remove(self._path, ours)
+                private_socket.remove(self._path, ours)
                 await runner.cleanup()
         raise AssertionError("only cancellation ends the wait")
 
@@ -163,26 +162,3 @@ def _number(request: web.Request, name: str, default: float, limit: float) -> fl
 
 def _json(value: object, *, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
-
-
-def _listen(path: Path) -> socket.socket:
-    """A socket that is private from its first moment: it is bound under another name, closed to others, then put in place."""
-    draft = path.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.bind(str(draft))
-        draft.chmod(0o600)
-        listening.listen(16)
-        os.replace(draft, path)  # noqa: PTH105 - a socket, not a file: the plain call says what happens
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def _remove(path: Path, inode: int) -> None:
-    """Leaves no socket that nobody answers; one that a successor put in place is not ours to remove."""
-    with suppress(FileNotFoundError):
-        if path.stat().st_ino == inode:
-            path.unlink()

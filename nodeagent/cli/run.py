@@ -10,6 +10,7 @@ import click
 from nodeagent.cli.run_dir import pass_run_dir
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command(context_settings={"auto_envvar_prefix": "NODEMESH", "show_default": True})
@@ -22,7 +23,18 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--root-ca", required=True, type=_FILE, show_envvar=True, help="PEM roots that the controller's certificate must chain to.")
 @click.option("--join-token", type=_FILE, show_envvar=True, help="A one-time token to join with; not read again once the node has joined.")
 @click.option("--token", type=_FILE, show_envvar=True, help="A service account token to present each time, instead of joining (istiod).")
-@click.option("--runtime", required=True, show_envvar=True, metavar="static:FILE", help="Which workloads run here: a YAML list, watched.")
+@click.option(
+    "--runtime",
+    required=True,
+    show_envvar=True,
+    metavar="static:FILE | kubernetes[:KUBECONFIG] | containers[:SOCKET]",
+    help="Which workloads run here: those of a YAML list, this node's pods, or the containers of an engine.",
+)
+@click.option("--cni-bin-dir", type=_DIRECTORY, show_envvar=True, help="Where to put the CNI plugin; with --cni-conf-dir.")
+@click.option("--cni-conf-dir", type=_DIRECTORY, show_envvar=True, help="Where the CNI configuration is to which the plugin is added.")
+@click.option(
+    "--cni-exempt-namespace", multiple=True, show_envvar=True, help="Its pods are never captured, and start while the agent is away."
+)
 @click.option(
     "--state-dir", type=click.Path(path_type=Path), default=Path("/var/lib/nodemesh"), show_envvar=True, help="Kept over restarts."
 )
@@ -76,7 +88,12 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
             options["controller"], token_port=options["controller_token_port"], server_name=options["controller_name"]
         ),
         root_ca=options["root_ca"],
-        runtime=parse_runtime(options["runtime"]),
+        runtime=parse_runtime(
+            options["runtime"],
+            cni_bin_dir=options["cni_bin_dir"],
+            cni_conf_dir=options["cni_conf_dir"],
+            exempt_namespaces=options["cni_exempt_namespace"],
+        ),
         join_token=options["join_token"],
         token=options["token"],
         run_dir=run_dir,

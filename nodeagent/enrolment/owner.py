@@ -56,12 +56,23 @@ class Timing:
 class Enrolment:
     """See the module. Used from one event loop; what blocks runs in one thread of its own."""
 
-    def __init__(self, runtime: Runtime, capture: Capture, describe: Describe, store: Store, timing: Timing | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        capture: Capture,
+        describe: Describe,
+        store: Store,
+        timing: Timing | None = None,
+        *,
+        turned: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`turned` is called after each reconciliation: what `status` says may have changed."""
         self._runtime = runtime
         self._capture = capture
         self._describe = describe
         self._store = store
         self._timing = timing or Timing()
+        self._turned = turned
         self._desired: dict[str, LocalWorkload] = {}
         self._entries: dict[str, Entry] = {}
         self._removals = Removals(capture, retry_s=self._timing.resync_s)
@@ -179,7 +190,7 @@ class Enrolment:
         self._recorded = await self._off(records.load, self._store)
         for record in self._recorded:
             workload = record.workload
-            if workload.network is None or key_at(workload.netns) != workload.network:
+            if workload.network is None or not workload.present:
                 continue
             if record.leaving:
                 self._removals.add_former(workload, workload.network, until_s=0.0)
@@ -235,6 +246,7 @@ class Enrolment:
         self._troubles = {uid: trouble for uid, trouble in self._troubles.items() if uid in self._desired or uid in self._entries}
         self._hurry(await self._off(self._removals.finish, time.monotonic()))
         await self._record()
+        self._turned()
 
     async def _apply(self, made: Plan) -> bool:
         """Tries each step that is not held back; whether any was done, so that there may be a next."""

@@ -111,7 +111,9 @@ def _accept(desired: Mapping[str, LocalWorkload], node: NamespaceKey) -> tuple[d
     owners: dict[NamespaceKey, str] = {}
     for uid, workload in sorted(desired.items()):
         if workload.network is None:
-            refused[uid] = f"its network namespace {workload.netns} does not exist yet"
+            refused[uid] = (
+                f"its network namespace {workload.netns} does not exist yet" if workload.netns else "its network namespace is not found"
+            )
         elif workload.network == node:
             refused[uid] = f"{workload.netns} is the node's own network, which is never captured"
         elif (owner := owners.setdefault(workload.network, uid)) != uid:

@@ -1,5 +1,7 @@
 """What was enrolled, on disk: an agent that starts anew knows what to keep, and what to take off."""
 
+from functools import cache
+from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
@@ -26,16 +28,22 @@ class Record(msgspec.Struct, frozen=True):
     leaving: bool = False
 
 
-_decoder = msgspec.json.Decoder(tuple[Record, ...])
+class _File(msgspec.Struct, frozen=True):
+    boot: str
+    records: tuple[Record, ...]
+
+
+_decoder = msgspec.json.Decoder(_File)
 
 
 def load(store: Store) -> tuple[Record, ...]:
-    """Blocks."""
+    """What was enrolled since the machine booted: after that the same path and number are another namespace. Blocks."""
     body = store.read(_NAME)
     if body is None:
         return ()
     try:
-        return _decoder.decode(body)
+        file = _decoder.decode(body)
+        return file.records if file.boot == _boot_id() else ()
     except msgspec.MsgspecError as error:
         store.set_aside(_NAME, str(error))
         return ()
@@ -43,4 +51,9 @@ def load(store: Store) -> tuple[Record, ...]:
 
 def save(store: Store, records: tuple[Record, ...]) -> None:
     """Blocks."""
-    store.write(_NAME, msgspec.json.encode(records))
+    store.write(_NAME, msgspec.json.encode(_File(_boot_id(), records)))
+
+
+@cache
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -9,11 +9,13 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from nodeagent.linux.errors import KernelError
 
 log = logging.getLogger(__name__)
+_START_FIELD: Final = 19
+"""Of /proc/PID/stat, behind the name: when it began."""
 
 
 def start(command: Sequence[str], *, log_file: Path) -> int:
@@ -87,3 +89,14 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def started_ticks(pid: int) -> int | None:
+    """When a process began, in ticks since boot: tells it from another that got its pid. None if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The name, in parentheses, may hold anything.
+    fields = text.rpartition(")")[2].split()
+    return int(fields[_START_FIELD]) if len(fields) > _START_FIELD else None

@@ -7,7 +7,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nodeagent.capture.terms import TOTAL, Terms
-from nodeagent.linux.namespaces import NamespaceKey
+from nodeagent.linux.namespaces import NamespaceKey, key_at
+from nodeagent.linux.process import started_ticks
 
 
 class LocalWorkload(Struct, frozen=True, order=True):
@@ -26,10 +27,26 @@ class LocalWorkload(Struct, frozen=True, order=True):
     """On which it is captured; they may change while it runs."""
     terms_problem: str = ""
     """Why what was said of its terms can't be followed, in words; it is captured whole then."""
+    instance: str = ""
+    """What tells it from another of its name: a pod's uid, a container's id."""
+    started_ticks: int = 0
+    """If `netns` is of a process: when that began (ticks since boot), which tells it from another of its pid."""
 
     def is_same(self, other: "LocalWorkload | None") -> bool:
-        """Whether it is the same pod under the same identity; on which terms it is captured makes no other of it."""
-        return other is not None and replace(self, terms=other.terms, terms_problem=other.terms_problem) == other
+        """Whether it is the same pod under the same identity; neither its terms nor the path to its namespace make another of it."""
+        return other is not None and replace(self, **{name: getattr(other, name) for name in _PASSING}) == other
+
+    @property
+    def present(self) -> bool:
+        """Whether its path leads to its namespace now, as far as can be said without having held it open."""
+        return key_at(self.netns) == self.network is not None and (not self.started_ticks or self._same_process())
+
+    def _same_process(self) -> bool:
+        _, _, pid, *_ = self.netns.split("/")
+        return started_ticks(int(pid)) == self.started_ticks
+
+
+_PASSING = ("terms", "terms_problem", "netns", "started_ticks")
 
 
 class Runtime(Protocol):

@@ -23,7 +23,7 @@ from nodeagent import agent as agent_module
 from nodeagent.admin.reports import StatusReport
 from nodeagent.agent import Agent
 from nodeagent.cli.main import main as command_line
-from nodeagent.config import Config, ControllerAddress
+from nodeagent.config import Config, ControllerAddress, StaticList
 from nodeagent.state.files import StateDirectory
 from nodeagent.state.kept import FILE, Kept, encode_kept, load_kept
 from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict, Forward, Hello, Pass, Refuse, SetTrust, Synced, Via
@@ -61,7 +61,7 @@ class Node:
             node="n1",
             controller=ControllerAddress("127.0.0.1", _closed_port(), _closed_port()),
             root_ca=directory / "root.pem",
-            runtime=directory / "workloads.yaml",
+            runtime=StaticList(directory / "workloads.yaml"),
             join_token=directory / "token",
             run_dir=directory / "run",
             state_dir=directory / "state",

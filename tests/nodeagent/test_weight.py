@@ -39,7 +39,7 @@ async def agent(config: Config) -> AsyncIterator[psutil.Process]:
     command = [
         *(sys.executable, "-c", "from nodeagent.cli.main import main; main()", f"--run-dir={config.run_dir}", "run"),
         *("--node=n1", f"--controller=127.0.0.1:{config.controller.certificate_port}", f"--root-ca={config.root_ca}"),
-        *(f"--join-token={config.join_token}", f"--runtime=static:{config.runtime}", f"--state-dir={config.state_dir}"),
+        *(f"--join-token={config.join_token}", f"--runtime=static:{config.runtime.path}", f"--state-dir={config.state_dir}"),
         *(f"--metrics-listen=127.0.0.1:{free_port()}", f"--ready-listen=127.0.0.1:{free_port()}", f"--proxy-binary={config.proxy_binary}"),
     ]
     process = await asyncio.create_subprocess_exec(*command)

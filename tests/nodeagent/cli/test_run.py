@@ -10,7 +10,19 @@ from click.testing import CliRunner
 
 from nodeagent.cli.main import main
 from nodeagent.cli.run import _config
-from nodeagent.config import Config, ConfigError, ControllerAddress, parse_controller, parse_listen, parse_runtime
+from nodeagent.cni.conflist import CNIPlaces
+from nodeagent.config import (
+    DEFAULT_ENGINE_SOCKET,
+    Config,
+    ConfigError,
+    ControllerAddress,
+    EngineContainers,
+    KubernetesPods,
+    StaticList,
+    parse_controller,
+    parse_listen,
+    parse_runtime,
+)
 
 REQUIRED = ["--node", "n1", "--controller", "192.0.2.1", "--root-ca", "/root.pem", "--runtime", "static:/w.yaml", "--join-token", "/t"]
 
@@ -32,7 +44,12 @@ def configured(monkeypatch: pytest.MonkeyPatch, *arguments: str, env: dict[str, 
 def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured(monkeypatch, *REQUIRED)
     assert config == Config(
-        "n1", ControllerAddress("192.0.2.1", 15011, 15012), Path("/root.pem"), Path("/w.yaml"), join_token=Path("/t"), run_dir=Path("/r")
+        "n1",
+        ControllerAddress("192.0.2.1", 15011, 15012),
+        Path("/root.pem"),
+        StaticList(Path("/w.yaml")),
+        join_token=Path("/t"),
+        run_dir=Path("/r"),
     )
     assert config.controller.certificate_target == "192.0.2.1:15011"
     assert config.metrics_listen == ("0.0.0.0", 15020)
@@ -69,10 +86,20 @@ def test_what_is_no_controller(text: str) -> None:
 def test_listeners_and_runtimes() -> None:
     assert parse_listen("15020", "--x") == ("0.0.0.0", 15020)
     assert parse_listen("[::]:1", "--x") == ("::", 1)
-    assert parse_runtime("static:/a:b") == Path("/a:b")
+    assert parse_runtime("static:/a:b") == StaticList(Path("/a:b"))
+    assert parse_runtime("kubernetes") == KubernetesPods()
+    places = {"cni_bin_dir": Path("/b"), "cni_conf_dir": Path("/c")}
+    whole = KubernetesPods(Path("/k"), CNIPlaces(Path("/b"), Path("/c")), ("kube-system",))
+    assert parse_runtime("kubernetes:/k", **places, exempt_namespaces=("kube-system",)) == whole
+    assert parse_runtime("containers") == EngineContainers(DEFAULT_ENGINE_SOCKET)
+    assert parse_runtime("containers:/s") == EngineContainers(Path("/s"))
     for wrong in ("static:", "cni:/a", "/a"):
         with pytest.raises(ConfigError, match="--runtime"):
             parse_runtime(wrong)
+    with pytest.raises(ConfigError, match="go together"):
+        parse_runtime("kubernetes", cni_bin_dir=Path("/b"))
+    with pytest.raises(ConfigError, match="for --runtime kubernetes"):
+        parse_runtime("static:/a", **places)
     with pytest.raises(ConfigError, match="--x"):
         parse_listen("a", "--x")
 

@@ -1,0 +1,142 @@
+"""Watches this node's pods and all namespaces at the API server, and writes on the pods which of them are captured.
+
+Apart from its users, since an HTTP client takes long to import.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn, TypeVar
+
+import msgspec
+
+from kubeapi.access import Access, AccessError, from_kubeconfig, in_cluster
+from kubeapi.client import MERGE_PATCH, APIError, KubeClient
+from kubeapi.follower import Follower, Unobserved
+from kubeapi.watching import Delivery, Watching
+from nodeagent.redirection import Marking
+from nodeagent.runtime.pods import Namespace, Pod, PodBook
+from nodeagent.turn import Turn
+
+log = logging.getLogger(__name__)
+_RETRY_S: Final = 2.0
+_T = TypeVar("_T")
+_pods: Final = msgspec.json.Decoder(Pod)
+_namespaces: Final = msgspec.json.Decoder(Namespace)
+
+
+class PodWatch:
+    """Keeps `book` as the API server says, and calls `changed` after. `markings` is asked at each turn for what is to be written."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        kubeconfig: Path | None,
+        book: PodBook,
+        changed: Callable[[], None],
+        markings: Callable[[], list[Marking]],
+        turn: Turn,
+    ) -> None:
+        self._node = node
+        self._kubeconfig = kubeconfig
+        self._book = book
+        self._changed = changed
+        self._markings = markings
+        self._turn = turn
+        self._followers: tuple[Follower, ...] = ()
+        self._refused = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the API server can't be read now, in words; empty if it can."""
+        return self._refused or next((follower.complaint for follower in self._followers if follower.complaint), "")
+
+    async def run(self) -> NoReturn:
+        """Until cancelled."""
+        access = await self._access()
+        async with KubeClient(access) as client:
+            self._followers = (self._pod_follower(client), self._namespace_follower(client))
+            async with asyncio.TaskGroup() as tasks:
+                for follower, name in zip(self._followers, ("pods", "namespaces"), strict=True):
+                    tasks.create_task(follower.run(), name=f"follow {name}")
+                tasks.create_task(self._mark(client), name="mark pods")
+        raise AssertionError("only cancellation ends it")
+
+    async def _access(self) -> Access:
+        while True:
+            try:
+                access = await asyncio.to_thread(_read_access, self._kubeconfig)
+            except AccessError as error:
+                if str(error) != self._refused:
+                    log.warning("Kubernetes: %s", error)
+                self._refused = str(error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self._refused = ""
+                return access
+
+    def _pod_follower(self, client: KubeClient) -> Follower:
+        watching = Watching(random.random)
+
+        def deliver(delivery: Delivery) -> None:
+            for namespace, name in delivery.gone:
+                self._book.drop_pod(namespace, name)
+            for item in delivery.present:
+                if (pod := _decoded(_pods, item.raw)) is not None:
+                    self._book.put_pod(pod)
+            self._delivered(Pod, listed=watching.listed)
+
+        query = {"fieldSelector": f"spec.nodeName={self._node}"}
+        return Follower(client, "/api/v1/pods", watching, deliver, Unobserved(), query=query)
+
+    def _namespace_follower(self, client: KubeClient) -> Follower:
+        watching = Watching(random.random)
+
+        def deliver(delivery: Delivery) -> None:
+            for _, name in delivery.gone:
+                self._book.drop_namespace(name)
+            for item in delivery.present:
+                if (namespace := _decoded(_namespaces, item.raw)) is not None:
+                    self._book.put_namespace(namespace)
+            self._delivered(Namespace, listed=watching.listed)
+
+        return Follower(client, "/api/v1/namespaces", watching, deliver, Unobserved())
+
+    def _delivered(self, kind: type[Pod | Namespace], *, listed: bool) -> None:
+        if listed:
+            self._book.listed.add(kind)
+        self._changed()
+
+    async def _mark(self, client: KubeClient) -> NoReturn:
+        """Level-triggered: what is not written yet, or was overwritten, is found again at the next turn."""
+        while True:
+            refused = ""
+            for marking in self._markings() if self._book.synced else ():
+                try:
+                    await client.request("PATCH", marking.path, body=marking.body, content_type=MERGE_PATCH)
+                except APIError as error:
+                    # A pod that is gone, or another by now, is told of by the watch.
+                    refused = "" if error.status in {404, 409} else str(error)
+            if refused:
+                log.warning("pods are not marked as captured: %s", refused)
+            try:
+                async with asyncio.timeout(_RETRY_S if refused else None):
+                    await self._turn.wait()
+            except TimeoutError:
+                continue
+
+
+def _read_access(kubeconfig: Path | None) -> Access:
+    return in_cluster() if kubeconfig is None else from_kubeconfig(kubeconfig)
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T | None:
+    """None for what is none: the API server serves no such thing, and what was known before stays."""
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        log.warning("Kubernetes: an object that can't be read: %s", error)
+        return None

@@ -1,0 +1,70 @@
+"""Where this node's workloads are known from, with all that goes with it: one of several, by the configuration."""
+
+from collections.abc import Coroutine
+from typing import Any, Protocol, assert_never
+
+from nodeagent.config import Config, EngineContainers, KubernetesPods, StaticList
+from nodeagent.enrolment.status import WorkloadStatus
+from nodeagent.runtime.base import Runtime
+from nodeagent.runtime.static import StaticRuntime
+from nodeagent.state.files import StateDirectory
+from nodeagent.turn import Turn
+
+
+class Node(Protocol):
+    """What a source asks the rest of the agent."""
+
+    def statuses(self) -> tuple[WorkloadStatus, ...]:
+        """How far the enrolment of each workload is."""
+
+    def not_ready(self) -> str | None:
+        """Why the node serves nobody, None if it does."""
+
+
+class Source(Protocol):
+    """A runtime, and what it needs to run."""
+
+    @property
+    def runtime(self) -> Runtime: ...
+
+    def tasks(self, node: Node) -> dict[str, Coroutine[Any, Any, Any]]:
+        """What is to run beside the runtime, by name, until it is cancelled."""
+
+    def problem(self) -> str:
+        """What is wrong with it, in words; empty if nothing is."""
+
+    async def remove(self) -> None:
+        """Takes off the node what it installed there; the node leaves the mesh."""
+
+
+class StaticSource:
+    """A list, which needs nothing."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def tasks(self, _node: Node) -> dict[str, Coroutine[Any, Any, Any]]:
+        return {}
+
+    def problem(self) -> str:
+        return self.runtime.problem
+
+    async def remove(self) -> None:
+        return
+
+
+def make_source(config: Config, state: StateDirectory, turn: Turn) -> Source:
+    """`turn` is told when what the runtime knows changes. Blocks: reads what was kept."""
+    match config.runtime:
+        case StaticList(path):
+            return StaticSource(StaticRuntime(path, cluster=config.cluster))
+        case KubernetesPods():
+            from nodeagent.kubernetes import KubernetesSource
+
+            return KubernetesSource(config, config.runtime, state, turn)
+        case EngineContainers(socket):
+            from nodeagent.runtime.containers import ContainersRuntime
+
+            return StaticSource(ContainersRuntime(socket, cluster=config.cluster))
+        case _:
+            assert_never(config.runtime)
