@@ -16,9 +16,10 @@ BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/sr
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
 APT_RUN := curl iproute2 nftables libnftables1 libbpf1 tcpdump procps util-linux
 APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
-APT_TEST := etcd-server
+APT_TEST := etcd-server busybox
+APT_KERNELS := qemu-system-x86 kmod iptables
 
-.PHONY: demo test bench lint clean setup proxy cni bpf envoy kube packages format wheel
+.PHONY: demo test test-kernels bench lint clean setup proxy cni bpf envoy kube packages format wheel
 
 setup: packages $(VENV)/.installed proxy cni bpf
 
@@ -70,6 +71,12 @@ test: setup envoy kube
 	cd $(PROXY) && cargo test --locked --quiet --workspace
 	cd $(CNI_PLUGIN) && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/cni cargo test --locked --quiet
 	$(BIN)/pytest
+
+# The newest kernels of these flavours that the machine's package sources have; more: make test-kernels KERNELS="cloud-amd64 rt-amd64"
+KERNELS ?= cloud-amd64
+test-kernels: setup
+	@tools/packages.sh $(APT_KERNELS)
+	$(BIN)/python -m tests.kernels $(KERNELS)
 
 bench: setup envoy
 	@$(BIN)/python tools/preflight.py

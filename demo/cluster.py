@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import yaml
 
 from demo import manifests
+from demo.admin import ask
 from demo.manifests import Manifest
 from demo.shell import CommandError, Process, run
 from demo.topology import Pod, Topology
@@ -43,8 +44,10 @@ def eventually(check: Callable[[], T], what: str, *, timeout_s: float = 10.0, in
 class Cluster:
     """Use as a context manager: everything it started ends with it."""
 
-    def __init__(self, topology: Topology, directory: Path | None = None) -> None:
+    def __init__(self, topology: Topology, directory: Path | None = None, *, patience: float = 1.0) -> None:
+        """`patience`: how many times as long as on a usual machine everything may take."""
         self.topology = topology
+        self.patience = patience
         self.directory = directory or Path(tempfile.mkdtemp(prefix="nodemesh-"))
         self.config = self.directory / "config"
         self.config.mkdir(parents=True)
@@ -85,7 +88,7 @@ class Cluster:
             f"--admin-socket={self.admin_socket}",
         ]
         self.controller = Process("controller", command, self.directory / "controller.log", host.namespace).start()
-        self._wait_for(self.controller, lambda: self.admin_socket.exists() and self.meshctl_ok("agents"), "the controller to serve")
+        self._wait_for(self.controller, self._controller_serves, "the controller to serve")
 
     @property
     def admin_socket(self) -> Path:
@@ -93,7 +96,7 @@ class Cluster:
 
     def meshctl(self, *arguments: str) -> str:
         """Runs the operator's command against the controller; raises CommandError if it fails."""
-        return run([str(BIN / "meshctl"), *arguments, f"--admin-socket={self.admin_socket}"])
+        return run([str(BIN / "meshctl"), *arguments, f"--admin-socket={self.admin_socket}"], timeout_s=30 * self.patience)
 
     def meshctl_answer(self, *arguments: str) -> str:
         """The same where exit code 1 is an answer: something that was refused is shown."""
@@ -106,8 +109,14 @@ class Cluster:
             return True
         return False
 
-    def start_agent(self, node: str, *extra: str, join: bool = True) -> None:
-        """`nodeagent run` on a node, joined by a one-time token the first time."""
+    def _controller_serves(self) -> bool:
+        with contextlib.suppress(OSError):
+            ask(self.admin_socket, "/agents")
+            return True
+        return False
+
+    def start_agent(self, node: str, *extra: str, join: bool = True, under: Sequence[str] = ()) -> None:
+        """`nodeagent run` on a node, joined by a one-time token the first time; `under` is the program that starts it, if any."""
         directory = self.node_directory(node)
         (directory / "run").mkdir(parents=True, exist_ok=True)
         if join:
@@ -116,6 +125,7 @@ class Cluster:
         self._write_runtime(node)
         controller = self.topology.hosts["controller"]
         command = [
+            *under,
             str(BIN / "nodeagent"),
             f"--run-dir={directory / 'run'}",
             "run",
@@ -132,18 +142,18 @@ class Cluster:
 
     def ready(self, node: str) -> bool:
         """Whether the agent of a node says that it is ready."""
-        with contextlib.suppress(CommandError, json.JSONDecodeError):
-            return bool(self.nodeagent_json(node, "status").get("ready"))
+        with contextlib.suppress(OSError):
+            return bool(self.admin(node, "/status")["ready"])
         return False
+
+    def admin(self, node: str, path: str) -> Any:
+        """What the agent of a node answers on its admin socket; raises OSError if there is none."""
+        return ask(self.node_directory(node) / "run" / "admin.sock", path)
 
     def nodeagent(self, node: str, *arguments: str) -> str:
         """Runs the node's command against its agent; raises CommandError if it fails. Exit code 1 is an answer: a problem, a denial."""
         command = [str(BIN / "nodeagent"), f"--run-dir={self.node_directory(node) / 'run'}", *arguments]
-        return run(command, namespace=self.topology.hosts[node].namespace, timeout_s=60, answers=(0, 1))
-
-    def nodeagent_json(self, node: str, *arguments: str) -> Any:
-        """The same with `-o json`, parsed."""
-        return json.loads(self.nodeagent(node, *arguments, "-o", "json"))
+        return run(command, namespace=self.topology.hosts[node].namespace, timeout_s=60 * self.patience, answers=(0, 1))
 
     def node_directory(self, node: str) -> Path:
         return self.directory / node
@@ -171,7 +181,7 @@ class Cluster:
     def enrol(self, pod: Pod, *, service_account: str, namespace: str = "default") -> None:
         """Adds a pod to its node's static list and waits until it is captured and has its identity."""
         self.list_pod(pod, service_account=service_account, namespace=namespace)
-        eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
+        self._eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
 
     def list_pod(self, pod: Pod, *, service_account: str, namespace: str = "default") -> None:
         """Adds a pod to its node's static list, or changes what stands there."""
@@ -186,7 +196,7 @@ class Cluster:
     def unenrol(self, pod: Pod) -> None:
         """Takes a pod off its node's list and waits until it is no longer captured; what is open may still be drained then."""
         self.unlist(pod)
-        eventually(lambda: not self.enrolled(pod), f"{pod.name} to be released")
+        self._eventually(lambda: not self.enrolled(pod), f"{pod.name} to be released")
 
     def unlist(self, pod: Pod) -> None:
         """Takes a pod off its node's list, if it stands there."""
@@ -198,7 +208,7 @@ class Cluster:
         return bool(self._workloads(pod.node).get(pod.name, {}).get("ready"))
 
     def _workloads(self, node: str) -> dict[str, Any]:
-        return {entry["name"]: entry for entry in self.nodeagent_json(node, "workloads")}
+        return {entry["name"]: entry for entry in self.admin(node, "/workloads")}
 
     def _write_runtime(self, node: str) -> None:
         file = self.node_directory(node) / "workloads.yaml"
@@ -255,15 +265,17 @@ class Cluster:
         file.touch(mode=0o600)
         file.write_text(text)
 
-    @staticmethod
-    def _wait_for(process: Process, check: Callable[[], bool], what: str) -> None:
+    def _eventually(self, check: Callable[[], T], what: str, *, timeout_s: float = 10.0) -> T:
+        return eventually(check, what, timeout_s=timeout_s * self.patience)
+
+    def _wait_for(self, process: Process, check: Callable[[], bool], what: str) -> None:
         def alive_and_done() -> bool:
             if not process.alive:
                 raise CommandError(f"{process.name} ended:\n{process.tail()}")
             return check()
 
         try:
-            eventually(alive_and_done, what, timeout_s=20)
+            self._eventually(alive_and_done, what, timeout_s=20)
         except NotInTime as error:
             raise NotInTime(f"{error}\n{process.tail()}") from None
 

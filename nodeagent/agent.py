@@ -261,6 +261,7 @@ class Agent:
 
 def main(config: Config) -> int:
     """Runs an agent until SIGTERM, SIGINT or `nodeagent down`; returns the exit code."""
+    memory.use_one_heap()
     failed: list[BaseException] = []
     try:
         asyncio.run(_main(config))

@@ -52,6 +52,10 @@ class Descriptor:
     def fileno(self) -> int:
         return self._number
 
+    def duplicate(self) -> "Descriptor":
+        """Another of the same, the caller's."""
+        return Descriptor(os.dup(self._number))
+
     def close(self) -> None:
         """Safe to repeat."""
         if self._number >= 0:
@@ -142,6 +146,11 @@ def map_id(descriptor: Descriptor) -> int:
     return int(_info(descriptor, Info.Map()).id)
 
 
+def map_by_id(number: int) -> Descriptor:
+    """Opens the map that the kernel gives this number; raises KernelError (ENOENT if it is gone)."""
+    return Descriptor(check(library().bpf_map_get_fd_by_id(number), "eBPF map"))
+
+
 def program_info(descriptor: Descriptor) -> ProgramInfo:
     info = _info(descriptor, Info.Program())
     ids = (ctypes.c_uint32 * info.nr_map_ids)()
@@ -161,6 +170,12 @@ def program_of(link: Descriptor) -> Descriptor:
     """The program that a link runs now."""
     # The number of the program stands at the same place whatever the link is to.
     return Descriptor(check(library().bpf_prog_get_fd_by_id(_info(link, Info.Link()).prog_id), "eBPF program"))
+
+
+def create(name: str, wanted: MapInfo) -> Descriptor:
+    """Makes a map that no object file has."""
+    made = library().bpf_map_create(wanted.type, name.encode(), wanted.key_size, wanted.value_size, wanted.max_entries, None)
+    return Descriptor(check(made, f"eBPF map {name}"))
 
 
 def write(table: Descriptor, key: Key, value: bytes) -> None:

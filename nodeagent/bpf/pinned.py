@@ -26,15 +26,25 @@ Maps = Mapping[str, Descriptor]
 Fill = Callable[[Maps], None]
 
 
-class Place(Protocol):
-    """Where a program runs: an open network namespace or cgroup."""
+class HasId(Protocol):
+    """A place by its number: whether it is still there is asked of the link."""
 
     @property
     def id(self) -> int:
         """As the kernel's description of a link has it."""
 
+
+class Place(HasId, Protocol):
+    """Where a program runs: an open network namespace or cgroup."""
+
     def fileno(self) -> int:
         """What it is opened as."""
+
+
+class Known(Struct, frozen=True):
+    """See `HasId`."""
+
+    id: int
 
 
 class Program(Struct, frozen=True):
@@ -88,7 +98,7 @@ class Pinned:
                 libbpf.pin(loaded.maps[name], directory / name)
             libbpf.replace(link, loaded.program)
 
-    def detach(self, place: Place) -> None:
+    def detach(self, place: HasId) -> None:
         """Ends it, and leaves nothing; fine if there is nothing."""
         with ExitStack() as opened:
             if link := self._live(place, opened):
@@ -97,7 +107,7 @@ class Pinned:
         _clear(self._directory(place))
 
     @contextmanager
-    def open(self, place: Place, *, shared: Maps | None = None) -> Iterator[Attached | None]:
+    def open(self, place: HasId, *, shared: Maps | None = None) -> Iterator[Attached | None]:
         """What runs there; None if nothing does."""
         with ExitStack() as opened:
             link = self._live(place, opened)
@@ -106,6 +116,15 @@ class Pinned:
                 return
             own = self._own(self._directory(place), opened)
             yield Attached(own, current=not self._misfits(own) and self._is_current(link, own, shared or {}))
+
+    def pin(self, place: Place, name: str) -> Descriptor:
+        """One of the program's own maps there, the caller's to close; raises KernelError (ENOENT) if there is none."""
+        return libbpf.pinned(self._directory(place) / name)
+
+    def places(self) -> list[Known]:
+        """Where there are pins; of some, the place may be gone."""
+        found = (path.name.removeprefix(f"{self._program.name}-") for path in self._root.glob(f"{self._program.name}-*"))
+        return [Known(int(number)) for number in found if number.isdecimal()]
 
     def sweep(self) -> None:
         """Clears what is left of places that are gone."""
@@ -143,10 +162,10 @@ class Pinned:
         there = (name for name in self._program.maps if (directory / name).exists())
         return {name: opened.enter_context(libbpf.pinned(directory / name)) for name in there}
 
-    def _directory(self, place: Place) -> Path:
+    def _directory(self, place: HasId) -> Path:
         return self._root / f"{self._program.name}-{place.id}"
 
-    def _live(self, place: Place, opened: ExitStack) -> Descriptor | None:
+    def _live(self, place: HasId, opened: ExitStack) -> Descriptor | None:
         """The link, if it is this place's: another may have got the number of one that is gone."""
         path = self._directory(place) / LINK
         if not path.exists():

@@ -1,5 +1,6 @@
 """The steering program in a workload's network namespace: filled with listeners, and what it counts. Pinned as `pinned` says."""
 
+import errno
 import socket
 import struct
 from collections.abc import Mapping
@@ -10,16 +11,19 @@ from typing import Final
 
 from msgspec import Struct
 
-from nodeagent.bpf import libbpf
+from nodeagent.bpf import libbpf, prefilter
 from nodeagent.bpf.libbpf import AttachType, Descriptor
 from nodeagent.bpf.pinned import Maps, Pinned, Program
+from nodeagent.bpf.prefilter import Published, Table
+from nodeagent.bpf.ringbuffer import RingBuffer
+from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
 
 OBJECT: Final = Path(__file__).parent / "objects/steer_inbound.bpf.o"
 PROGRAM: Final = "steer_inbound"
 SLOTS: Final = "slots"
 REASONS: Final = "reasons"
-MAPS: Final = (SLOTS, REASONS)
+MAPS: Final = (SLOTS, REASONS, *prefilter.MAPS)
 _NUMBER_BYTES: Final = 8
 _SO_COOKIE: Final = 57
 
@@ -42,6 +46,8 @@ class Reason(IntEnum):
     HBONE = 4
     NO_LISTENER = 5
     NOT_ASSIGNED = 6
+    DENIED = 7
+    DENIED_SAME = 8
 
 
 class Steered(Struct, frozen=True):
@@ -84,6 +90,22 @@ class Steering:
                 listeners=frozenset(slot for slot in Slot if slots and libbpf.read(slots, slot, _NUMBER_BYTES) is not None),
                 lookups={reason: _total(reasons, reason) if reasons else 0 for reason in Reason},
             )
+
+    def refuse(self, namespace: Namespace, table: Table | None) -> None:
+        """Refuses by this table from now on, or by none; raises KernelError (ENOENT) where the program is not attached."""
+        with self._pinned.open(namespace) as found:
+            if found is None or not found.current:
+                raise KernelError(errno.ENOENT, f"steering of {namespace.path}", detail="not attached, or of another version")
+            prefilter.publish(found.maps, table)
+
+    def refusing(self, namespace: Namespace) -> Published | None:
+        """By which table it refuses, and whom it has refused; None if the program is not attached."""
+        with self._pinned.open(namespace) as found:
+            return None if found is None else prefilter.published(found.maps)
+
+    def refusals(self, namespace: Namespace) -> RingBuffer:
+        """What it tells of refused connections, each a record for `prefilter.decode`; raises KernelError where nothing is attached."""
+        return RingBuffer(self._pinned.pin(namespace, prefilter.REFUSALS))
 
     def sweep(self) -> None:
         """Clears what is left of namespaces that are gone."""

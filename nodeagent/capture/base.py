@@ -37,6 +37,8 @@ class Inspection(Struct, frozen=True):
     counters: dict[str, Counter] = {}
     problem: str = ""
     """What is missing or different, in words, when `state` is broken."""
+    remark: str = ""
+    """What is captured in a lesser way than was asked for, and why."""
 
 
 class Capture(Protocol):

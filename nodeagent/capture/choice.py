@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodeagent.bpf.bpffs import ensure
+from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
 from nodeagent.capture.base import Capture, CaptureState, Inspection, Way
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
@@ -26,23 +27,24 @@ class Choice:
 
 def choose(way: Way, pins: Path = DIRECTORY) -> Choice:
     """Raises KernelError if the way that was asked for can't be gone. Blocks, for some tens of milliseconds."""
-    steering = Steering(pins)
+    steering, outbound = Steering(pins), Outbound(pins)
     match way:
         case Way.NFTABLES:
-            return Choice(_After(NftablesCapture(), steering), "asked for")
+            return Choice(_After(NftablesCapture(), steering, outbound), "asked for")
         case Way.EBPF:
-            return Choice(_proven(steering, pins), "asked for")
+            return Choice(_proven(steering, outbound, pins), "asked for")
         case Way.AUTO:
             try:
-                return Choice(_proven(steering, pins), "the best way, and this kernel carries it")
+                return Choice(_proven(steering, outbound, pins), "the best way, and this kernel carries it")
             except OSError as error:
-                return Choice(_After(NftablesCapture(), steering), f"ebpf is not possible here: {error}")
+                return Choice(_After(NftablesCapture(), steering, outbound), f"ebpf is not possible here: {error}")
 
 
-def _proven(steering: Steering, pins: Path) -> EbpfCapture:
+def _proven(steering: Steering, outbound: Outbound, pins: Path) -> EbpfCapture:
     ensure(pins.parent)
     steering.sweep()
-    capture = EbpfCapture(steering)
+    outbound.sweep()
+    capture = EbpfCapture(steering, outbound)
     run_in_empty(_try, capture)
     return capture
 
@@ -64,22 +66,27 @@ def _try(capture: Capture) -> None:
 class _After:
     """A capture that also takes off what an agent that captured by eBPF has left."""
 
-    def __init__(self, capture: Capture, steering: Steering) -> None:
+    def __init__(self, capture: Capture, steering: Steering, outbound: Outbound) -> None:
         self._capture = capture
         self._steering = steering
+        self._outbound = outbound
         self.name = capture.name
 
     def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
         self._capture.apply(namespace, listeners, terms)
-        self._steering.detach(namespace)
+        self._detach(namespace)
 
     def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
         self._capture.drain(namespace, terms)
-        self._steering.detach(namespace)
+        self._detach(namespace)
 
     def remove(self, namespace: Namespace) -> None:
-        self._steering.detach(namespace)
+        self._detach(namespace)
         self._capture.remove(namespace)
 
     def inspect(self, namespace: Namespace, terms: Terms = TOTAL) -> Inspection:
         return self._capture.inspect(namespace, terms)
+
+    def _detach(self, namespace: Namespace) -> None:
+        self._outbound.detach(namespace.id)
+        self._steering.detach(namespace)

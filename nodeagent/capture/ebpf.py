@@ -8,10 +8,12 @@ import socket
 from collections.abc import Sequence
 
 from nodeagent.bpf import bpffs
+from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Reason, Slot, Steered, Steering
 from nodeagent.capture import looped
 from nodeagent.capture.base import CaptureState, Inspection
 from nodeagent.capture.listeners import Listener
+from nodeagent.capture.marking import Marking
 from nodeagent.capture.nftables import NftablesCapture
 from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux.namespaces import Namespace
@@ -35,8 +37,9 @@ class EbpfCapture:
 
     name = "ebpf"
 
-    def __init__(self, steering: Steering) -> None:
+    def __init__(self, steering: Steering, outbound: Outbound) -> None:
         self._steering = steering
+        self._marking = Marking(outbound)
         self._table = NftablesCapture(looped.transaction)
 
     def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
@@ -44,21 +47,26 @@ class EbpfCapture:
         self._table.prepare(namespace)
         self._steering.attach(namespace, {slot: listener.socket for listener in listeners if (slot := slot_of(listener)) is not None})
         self._table.apply(namespace, listeners, terms)
+        self._marking.apply(namespace, terms)
 
     def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
+        self._marking.detach(namespace)
         self._table.drain(namespace, terms)
         self._steering.detach(namespace)
 
     def remove(self, namespace: Namespace) -> None:
+        self._marking.detach(namespace)
         self._steering.detach(namespace)
         self._table.remove(namespace)
 
     def inspect(self, namespace: Namespace, terms: Terms = TOTAL) -> Inspection:
         table = self._table.inspect(namespace, terms)
         steered = self._steering.inspect(namespace)
-        counters = table.counters | _counters(steered)
-        if table.state is CaptureState.CAPTURED and (problem := _problem(steered, ipv6=namespace.run(has_loopback6))):
-            return Inspection(CaptureState.BROKEN, counters, problem)
+        marking = self._marking.inspect(namespace, terms)
+        counters = table.counters | _counters(steered) | marking.counters
+        if table.state is CaptureState.CAPTURED:
+            problem = _problem(steered, ipv6=namespace.run(has_loopback6)) or marking.problem
+            return Inspection(CaptureState.BROKEN if problem else CaptureState.CAPTURED, counters, problem, marking.remark)
         if table.state in {CaptureState.ABSENT, CaptureState.DRAINING} and steered is not None:
             return Inspection(CaptureState.BROKEN, counters, "the steering program is attached, but its rules are not in force")
         return Inspection(table.state, counters, table.problem)

@@ -6,6 +6,7 @@ the rest:
 - *Outbound*: what the pod's applications send gets a mark that the routing rule knows, and so comes back on the loopback device with
   its addresses as they were; there it is given to the connection or listener of the proxy (`outbound` counts handshakes). Where
   neither is, it is reset (`leftover`). Exempt are the same as in `ruleset`, and a connection to the pod's own address is none of them.
+  What the programs of its cgroup have marked (`nodeagent.capture.marking`) is on this way, or past it, already.
 - *Answers* that the kernel gives itself, without a socket or for one in TIME_WAIT, take over the mark of what they answer. So what the
   proxy sends to the application in its peer's name gets the mark that brings the answer back to the proxy, instead of to that peer;
   an answer to a looped packet must lose its mark to reach the application; a reset to the outside is made with the proxy's to leave.
@@ -18,7 +19,7 @@ the rest:
 from typing import Final
 
 from meshapi.wire import CONNECTION_MARK, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
-from nodeagent.capture.marks import LOOP_MARK
+from nodeagent.capture.marks import CAPTURED_MARK, LOOP_MARK, PAST_MARK
 from nodeagent.capture.ruleset import PROXY, RST, SYN, TO_APPLICATION, Mode, replacement
 
 
@@ -33,6 +34,7 @@ _PASSING: Final = 1 << 18
 _LOOPED: Final = f"""\
 		meta l4proto != tcp accept
 		iifname "lo" meta mark & {PROXY} meta mark set {CONNECTION_MARK:#x} accept
+		iifname "lo" meta mark {CAPTURED_MARK:#x} meta mark set {LOOP_MARK:#x}
 		iifname "lo" meta mark != {LOOP_MARK:#x} accept
 		iifname "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept
 		iifname "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept
@@ -44,6 +46,7 @@ _EXEMPT: Final = f"""\
 		meta mark & {PROXY} accept
 		meta mark {LOOP_MARK:#x} meta mark set {CONNECTION_MARK:#x} accept
 		meta mark & {TO_APPLICATION} accept
+		meta mark {PAST_MARK:#x} accept
 		ip daddr 127.0.0.0/8 accept
 		ip6 daddr ::1 accept
 """
@@ -52,6 +55,7 @@ _ENFORCE: Final = f"""\
 	chain inbound {{
 		type filter hook prerouting priority -150; policy accept;
 {_LOOPED}\
+		socket mark {PAST_MARK:#x} accept
 		socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter meta mark set {PROXY_MARK:#x} \
 reject with tcp reset comment "reset"
 	}}
@@ -66,6 +70,7 @@ reject with tcp reset comment "reset"
 		oifname "lo" accept
 		meta l4proto != tcp accept
 		meta mark & {PROXY} accept
+		meta mark {PAST_MARK:#x} accept
 		{RST} accept
 		meta l4proto tcp counter drop comment "leak"
 	}}

@@ -13,3 +13,7 @@ the application; to the rules another."""
 
 PAST_MARK: Final = 0x20000
 """Of a packet, a socket or a connection that goes past the proxy, as the workload's terms have it."""
+
+CAPTURED_MARK: Final = 0x40000 | CONNECTION_MARK
+"""Of a socket whose connection is the proxy's: its packets take the same way as looped ones, and become such on `lo`. It is not theirs,
+which the kernel's own answers to them take over."""

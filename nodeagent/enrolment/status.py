@@ -43,7 +43,7 @@ def describe_enrolment(workload: LocalWorkload, entry: Entry | None, problem: st
     state = (EnrolmentState.CAPTURED if served else EnrolmentState.CLOSED) if entry.captured else EnrolmentState.LISTENING
     if not problem and not served:
         problem = "waiting for its identity" if connected else "no proxy is connected"
-    problem = "; ".join(one for one in (problem, workload.terms_problem) if one)
+    problem = "; ".join(one for one in (problem, workload.terms_problem, entry.inspection.remark) if one)
     return WorkloadStatus(workload, state, capture, entry.captured_since_s, problem, entry.addresses, entry.inspection.counters)
 
 

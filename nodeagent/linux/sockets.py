@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from nodeagent.linux.errors import KernelError
 
 _SO_MARK: Final = 36
+_SO_NETNS_COOKIE: Final = 71
 _IP_TRANSPARENT: Final = 19
 _IPV6_TRANSPARENT: Final = 75
 _LOOPBACK6: Final = "00000000000000000000000000000001 "
@@ -45,3 +47,9 @@ def has_loopback6() -> bool:
     with suppress(FileNotFoundError):
         return any(line.startswith(_LOOPBACK6) for line in Path("/proc/thread-self/net/if_inet6").read_text().splitlines())
     return False
+
+
+def netns_cookie() -> int:
+    """The kernel's number for the network namespace of this thread, which no other ever has: what eBPF programs know it by."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+        return int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)

@@ -51,37 +51,72 @@ def authorize(view: View, question: VerdictQuestion) -> Verdict | Undecided:
     """Judges a connection by the policies of the workload's namespace, the global ones and those that the workload names."""
     if (question.via is Via.HBONE) != (question.peer is not None):
         return Verdict(allow=False, reason=f"{question.via} with{'' if question.peer else 'out'} a peer identity")
-    workload = view.workload(question.workload)
-    if workload is Missing.UNKNOWN:
-        return Undecided(f"workload {question.workload}")
-    if isinstance(workload, Missing):
-        return Verdict(allow=False, reason=f"workload {question.workload} is not in the mesh's configuration")
-    here = view.local_identity(question.workload)
-    if here is not None and here != str(workload.identity):
-        return Verdict(allow=False, reason=f"this node runs {workload.uid} as {here}, the controller says {workload.identity}")
+    workload = _workload(view, question.workload)
+    if not isinstance(workload, Workload):
+        return workload
     if plain(question.destination) not in map(plain, workload.addresses):
         return Verdict(allow=False, reason=f"{question.destination} is no address of {workload.uid}")
+    bench = _seated(view, workload)
+    if not isinstance(bench, Bench):
+        return bench
+    return bench.judge(Connection(plain(question.source), plain(question.destination), question.port, question.peer))
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What judges every connection to one workload, until something of it changes. `missing`: a policy that it names and that has not come.
+
+    `in_play` are the policies that hold for it, by name; `enforced` are those of them that are not on trial.
+    """
+
+    workload: Workload
+    in_play: Sequence[CompiledPolicy]
+    enforced: Sequence[CompiledPolicy]
+    missing: str | None
+
+    def judge(self, connection: Connection) -> Verdict | Undecided:
+        """Judges a connection to an address of the workload."""
+        verdict = _evaluate(self.enforced, connection)
+        if self.missing is not None and (verdict.allow or verdict.policy is None):
+            # A policy and the name of it in the workload are two resources: neither comes, nor goes, at one time with the other.
+            return Undecided(f"policy {self.missing}", lapses=True)
+        if len(self.enforced) == len(self.in_play):
+            return verdict
+        trial = _evaluate(self.in_play, connection)
+        return verdict if trial.allow == verdict.allow else replace(verdict, dry_run=trial.reason)
+
+
+def assemble(view: View, uid: WorkloadUID) -> Bench | Verdict | Undecided:
+    """What judges the connections of a workload, or the one verdict on all of them."""
+    workload = _workload(view, uid)
+    return _seated(view, workload) if isinstance(workload, Workload) else workload
+
+
+def _workload(view: View, uid: WorkloadUID) -> Workload | Verdict | Undecided:
+    workload = view.workload(uid)
+    if workload is Missing.UNKNOWN:
+        return Undecided(f"workload {uid}")
+    if isinstance(workload, Missing):
+        return Verdict(allow=False, reason=f"workload {uid} is not in the mesh's configuration")
+    here = view.local_identity(uid)
+    if here is not None and here != str(workload.identity):
+        return Verdict(allow=False, reason=f"this node runs {workload.uid} as {here}, the controller says {workload.identity}")
+    return workload
+
+
+def _seated(view: View, workload: Workload) -> Bench | Verdict | Undecided:
     if not view.policies_known():
         return Undecided("the mesh's policies")
-    return _judge(view, workload, question)
-
-
-def _judge(view: View, workload: Workload, question: VerdictQuestion) -> Verdict | Undecided:
     rejected = view.rejected_policies(workload.namespace)
     if rejected:
         return Verdict(allow=False, reason=f"policy {rejected[0]} could not be understood and may hold here", policy=rejected[0])
-    missing = next((key for key in workload.authorization_policies if view.policy(key) is None), None)
-    connection = Connection(plain(question.source), plain(question.destination), question.port, question.peer)
     in_play = applicable(view, workload)
-    enforced = [policy for policy in in_play if not policy.policy.dry_run]
-    verdict = _evaluate(enforced, connection)
-    if missing is not None and (verdict.allow or verdict.policy is None):
-        # A policy and the name of it in the workload are two resources: neither comes, nor goes, at one time with the other.
-        return Undecided(f"policy {missing}", lapses=True)
-    if len(enforced) == len(in_play):
-        return verdict
-    trial = _evaluate(in_play, connection)
-    return verdict if trial.allow == verdict.allow else replace(verdict, dry_run=trial.reason)
+    return Bench(
+        workload,
+        in_play,
+        enforced=[policy for policy in in_play if not policy.policy.dry_run],
+        missing=next((key for key in workload.authorization_policies if view.policy(key) is None), None),
+    )
 
 
 def applicable(view: View, workload: Workload) -> list[CompiledPolicy]:

@@ -1,13 +1,12 @@
 """A whole mesh under test: two nodes, their pods and a client outside, with calls made from sockets in the pods' own namespaces."""
 
-import http.client
 import json
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,17 +34,6 @@ def spiffe(service_account: str, namespace: str = "default") -> str:
 def principal(service_account: str, namespace: str = "default") -> str:
     """As policies write it."""
     return spiffe(service_account, namespace).removeprefix("spiffe://")
-
-
-class _AdminConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=10)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 @dataclass
@@ -187,12 +175,7 @@ class Mesh:
 
     def admin(self, node: str, path: str) -> Any:
         """What the agent answers on its admin socket; raises OSError if there is none."""
-        with closing(_AdminConnection(self.cluster.node_directory(node) / "run" / "admin.sock")) as connection:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-        assert response.status == 200, body
-        return json.loads(body)
+        return self.cluster.admin(node, path)
 
     def workload(self, pod: Pod) -> dict[str, Any]:
         return next((entry for entry in self.admin(pod.node, "/workloads") if entry["name"] == pod.name), {})

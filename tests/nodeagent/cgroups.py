@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nodeagent.linux.cgroups import root
+from nodeagent.linux.cgroups import of_process, root
 
 
 @contextmanager
@@ -21,6 +21,18 @@ def made(name: str = "") -> Iterator[Path]:
         yield path
     finally:
         remove(path)
+
+
+@contextmanager
+def entered() -> Iterator[str]:
+    """Puts this process into one of its own, so that sockets which it opens are of that; gives its path below the mount."""
+    before = root() / of_process(os.getpid()).lstrip("/")
+    with made() as path:
+        (path / "cgroup.procs").write_text(str(os.getpid()))
+        try:
+            yield f"/{path.name}"
+        finally:
+            (before / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def remove(path: Path) -> None:
@@ -42,3 +54,14 @@ def run(cgroup: Path, *command: str, namespace: str = "", timeout_s: float = 30)
     entering = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup)]
     inside = ["ip", "netns", "exec", namespace] if namespace else []
     return subprocess.run([*entering, *inside, *command], check=False, capture_output=True, text=True, timeout=timeout_s)
+
+
+@contextmanager
+def inside(cgroup: Path) -> Iterator[None]:
+    """This process is in the cgroup, and so is every socket that it makes, as long as the block lasts."""
+    former = root() / of_process(os.getpid()).lstrip("/")
+    (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        (former / "cgroup.procs").write_text(str(os.getpid()))

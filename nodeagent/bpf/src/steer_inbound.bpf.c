@@ -10,13 +10,8 @@
 
 #include <bpf/bpf_helpers.h>
 
+#include "prefilter.h"
 #include "steering.h"
-
-/* The loopback device has this number in every network namespace. */
-#define LOOPBACK_IFINDEX 1
-#define HBONE_PORT 15008
-/* <sys/socket.h> has it, and needs the C library of a machine that eBPF is not. */
-#define AF_INET6 10
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
@@ -76,6 +71,8 @@ static __always_inline bool is_own(struct bpf_sk_lookup *ctx)
 
 static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 {
+	enum reason reason;
+
 	if (ctx->protocol != IPPROTO_TCP)
 		return REASON_NOT_TCP;
 	/* Loopback addresses, and what the proxy brings to the application as its client. */
@@ -84,12 +81,14 @@ static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 	/* What the proxy sends to the pod's own addresses comes by the loopback device, too, but is accounted to the one that has them. */
 	if (is_own(ctx))
 		return REASON_OWN;
+	if (is_denied(ctx, &reason))
+		return reason;
 	return assign(ctx, slot_of(ctx->family, ctx->local_port));
 }
 
 static __always_inline bool refused(enum reason reason)
 {
-	return reason == REASON_NO_LISTENER || reason == REASON_NOT_ASSIGNED;
+	return reason == REASON_NO_LISTENER || reason == REASON_NOT_ASSIGNED || reason == REASON_DENIED || reason == REASON_DENIED_SAME;
 }
 
 SEC("sk_lookup")

@@ -5,6 +5,12 @@
 
 #include <linux/types.h>
 
+/* The loopback device has this number in every network namespace. */
+#define LOOPBACK_IFINDEX 1
+#define HBONE_PORT 15008
+/* <sys/socket.h> has it, and needs the C library of a machine that eBPF is not. */
+#define AF_INET6 10
+
 /* Whose listener a slot holds. */
 enum slot {
 	SLOT_INBOUND,
@@ -13,7 +19,10 @@ enum slot {
 	SLOTS,
 };
 
-/* Why a lookup ended as it did: the first three leave it to the kernel, the next two give it to the proxy, the others refuse it. */
+/* Why a lookup ended as it did: the first three leave it to the kernel, the next two give it to the proxy, the others refuse it.
+ *
+ * DENIED is by policy, once for each packet; DENIED_SAME is another look at one of those.
+ */
 enum reason {
 	REASON_NOT_TCP,
 	REASON_LOOPBACK,
@@ -22,6 +31,8 @@ enum reason {
 	REASON_HBONE,
 	REASON_NO_LISTENER,
 	REASON_NOT_ASSIGNED,
+	REASON_DENIED,
+	REASON_DENIED_SAME,
 	REASONS,
 };
 
@@ -36,7 +47,7 @@ struct lookups {
 
 _Static_assert(SLOTS <= SLOTS_ROOM && REASONS <= REASONS_ROOM, "raising the room makes another layout");
 _Static_assert(SLOTS == 3, "steering.py names each slot");
-_Static_assert(REASONS == 7, "steering.py names each reason");
+_Static_assert(REASONS == 9, "steering.py names each reason");
 _Static_assert(sizeof(struct lookups) == 8, "steering.py reads it as one 64-bit number");
 
 #endif

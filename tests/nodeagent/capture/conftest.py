@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.bpf.steering import Steering
 from nodeagent.capture.base import Capture
-from nodeagent.capture.ebpf import EbpfCapture
-from nodeagent.capture.nftables import NftablesCapture
 from tests.nodeagent import bpffs
+from tests.nodeagent.capture.ways import made
 from tests.nodeagent.pods import Pair, pair
 
 
@@ -32,6 +30,7 @@ def pins(tmp_path: Path) -> Iterator[Path]:
         yield mount_point / "nodemesh"
 
 
-@pytest.fixture(params=["nftables", "ebpf"])
-def capture(request: pytest.FixtureRequest, pins: Path) -> Capture:
-    return NftablesCapture() if request.param == "nftables" else EbpfCapture(Steering(pins))
+@pytest.fixture(params=["nftables", "ebpf", "ebpf-cgroup"])
+def capture(request: pytest.FixtureRequest, pins: Path) -> Iterator[Capture]:
+    with made(request.param, pins) as capture:
+        yield capture

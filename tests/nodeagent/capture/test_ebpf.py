@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from meshapi.wire import HBONE_PORT
+from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
 from nodeagent.capture.base import Capture, CaptureState, Way
 from nodeagent.capture.choice import choose
@@ -86,19 +87,20 @@ def test_a_handover_of_the_sockets_loses_no_connection(capture: Capture, network
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
 from nodeagent.capture.ebpf import EbpfCapture
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.linux.namespaces import Namespace
 namespace = Namespace.open(sys.argv[2])
-EbpfCapture(Steering(Path(sys.argv[1]))).apply(namespace, open_listeners(namespace))
+EbpfCapture(Steering(root := Path(sys.argv[1])), Outbound(root)).apply(namespace, open_listeners(namespace))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_capture_outlives_agent_and_proxy_and_is_taken_up_again(pins: Path, network: Pair, family: int) -> None:
     pod, client = network.pod, network.client
-    capture = EbpfCapture(Steering(pins))
+    capture = EbpfCapture(Steering(pins), Outbound(pins))
     subprocess.run([sys.executable, "-c", KILLED, str(pins), pod.namespace.path], check=False, timeout=30)
     with Application(pod, PORT) as inside, Application(client, PORT) as outside:
         assert capture.inspect(pod.namespace).state is CaptureState.BROKEN

@@ -1,6 +1,48 @@
-"""Marks for tests of one way to capture; the others run over each."""
+"""The ways to capture, and marks for tests of some of them; the others run over each."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+
+from nodeagent.bpf.outbound import Outbound
+from nodeagent.bpf.steering import Steering
+from nodeagent.capture.base import Capture, Inspection
+from nodeagent.capture.ebpf import EbpfCapture
+from nodeagent.capture.listeners import Listener
+from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.capture.terms import TOTAL, Terms
+from nodeagent.linux.namespaces import Namespace
+from tests.nodeagent import cgroups
 
 only_nftables = pytest.mark.parametrize("capture", ["nftables"], indirect=True)
-only_ebpf = pytest.mark.parametrize("capture", ["ebpf"], indirect=True)
+only_ebpf = pytest.mark.parametrize("capture", ["ebpf", "ebpf-cgroup"], indirect=True)
+
+
+class InCgroup(EbpfCapture):
+    """Of a workload whose cgroup is known, whatever else its terms are."""
+
+    cgroup = ""
+
+    def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
+        super().apply(namespace, listeners, replace(terms, cgroup=self.cgroup))
+
+    def inspect(self, namespace: Namespace, terms: Terms = TOTAL) -> Inspection:
+        return super().inspect(namespace, replace(terms, cgroup=self.cgroup))
+
+
+@contextmanager
+def made(way: str, pins: Path) -> Iterator[Capture]:
+    """A capture of this name."""
+    match way:
+        case "ebpf-cgroup":
+            capture = InCgroup(Steering(pins), Outbound(pins))
+            # The test's own sockets are those of pod and client: which is whose, the programs must tell by the namespace.
+            with cgroups.entered() as capture.cgroup:
+                yield capture
+        case "ebpf":
+            yield EbpfCapture(Steering(pins), Outbound(pins))
+        case _:
+            yield NftablesCapture()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from nodeagent.linux.errors import KernelError
-from nodeagent.linux.sockets import has_loopback6, listener
+from nodeagent.linux.sockets import has_loopback6, listener, netns_cookie
 from tests.nodeagent.pods import Pair, pair
 
 
@@ -47,3 +47,9 @@ def test_whether_ipv6_is_in_use() -> None:
         assert not network.pod.namespace.run(has_loopback6)
     with pair() as network:
         assert network.pod.namespace.run(has_loopback6)
+
+
+def test_each_namespace_has_a_number_of_its_own(network: Pair) -> None:
+    numbers = [side.namespace.run(netns_cookie) for side in (network.pod, network.client)] + [netns_cookie()]
+    assert len(set(numbers)) == 3
+    assert network.pod.namespace.run(netns_cookie) == numbers[0]

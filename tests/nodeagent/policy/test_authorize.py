@@ -14,7 +14,7 @@ from nodeagent.policy.compiled import Connection
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.update import Update, apply
 from nodeagent.ztunnel.protocol import Holds, Via
-from tests.nodeagent.policy import reference
+from tests.nodeagent.policy import generated, reference
 
 UID = WorkloadUID("Kubernetes//Pod/shop/api")
 ADDRESS = ip_address("10.0.0.9")
@@ -181,53 +181,12 @@ def test_dry_run_never_decides_but_says_what_it_would() -> None:
 
 # ---- the fast evaluator against the definition
 
-_words = st.sampled_from(["", "s", "shop", "web", "a.b", "*", "cluster.local/ns/shop/sa/web", "other.org/ns/a.b/sa/s"])
-_strings = st.lists(
-    st.one_of(st.builds(Exact, _words), st.builds(Prefix, _words), st.builds(Suffix, _words), st.just(Present())), max_size=2
-)
-_networks = st.lists(st.sampled_from(["0.0.0.0/0", "10.0.0.0/30", "10.0.0.9/32", "fd00::/126", "::/0"]).map(ip_network), max_size=2)
-_ports = st.lists(st.sampled_from([80, 81, 443]), max_size=2)
-_accounts = st.lists(st.builds(ServiceAccountMatch, st.sampled_from(["shop", "a.b"]), st.sampled_from(["web", "s"])), max_size=2)
-
-
-@st.composite
-def matches(draw: st.DrawFn) -> Match:
-    fields: dict[str, st.SearchStrategy[list[object]]] = {  # type: ignore[type-arg, assignment]
-        "namespaces": _strings,
-        "principals": _strings,
-        "service_accounts": _accounts,
-        "source_ips": _networks,
-        "destination_ips": _networks,
-        "destination_ports": _ports,
-    }
-    chosen = draw(st.sets(st.sampled_from([*fields, *(f"not_{name}" for name in fields)]), max_size=3))
-    return Match(**{name: tuple(draw(fields[name.removeprefix("not_")])) for name in sorted(chosen)})  # type: ignore[arg-type]
-
-
-_clauses = st.lists(matches(), max_size=2).map(tuple)
-_rules = st.lists(_clauses, max_size=2).map(tuple)
-_policies = st.builds(
-    Policy,
-    st.sampled_from(["a", "b", "c"]),
-    st.sampled_from(["shop", "other"]),
-    st.sampled_from(PolicyScope),
-    st.sampled_from(Action),
-    st.lists(_rules, max_size=2).map(tuple),
-    st.booleans(),
-)
-_peers = st.one_of(
-    st.none(),
-    st.builds(
-        WorkloadIdentity, st.sampled_from(["cluster.local", "other.org"]), st.sampled_from(["shop", "a.b"]), st.sampled_from(["web", "s"])
-    ),
-)
-
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.lists(_policies, max_size=4, unique_by=lambda policy: policy.key),
+    st.lists(generated.policies, max_size=4, unique_by=lambda policy: policy.key),
     st.lists(st.sampled_from(["shop/a", "other/b", "shop/missing"]), max_size=2).map(tuple),
-    _peers,
+    generated.peers,
     st.sampled_from(["10.0.0.1", "10.0.1.1", "fd00::1", "::ffff:10.0.0.2"]),
     st.sampled_from(["10.0.0.9", "fd00::9"]),
     st.sampled_from([80, 82]),
@@ -252,7 +211,7 @@ def test_agrees_with_the_definition(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(_policies, max_size=3, unique_by=lambda policy: policy.key), _policies, _peers)
+@given(st.lists(generated.policies, max_size=3, unique_by=lambda policy: policy.key), generated.policies, generated.peers)
 def test_an_update_gives_what_starting_over_gives(policies: list[Policy], changed: Policy, peer: WorkloadIdentity | None) -> None:
     updated = apply(knowing(*policies), Update(policies=(changed,))).snapshot
     afresh = knowing(*[policy for policy in policies if policy.key != changed.key], changed)
