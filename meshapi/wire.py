@@ -4,8 +4,10 @@ from typing import Final
 
 OUTBOUND_PORT: Final = 15001
 INBOUND_PLAINTEXT_PORT: Final = 15006
+PROBE_PORT: Final = 15007
+"""nodemesh's own: stands for the kubelet's connections, in the pod's rules."""
 HBONE_PORT: Final = 15008
-PROXY_PORTS: Final = frozenset({OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, HBONE_PORT})
+PROXY_PORTS: Final = frozenset({OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, PROBE_PORT, HBONE_PORT})
 METRICS_PORT: Final = 15020
 READINESS_PORT: Final = 15021
 XDS_TOKEN_PORT: Final = 15012

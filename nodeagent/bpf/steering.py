@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from nodeagent.bpf import libbpf, prefilter
+from nodeagent.bpf.kubelet import PROBES, drop_probes, known_probes, probes
 from nodeagent.bpf.libbpf import AttachType, Descriptor
 from nodeagent.bpf.pinned import Maps, Pinned, Program
 from nodeagent.bpf.prefilter import Published, Table
@@ -34,6 +35,8 @@ class Slot(IntEnum):
     INBOUND = 0
     INBOUND6 = 1
     HBONE = 2
+    PROBE = 3
+    PROBE6 = 4
 
 
 class Reason(IntEnum):
@@ -48,6 +51,8 @@ class Reason(IntEnum):
     NOT_ASSIGNED = 6
     DENIED = 7
     DENIED_SAME = 8
+    PROBE = 9
+    PROBE_TOLD = 10
 
 
 class Steered(Struct, frozen=True):
@@ -61,7 +66,7 @@ class Steered(Struct, frozen=True):
 
 def program_of(path: Path = OBJECT) -> Program:
     """The program in an object file."""
-    return Program(path, PROGRAM, AttachType.SK_LOOKUP, MAPS)
+    return Program(path, PROGRAM, AttachType.SK_LOOKUP, MAPS, (PROBES,))
 
 
 class Steering:
@@ -69,24 +74,27 @@ class Steering:
 
     def __init__(self, root: Path, program: Path = OBJECT) -> None:
         """`root`: a directory on a bpffs, made if it is not there. `program`: the object file."""
+        self._root = root
         self._pinned = Pinned(root, program_of(program))
 
     def attach(self, namespace: Namespace, listeners: Mapping[Slot, socket.socket]) -> None:
         """Steers into these listeners from now on; slots that are not named stay as they are."""
-        self._pinned.attach(namespace, partial(_fill, listeners=listeners))
+        with probes(self._root) as table:
+            self._pinned.attach(namespace, partial(_fill, listeners=listeners), shared={PROBES: table})
 
     def detach(self, namespace: Namespace) -> None:
         """Ends it, and leaves nothing; fine if there is nothing."""
         self._pinned.detach(namespace)
+        drop_probes(self._root)
 
     def inspect(self, namespace: Namespace) -> Steered | None:
         """What runs there; None if nothing does."""
-        with self._pinned.open(namespace) as found:
+        with known_probes(self._root) as shared, self._pinned.open(namespace, shared=shared) as found:
             if found is None:
                 return None
             slots, reasons = found.maps.get(SLOTS), found.maps.get(REASONS)
             return Steered(
-                current=found.current,
+                current=found.current and bool(shared),
                 listeners=frozenset(slot for slot in Slot if slots and libbpf.read(slots, slot, _NUMBER_BYTES) is not None),
                 lookups={reason: _total(reasons, reason) if reasons else 0 for reason in Reason},
             )
@@ -110,6 +118,7 @@ class Steering:
     def sweep(self) -> None:
         """Clears what is left of namespaces that are gone."""
         self._pinned.sweep()
+        drop_probes(self._root)
 
 
 def _fill(maps: Maps, *, listeners: Mapping[Slot, socket.socket]) -> None:

@@ -26,6 +26,7 @@ DIRECTORY = bpffs.MOUNT_POINT / "nodemesh"
 _COUNTERS = {
     "inbound": Reason.INBOUND,
     "hbone": Reason.HBONE,
+    "probe": Reason.PROBE,
     "closed": Reason.NO_LISTENER,
     "unassigned": Reason.NOT_ASSIGNED,
 }
@@ -79,6 +80,8 @@ def slot_of(listener: Listener) -> Slot | None:
             return Slot.INBOUND6 if listener.socket.family == socket.AF_INET6 else Slot.INBOUND
         case ListenerKind.HBONE:
             return Slot.HBONE
+        case ListenerKind.PROBE:
+            return Slot.PROBE6 if listener.socket.family == socket.AF_INET6 else Slot.PROBE
         case ListenerKind.OUTBOUND:
             return None
 
@@ -88,7 +91,7 @@ def _problem(steered: Steered | None, *, ipv6: bool) -> str:
         return "the steering program is not attached"
     if not steered.current:
         return "the steering program is of another version"
-    needed = frozenset(Slot) if ipv6 else frozenset(Slot) - {Slot.INBOUND6}
+    needed = frozenset(Slot) if ipv6 else frozenset(Slot) - {Slot.INBOUND6, Slot.PROBE6}
     if missing := sorted(slot.name.lower() for slot in needed - steered.listeners):
         return f"no listener for {', '.join(missing)}: refused"
     return ""

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from meshapi.wire import HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, PROXY_MARK
+from meshapi.wire import HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, PROBE_PORT, PROXY_MARK
+from nodeagent.capture.marks import PROBE_MARK
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.sockets import has_loopback6, listener
 from nodeagent.ztunnel.protocol import ListenerKind
@@ -32,12 +33,13 @@ def _open() -> tuple[Listener, ...]:
     with ExitStack() as undo:
         made: list[Listener] = []
 
-        def add(kind: ListenerKind, address: str, port: int, *, transparent: bool = False) -> None:
-            made.append(Listener(kind, undo.enter_context(listener(address, port, mark=PROXY_MARK, transparent=transparent))))
+        def add(kind: ListenerKind, address: str, port: int, *, mark: int = PROXY_MARK, transparent: bool = False) -> None:
+            made.append(Listener(kind, undo.enter_context(listener(address, port, mark=mark, transparent=transparent))))
 
         for address in (_LOOPBACK4, _LOOPBACK6) if ipv6 else (_LOOPBACK4,):
             add(ListenerKind.OUTBOUND, address, OUTBOUND_PORT, transparent=True)
             add(ListenerKind.INBOUND, address, INBOUND_PLAINTEXT_PORT, transparent=True)
+            add(ListenerKind.PROBE, address, PROBE_PORT, mark=PROBE_MARK, transparent=True)
         add(ListenerKind.HBONE, "::" if ipv6 else "0.0.0.0", HBONE_PORT)
         undo.pop_all()
         return tuple(made)

@@ -12,6 +12,8 @@ the rest:
   an answer to a looped packet must lose its mark to reach the application; a reset to the outside is made with the proxy's to leave.
 - *Inbound* (`reset`): no packet from another device reaches a connection that is not the proxy's: neither one from before, nor the
   proxy's to the application, whose addresses are those of the client.
+- *Probes*: a handshake of the kubelet's finds, here, the listener that stands for probes (see probes.h), whose mark it is given; the
+  application's side of the connection inherits that. It is no way out: a handshake with that mark from inside is reset.
 - *Leaving* (`leak`): as in `ruleset`, behind all others: no TCP but the proxy's leaves the pod.
 - *Draining* needs no memory of what was captured: what is new since then is remembered by its handshake, and goes past the mesh.
 """
@@ -19,7 +21,7 @@ the rest:
 from typing import Final
 
 from meshapi.wire import CONNECTION_MARK, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
-from nodeagent.capture.marks import CAPTURED_MARK, LOOP_MARK, PAST_MARK
+from nodeagent.capture.marks import CAPTURED_MARK, LOOP_MARK, PAST_MARK, PROBE_MARK
 from nodeagent.capture.ruleset import PROXY, RST, SYN, TO_APPLICATION, Mode, replacement
 
 
@@ -27,6 +29,10 @@ def transaction(mode: Mode, before: str) -> str:
     """See `ruleset.transaction`."""
     return replacement(before, _ENFORCE if mode is Mode.ENFORCE else _DRAIN)
 
+
+_PROBE: Final = f"{MARK_MASK:#x} == {PROBE_MARK:#x}"
+# A socket keeps its mark when its application connects it anew: the kubelet's connections only ever answer.
+_ANSWERS_PROBE: Final = f"meta mark & {_PROBE} tcp flags & (syn | ack) != syn accept"
 
 # How many connections may begin while others are drained.
 _PASSING: Final = 1 << 18
@@ -44,6 +50,8 @@ _LOOPED: Final = f"""\
 _EXEMPT: Final = f"""\
 		meta l4proto != tcp accept
 		meta mark & {PROXY} accept
+		{_ANSWERS_PROBE}
+		meta mark & {_PROBE} counter reject with tcp reset comment "misused"
 		meta mark {LOOP_MARK:#x} meta mark set {CONNECTION_MARK:#x} accept
 		meta mark & {TO_APPLICATION} accept
 		meta mark {PAST_MARK:#x} accept
@@ -52,9 +60,13 @@ _EXEMPT: Final = f"""\
 """
 
 _ENFORCE: Final = f"""\
+	chain probe {{
+		meta mark set {PROBE_MARK:#x} accept
+	}}
 	chain inbound {{
 		type filter hook prerouting priority -150; policy accept;
 {_LOOPED}\
+		socket mark & {MARK_MASK:#x} vmap {{ {PROXY_MARK:#x} : accept, {PROBE_MARK:#x} : goto probe }}
 		socket mark {PAST_MARK:#x} accept
 		socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter meta mark set {PROXY_MARK:#x} \
 reject with tcp reset comment "reset"
@@ -71,6 +83,7 @@ reject with tcp reset comment "reset"
 		meta l4proto != tcp accept
 		meta mark & {PROXY} accept
 		meta mark {PAST_MARK:#x} accept
+		{_ANSWERS_PROBE}
 		{RST} accept
 		meta l4proto tcp counter drop comment "leak"
 	}}

@@ -31,11 +31,15 @@ class ListenerKind(StrEnum):
     INBOUND = "inbound"
     """Plaintext connections to the workload, transparent; the original destination is the socket's own address."""
     HBONE = "hbone"
+    PROBE = "probe"
+    """Like `inbound`, of the kubelet's own connections and no others: the kernel knows them, so no verdict is asked for."""
 
 
 class Via(StrEnum):
     HBONE = "hbone"
     PLAINTEXT = "plaintext"
+    PROBE = "probe"
+    """In plaintext by the listener for probes. Never asked about; such a connection is in no series."""
 
 
 class Direction(StrEnum):

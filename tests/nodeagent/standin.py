@@ -91,6 +91,7 @@ class Proxy(Acceptor):
         self.pod = pod
         self.seen: queue.Queue[tuple[ListenerKind, str, int]] = queue.Queue()
         serve = {ListenerKind.OUTBOUND: self._outbound, ListenerKind.INBOUND: self._inbound, ListenerKind.HBONE: self._hbone}
+        serve[ListenerKind.PROBE] = self._inbound
         for listener in listeners:
             self.listen(listener.socket, serve[listener.kind])
 

@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "prefilter.h"
+#include "probes.h"
 #include "steering.h"
 
 struct {
@@ -44,6 +45,19 @@ static __always_inline enum slot slot_of(__u32 family, __u32 port)
 	return family == AF_INET6 ? SLOT_INBOUND6 : SLOT_INBOUND;
 }
 
+static __always_inline enum reason reason_of(enum slot slot)
+{
+	switch (slot) {
+	case SLOT_HBONE:
+		return REASON_HBONE;
+	case SLOT_PROBE:
+	case SLOT_PROBE6:
+		return REASON_PROBE_TOLD;
+	default:
+		return REASON_INBOUND;
+	}
+}
+
 static __always_inline enum reason assign(struct bpf_sk_lookup *ctx, enum slot slot)
 {
 	__u32 key = slot;
@@ -57,7 +71,7 @@ static __always_inline enum reason assign(struct bpf_sk_lookup *ctx, enum slot s
 	bpf_sk_release(listener);
 	if (error)
 		return REASON_NOT_ASSIGNED;
-	return slot == SLOT_HBONE ? REASON_HBONE : REASON_INBOUND;
+	return reason_of(slot);
 }
 
 /* Whether it comes from the very address that it goes to. Nothing from outside does: its answer would never leave the pod. */
@@ -81,6 +95,14 @@ static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 	/* What the proxy sends to the pod's own addresses comes by the loopback device, too, but is accounted to the one that has them. */
 	if (is_own(ctx))
 		return REASON_OWN;
+	switch (probing(ctx)) {
+	case LEAVE_TO_APPLICATION:
+		return REASON_PROBE;
+	case TELL_RULES:
+		return assign(ctx, ctx->family == AF_INET6 ? SLOT_PROBE6 : SLOT_PROBE);
+	case NO_PROBE:
+		break;
+	}
 	if (is_denied(ctx, &reason))
 		return reason;
 	return assign(ctx, slot_of(ctx->family, ctx->local_port));

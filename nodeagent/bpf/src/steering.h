@@ -5,23 +5,27 @@
 
 #include <linux/types.h>
 
+#include "flow.h"
+
 /* The loopback device has this number in every network namespace. */
 #define LOOPBACK_IFINDEX 1
 #define HBONE_PORT 15008
-/* <sys/socket.h> has it, and needs the C library of a machine that eBPF is not. */
-#define AF_INET6 10
 
 /* Whose listener a slot holds. */
 enum slot {
 	SLOT_INBOUND,
 	SLOT_INBOUND6,
 	SLOT_HBONE,
+	SLOT_PROBE,
+	SLOT_PROBE6,
 	SLOTS,
 };
 
-/* Why a lookup ended as it did: the first three leave it to the kernel, the next two give it to the proxy, the others refuse it.
+/* Why a lookup ended as it did: those up to OWN and PROBE leave it to the kernel, INBOUND, HBONE and PROBE_TOLD give it to a listener
+ * of the proxy, the others refuse it.
  *
- * DENIED is by policy, once for each packet; DENIED_SAME is another look at one of those.
+ * DENIED is by policy, once for each packet; DENIED_SAME is another look at one of those. PROBE_TOLD is the look of the rules at a probe,
+ * ahead of TCP's.
  */
 enum reason {
 	REASON_NOT_TCP,
@@ -33,6 +37,8 @@ enum reason {
 	REASON_NOT_ASSIGNED,
 	REASON_DENIED,
 	REASON_DENIED_SAME,
+	REASON_PROBE,
+	REASON_PROBE_TOLD,
 	REASONS,
 };
 
@@ -46,8 +52,8 @@ struct lookups {
 #define REASONS_ROOM 64
 
 _Static_assert(SLOTS <= SLOTS_ROOM && REASONS <= REASONS_ROOM, "raising the room makes another layout");
-_Static_assert(SLOTS == 3, "steering.py names each slot");
-_Static_assert(REASONS == 9, "steering.py names each reason");
+_Static_assert(SLOTS == 5, "steering.py names each slot");
+_Static_assert(REASONS == 11, "steering.py names each reason");
 _Static_assert(sizeof(struct lookups) == 8, "steering.py reads it as one 64-bit number");
 
 #endif

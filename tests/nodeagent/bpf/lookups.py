@@ -6,11 +6,13 @@ The kernel takes no device for such a lookup; what comes by the loopback device 
 import ipaddress
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from nodeagent.bpf import libbpf
+from nodeagent.bpf.kubelet import PROBES
 from nodeagent.bpf.libbpf import Loaded
 from nodeagent.bpf.steering import MAPS, OBJECT, PROGRAM, REASONS, SLOTS, Reason, Slot
 
@@ -42,6 +44,15 @@ class Lookup:
         source_port = self.source_port.to_bytes(2, "big")
         return struct.pack("=QII4s16s2s2x4s16sI8x", 0, self.family, self.protocol, remote4, remote6, source_port, local4, local6, self.port)
 
+    def flow(self) -> bytes:
+        """`struct flow` of flow.h."""
+
+        def mapped(address: str) -> bytes:
+            raw = ipaddress.ip_address(address).packed
+            return raw if len(raw) == 16 else ipaddress.ip_address(f"::ffff:{address}").packed
+
+        return mapped(self.remote) + mapped(self.local) + struct.pack("=HH", self.source_port, self.port)
+
     def expected(self) -> Reason:
         if self.protocol != socket.IPPROTO_TCP:
             return Reason.NOT_TCP
@@ -63,7 +74,7 @@ class Program:
     def fill(self) -> None:
         for slot in Slot:
             listener = socket.create_server(
-                ("::1" if slot is Slot.INBOUND6 else "", 0), family=family_of(slot), dualstack_ipv6=slot is Slot.HBONE
+                ("::1" if slot in {Slot.INBOUND6, Slot.PROBE6} else "", 0), family=family_of(slot), dualstack_ipv6=slot is Slot.HBONE
             )
             self.listeners[slot] = listener
             libbpf.write(self.loaded.maps[SLOTS], slot, struct.pack("=Q", listener.fileno()))
@@ -78,6 +89,11 @@ class Program:
         assert self.counted()[reason] == before[reason] + 1
         return verdict, cookies[chosen] if any(chosen) else None, reason
 
+    def record(self, lookup: Lookup, *, age_s: float = 0.0) -> None:
+        """As if the kubelet had begun it so long ago."""
+        began_ns = time.monotonic_ns() - int(age_s * 1e9)
+        libbpf.write(self.loaded.maps[PROBES], lookup.flow(), struct.pack("=QQ", began_ns, 0))
+
     def counted(self) -> dict[Reason, int]:
         cpus = libbpf.possible_cpus()
         values = {reason: libbpf.read(self.loaded.maps[REASONS], reason, 8 * cpus) for reason in Reason}
@@ -85,13 +101,13 @@ class Program:
 
 
 def family_of(slot: Slot) -> int:
-    return socket.AF_INET if slot is Slot.INBOUND else socket.AF_INET6
+    return socket.AF_INET if slot in {Slot.INBOUND, Slot.PROBE} else socket.AF_INET6
 
 
 @contextmanager
 def program(*, fill: bool = True) -> Iterator[Program]:
     """The program as it was built, with a listener in each slot or in none."""
-    with libbpf.load(OBJECT, PROGRAM, MAPS) as loaded:
+    with libbpf.load(OBJECT, PROGRAM, (*MAPS, PROBES)) as loaded:
         made = Program(loaded)
         if fill:
             made.fill()

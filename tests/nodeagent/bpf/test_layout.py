@@ -8,16 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.bpf import libbpf, steering
+from nodeagent.bpf import kubelet, libbpf, steering
 from nodeagent.bpf.info import Info, RunOptions
+from nodeagent.bpf.kubelet import Recording
 from nodeagent.bpf.steering import OBJECT, Reason, Slot
 
-HEADER = Path(steering.__file__).parent / "src/steering.h"
+SOURCES = Path(steering.__file__).parent / "src"
 
 
-@pytest.mark.parametrize(("name", "ours", "end"), [("slot", Slot, "SLOTS"), ("reason", Reason, "REASONS")])
-def test_the_enumerations_are_those_of_the_header(name: str, ours: type[IntEnum], end: str) -> None:
-    [body] = re.findall(rf"enum {name} {{(.*?)}}", HEADER.read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    ("header", "name", "ours", "end"),
+    [
+        ("steering.h", "slot", Slot, "SLOTS"),
+        ("steering.h", "reason", Reason, "REASONS"),
+        ("recording.h", "recording", Recording, "RECORDINGS"),
+    ],
+)
+def test_the_enumerations_are_those_of_the_header(header: str, name: str, ours: type[IntEnum], end: str) -> None:
+    [body] = re.findall(rf"enum {name} {{(.*?)}}", (SOURCES / header).read_text(), re.DOTALL)
     *members, last = re.findall(r"\w+", body)
     assert last == end
     assert [member.removeprefix(f"{name.upper()}_") for member in members] == [member.name for member in ours]
@@ -30,6 +38,13 @@ def test_the_maps_are_as_the_views_read_them() -> None:
     assert reasons.max_entries >= len(Reason)
     assert (slots.key_size, slots.value_size) == (4, 8)
     assert (reasons.key_size, reasons.value_size) == (4, 8)
+    recordings = libbpf.shape(kubelet.OBJECT, kubelet.RECORDINGS)
+    assert recordings.max_entries >= len(Recording)
+    assert (recordings.key_size, recordings.value_size) == (4, 8)
+
+
+def test_both_programs_have_the_same_table_of_probes() -> None:
+    assert libbpf.shape(OBJECT, kubelet.PROBES) == libbpf.shape(kubelet.OBJECT, kubelet.PROBES)
 
 
 @pytest.mark.parametrize(

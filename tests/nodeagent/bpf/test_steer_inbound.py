@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from nodeagent.bpf import libbpf
 from nodeagent.bpf.steering import SLOTS, Reason, Slot
 from tests.nodeagent.bpf.lookups import DROP, PASS, Lookup, Program, program
 
-BUDGET_INSTRUCTIONS = 2500
+BUDGET_INSTRUCTIONS = 5000
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,55 @@ V6 = Lookup(remote="2001:db8::1", local="2001:db8::2")
 )
 def test_what_goes_where(filled: Program, lookup: Lookup, verdict: int, slot: Slot | None, reason: Reason) -> None:
     assert filled.run(lookup) == (verdict, slot, reason)
+
+
+@pytest.mark.parametrize("lookup", [Lookup(port=7001), replace(V6, port=7001), Lookup(port=15006)])
+def test_a_probe_is_told_to_the_rules_then_left_to_the_application(filled: Program, empty: Program, lookup: Lookup) -> None:
+    marker = Slot.PROBE6 if ":" in lookup.local else Slot.PROBE
+    filled.record(lookup)
+    for _ in range(3):  # a handshake, one that was sent again, a cookie
+        assert filled.run(lookup) == (PASS, marker, Reason.PROBE_TOLD)
+        assert filled.run(lookup) == (PASS, None, Reason.PROBE)
+    empty.record(lookup)
+    assert empty.run(lookup) == (DROP, None, Reason.NO_LISTENER)
+
+
+def test_a_turn_that_was_missed_is_not_waited_for(filled: Program) -> None:
+    lookup = Lookup(port=7002)
+    filled.record(lookup)
+    assert filled.run(lookup)[2] is Reason.PROBE_TOLD
+    deadline = time.monotonic() + 0.05
+    while time.monotonic() < deadline:
+        pass
+    assert filled.run(lookup)[2] is Reason.PROBE_TOLD
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(V6, port=7003, remote="2001:db8::3"),
+        replace(V6, port=7003, local="2001:db8::3"),
+        replace(V6, port=7004),
+        Lookup(port=7003),
+    ],
+)
+def test_a_probe_exempts_no_other_connection(filled: Program, other: Lookup) -> None:
+    filled.record(replace(V6, port=7003))
+    assert filled.run(other)[2] is Reason.INBOUND
+
+
+def test_a_record_that_was_left_behind_holds_for_nobody(filled: Program) -> None:
+    lookup = Lookup(port=7005)
+    filled.record(lookup, age_s=131)
+    assert filled.run(lookup)[2] is Reason.INBOUND
+    filled.record(lookup, age_s=60)
+    assert filled.run(lookup)[2] is Reason.PROBE_TOLD
+
+
+def test_hbone_is_hbone_whoever_calls(filled: Program) -> None:
+    lookup = Lookup(port=15008)
+    filled.record(lookup)
+    assert filled.run(lookup) == (PASS, Slot.HBONE, Reason.HBONE)
 
 
 def test_a_listener_of_the_other_family_refuses(empty: Program) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.bpf import libbpf, steering
+from nodeagent.bpf.kubelet import PROBES
 from nodeagent.bpf.libbpf import AttachType
 from nodeagent.bpf.pinned import LINK
 from nodeagent.bpf.steering import OBJECT, PROGRAM, REASONS, SLOTS, Reason, Slot, Steering
@@ -102,7 +103,7 @@ def test_detaching_leaves_nothing(root: Path, network: Pair, listeners: Listener
     it = Steering(root)
     it.attach(pod.namespace, listeners)
     held = ids(root)
-    assert [len(numbers) for numbers in held.values()] == [1, len(steering.MAPS), 1]
+    assert [len(numbers) for numbers in held.values()] == [1, len(steering.MAPS) + 1, 1]
     it.detach(pod.namespace)
     it.detach(pod.namespace)
     assert list(root.iterdir()) == []
@@ -225,7 +226,7 @@ def test_what_is_left_of_a_namespace_that_is_gone_is_swept_and_never_taken_for_a
     left.rename(pins_of(root, network.pod.namespace))
     assert it.inspect(network.pod.namespace) is None
     it.sweep()
-    assert [pins.name for pins in root.iterdir()] == [f"{PROGRAM}-{network.client.namespace.id}"]
+    assert {pins.name for pins in root.iterdir()} == {f"{PROGRAM}-{network.client.namespace.id}", PROBES}
 
 
 def test_an_object_that_was_not_built_says_how(root: Path, network: Pair, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tests.nodeagent.waiting import until
 
 capture = NftablesCapture()
 QUICK = Timing(drain_s=0.3, identity_deadline_s=30.0, resync_s=0.2)
-KINDS = {ListenerKind.OUTBOUND: 2, ListenerKind.INBOUND: 2, ListenerKind.HBONE: 1}
+KINDS = {ListenerKind.OUTBOUND: 2, ListenerKind.INBOUND: 2, ListenerKind.PROBE: 2, ListenerKind.HBONE: 1}
 
 
 class Listed:
@@ -286,7 +286,7 @@ async def test_a_restarted_agent_adopts_what_the_proxy_holds(network: Pair, stor
         fresh = Peer()  # a new proxy gets the adopted sockets
         await second.begin_session(fresh.session, (), ())
         assert fresh.served("web")
-        assert len(fresh.fds["web"]) == 6
+        assert len(fresh.fds["web"]) == 8
         fresh.close()
     again.close()
 
@@ -305,7 +305,7 @@ async def test_what_the_proxy_holds_for_another_identity_is_another_pod(network:
         assert after.identity.endswith("/other")
         # With the same generation, the proxy would keep the connections that it carries under the former identity.
         assert after.generation > before.generation
-        assert len(again.fds["web"]) == 6
+        assert len(again.fds["web"]) == 8
         assert state(second) == EnrolmentState.CAPTURED
     again.close()
 

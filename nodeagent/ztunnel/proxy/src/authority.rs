@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 /// The mesh's own ports; an authority or original destination never names one.
-pub const PROXY_PORTS: [u16; 7] = [15000, 15001, 15006, 15008, 15020, 15021, 15053];
+pub const PROXY_PORTS: [u16; 8] = [15000, 15001, 15006, 15007, 15008, 15020, 15021, 15053];
 
 pub fn is_proxy_port(port: u16) -> bool {
     PROXY_PORTS.contains(&port)
@@ -109,6 +109,7 @@ mod tests {
             "10.1.2.3:15000",
             "10.1.2.3:15001",
             "10.1.2.3:15006",
+            "10.1.2.3:15007",
             "10.1.2.3:15008",
             "10.1.2.3:15020",
             "10.1.2.3:15021",

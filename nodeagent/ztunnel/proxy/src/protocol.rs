@@ -19,6 +19,7 @@ pub enum ListenerKind {
     Outbound,
     Inbound,
     Hbone,
+    Probe,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -26,6 +27,8 @@ pub enum ListenerKind {
 pub enum Via {
     Hbone,
     Plaintext,
+    /// By the listener for probes; never asked about.
+    Probe,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,4 +1,7 @@
 //! Plaintext connections to the workload, captured transparently: the socket's own address is where the client was going.
+//!
+//! Those of the kubelet come by a listener of their own (`Via::Probe`), where the kernel brings no others: they need no verdict, since
+//! they stand on none, and so pass while the agent is away, too.
 
 use super::connect_application;
 use crate::answers::Flow;
@@ -11,9 +14,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::net::TcpStream;
 
-pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, client: TcpStream, source: SocketAddr) {
+pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, client: TcpStream, source: SocketAddr, via: Via) {
     let Ok(destination) = client.local_addr().map(sys::canonical) else { return };
-    let opening = Opening { workload, direction: Direction::Inbound, via: Via::Plaintext, source, destination, source_identity: None };
+    let opening = Opening { workload, direction: Direction::Inbound, via, source, destination, source_identity: None };
     let Some(conn) = worker.open_connection(opening) else {
         return sys::reset_on_close(&client);
     };
@@ -31,7 +34,9 @@ pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, client: TcpStream
 async fn find_way(worker: &Rc<Worker>, conn: &ConnGuard) -> Result<TcpStream, Failure> {
     let spec = conn.workload.spec();
     admit_address(conn.destination, &spec.addresses).map_err(|reason| Failure::new(Flag::NR, reason))?;
-    let flow = Flow { workload: spec.uid.clone(), destination: conn.destination, via: Via::Plaintext, peer: None };
-    worker.authorise(conn, &flow).await?;
+    if conn.via.get() != Via::Probe {
+        let flow = Flow { workload: spec.uid.clone(), destination: conn.destination, via: Via::Plaintext, peer: None };
+        worker.authorise(conn, &flow).await?;
+    }
     connect_application(worker, conn).await
 }

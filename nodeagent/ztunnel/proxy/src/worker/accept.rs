@@ -3,7 +3,7 @@
 use super::{Worker, Workload};
 use crate::limits::Shed;
 use crate::log::log;
-use crate::protocol::ListenerKind;
+use crate::protocol::{ListenerKind, Via};
 use crate::{inbound, outbound, sys};
 use std::io;
 use std::net::SocketAddr;
@@ -51,7 +51,8 @@ fn serve(worker: &Rc<Worker>, workload: &Rc<Workload>, kind: ListenerKind, strea
     let (on, workload) = (worker.clone(), workload.clone());
     match kind {
         ListenerKind::Outbound => worker.spawn(outbound::serve(on, workload, stream, peer)),
-        ListenerKind::Inbound => worker.spawn(inbound::plaintext::serve(on, workload, stream, peer)),
+        ListenerKind::Inbound => worker.spawn(inbound::plaintext::serve(on, workload, stream, peer, Via::Plaintext)),
+        ListenerKind::Probe => worker.spawn(inbound::plaintext::serve(on, workload, stream, peer, Via::Probe)),
         ListenerKind::Hbone => worker.spawn(inbound::hbone::serve(on, workload, stream, peer)),
     };
 }

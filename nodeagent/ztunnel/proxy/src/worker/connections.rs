@@ -74,8 +74,15 @@ impl Conn {
 
     /// Both sides are connected; bytes may flow.
     pub fn establish(&self) {
-        self.series.borrow().opened();
+        self.count(Series::opened);
         self.established.set(true);
+    }
+
+    /// Probes are in no series: they are the node's traffic, not the mesh's.
+    fn count(&self, what: impl FnOnce(&Series)) {
+        if self.via.get() != Via::Probe {
+            what(&self.series.borrow());
+        }
     }
 
     pub fn count_from_application(&self, bytes: usize) {
@@ -128,7 +135,7 @@ impl Conn {
         let moved = (self.sent_bytes.get(), self.received_bytes.get());
         let before = self.flushed.replace(moved);
         if moved != before {
-            self.series.borrow().moved(moved.0 - before.0, moved.1 - before.1);
+            self.count(|series| series.moved(moved.0 - before.0, moved.1 - before.1));
             self.active.set(now);
         }
     }
@@ -272,9 +279,9 @@ impl Worker {
         conn.flush(Instant::now());
         let failure = conn.failure.borrow();
         if conn.established.get() {
-            conn.series.borrow().closed();
+            conn.count(Series::closed);
         } else if let Some(flag) = failure.as_ref().and_then(|failure| failure.flag) {
-            conn.series.borrow().failed(flag);
+            conn.count(|series| series.failed(flag));
         }
         if let Some(failure) = failure.as_ref().filter(|failure| failure.flag.is_some()) {
             log!("connection {} {} -> {}: {failure}", conn.id, conn.source, conn.destination);
