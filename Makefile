@@ -80,7 +80,7 @@ test-kernels: setup
 
 bench: setup envoy
 	@$(BIN)/python tools/preflight.py
-	$(BIN)/python -m demo.bench
+	$(BIN)/python -m demo.bench $(addprefix --part=,$(PART))
 
 lint: setup
 	$(BIN)/ruff check .

@@ -54,8 +54,10 @@ class Host:
 class Topology:
     """Makes namespaces on demand and removes every one of them at the end; use it as a context manager."""
 
-    def __init__(self, prefix: str | None = None) -> None:
+    def __init__(self, prefix: str | None = None, *, congestion: str | None = None) -> None:
+        """`congestion`: how TCP paces itself in the namespaces, if not as on this machine."""
         self.prefix = prefix or f"nm{secrets.token_hex(2)}"
+        self._congestion = {"net.ipv4.tcp_congestion_control": congestion} if congestion else {}
         self.router = f"{self.prefix}-router"
         self.hosts: dict[str, Host] = {}
         self._namespaces: list[str] = []
@@ -138,7 +140,7 @@ class Topology:
         self._namespaces.append(namespace)
         self._batch(namespace, ["link set lo up"])
         # No duplicate address detection: an address must be usable when the call returns.
-        settings = {"net.ipv6.conf.all.accept_dad": 0, "net.ipv6.conf.default.accept_dad": 0}
+        settings: dict[str, object] = {"net.ipv6.conf.all.accept_dad": 0, "net.ipv6.conf.default.accept_dad": 0, **self._congestion}
         if forwarding:
             settings |= {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1}
         run(["sysctl", "-q", *(f"{key}={value}" for key, value in settings.items())], namespace=namespace)

@@ -10,8 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const ECHO: u8 = b'e';
+const ONCE: u8 = b'o';
 const SINK: u8 = b's';
 const CHUNK: usize = 256 << 10;
+const ACCEPTORS: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -33,22 +35,42 @@ fn main() {
     }
 }
 
-/// A connection's first byte says what it wants: its bytes back, or their count at the end.
+/// A connection's first byte says what it wants: its bytes back, one of them and the end, or their count at the end.
 fn serve(port: &str) -> Result<()> {
     let listener = TcpListener::bind(format!("[::]:{port}"))?;
+    let acceptors: Vec<_> = (0..ACCEPTORS)
+        .map(|_| {
+            let listener = listener.try_clone()?;
+            Ok(thread::spawn(move || accept(&listener)))
+        })
+        .collect::<Result<_>>()?;
     println!("listening");
-    for stream in listener.incoming() {
-        let stream = stream?;
-        thread::Builder::new().stack_size(64 << 10).spawn(move || answer(stream))?;
+    for acceptor in acceptors {
+        acceptor.join().map_err(|_| "an acceptor panicked")??;
     }
     Ok(())
 }
 
-fn answer(mut stream: TcpStream) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let mut kind = [0];
-    stream.read_exact(&mut kind)?;
-    if kind[0] == SINK {
+/// What is short is served here, so that a new connection is measured and not a new thread.
+fn accept(listener: &TcpListener) -> Result<()> {
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        let mut kind = [0];
+        if stream.set_nodelay(true).and_then(|()| stream.read_exact(&mut kind)).is_err() {
+            continue;
+        }
+        if kind[0] == ONCE {
+            let mut byte = [0];
+            // The server ends first: the client's port is free at once, as many as it may open.
+            let _ = stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte));
+        } else {
+            thread::Builder::new().stack_size(64 << 10).spawn(move || answer(kind[0], stream))?;
+        }
+    }
+}
+
+fn answer(kind: u8, mut stream: TcpStream) -> Result<()> {
+    if kind == SINK {
         let mut buffer = vec![0; CHUNK];
         let mut total = 0_u64;
         loop {
@@ -133,7 +155,7 @@ fn round_trips(address: &str, count: &str) -> Result<()> {
     }
     micros.sort_by(f64::total_cmp);
     let (p50, p99) = (micros[count / 2], micros[count * 99 / 100]);
-    println!("{{\"p50_us\": {p50:.1}, \"p99_us\": {p99:.1}}}");
+    println!("{{\"p50_us\": {p50:.1}, \"p99_us\": {p99:.1}, \"million_round_trips\": {:.6}}}", count as f64 * 1.1 / 1e6);
     Ok(())
 }
 
@@ -146,7 +168,11 @@ fn rate(address: &str, seconds: &str, clients: &str) -> Result<()> {
             let (address, done) = (address.to_owned(), Arc::clone(&done));
             thread::spawn(move || -> Result<()> {
                 while begin.elapsed() < duration {
-                    echo(&mut connect(&address, ECHO)?)?;
+                    let mut stream = connect(&address, ONCE)?;
+                    echo(&mut stream)?;
+                    if stream.read(&mut [0])? != 0 {
+                        return Err("more than was sent came back".into());
+                    }
                     done.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(())

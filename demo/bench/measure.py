@@ -1,8 +1,9 @@
 """One measurement each, by the load program in a namespace; figures come back as plain numbers."""
 
 import json
+import resource
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,12 +17,18 @@ SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Lane:
-    """A way from a client to the server: the namespace of the client, the address it dials, and the processes of the proxies between."""
+    """A way from a client to the server: the namespace of the client, and the address it dials.
+
+    `processes` are those whose CPU time is its cost: proxies, or all that takes part; `client` says whether the client's is, too.
+    `cpu`: the client runs on this one alone.
+    """
 
     name: str
     namespace: str
     address: str
-    proxies: tuple[int, ...] = ()
+    processes: tuple[int, ...] = ()
+    client: bool = False
+    cpu: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,48 +38,40 @@ class Metric:
     name: str
     unit: str
     better: str
-    arguments: Callable[[str], list[str]]
+    words: tuple[str, ...]
+    """Of the load program's command line; the address comes behind the first."""
     key: str
     cost: "Cost | None" = None
 
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU time of the proxies for what a measurement moved: unlike its speed, hardly moved by what else the machine does."""
+    """CPU time of a lane's processes for what a measurement moved: unlike its speed, hardly moved by what else the machine does."""
 
     name: str
     unit: str
     work: str
 
 
-METRICS = (
-    Metric(
-        "bulk, 1 stream",
-        "Gb/s",
-        "more",
-        lambda a: ["bulk", a, str(SECONDS), "1"],
-        "gigabits_per_s",
-        Cost("CPU of the proxies, 1 stream", "s/GB", "gigabytes"),
-    ),
-    Metric(
-        "bulk, 4 streams",
-        "Gb/s",
-        "more",
-        lambda a: ["bulk", a, str(SECONDS), "4"],
-        "gigabits_per_s",
-        Cost("CPU of the proxies, 4 streams", "s/GB", "gigabytes"),
-    ),
-    Metric("round trip p50", "us", "less", lambda a: ["rtt", a, "5000"], "p50_us"),
-    Metric("round trip p99", "us", "less", lambda a: ["rtt", a, "5000"], "p99_us"),
-    Metric(
-        "new connections",
-        "1/s",
-        "more",
-        lambda a: ["rate", a, str(SECONDS), "4"],
-        "connections_per_s",
-        Cost("CPU of the proxies, new connections", "ms each", "thousand_connections"),
-    ),
-)
+def bulk(streams: int, cost: str) -> Metric:
+    """Bytes one way, and what a gigabyte costs."""
+    what = f"{streams} stream{'s' if streams > 1 else ''}"
+    words = ("bulk", str(SECONDS), str(streams))
+    return Metric(f"bulk, {what}", "Gb/s", "more", words, "gigabits_per_s", Cost(f"{cost}, {what}", "s/GB", "gigabytes"))
+
+
+def round_trip(quantile: str, cost: str | None = None) -> Metric:
+    """One byte there and back: `p50` or `p99`."""
+    cost_of = Cost(f"{cost}, round trips", "us each", "million_round_trips") if cost else None
+    return Metric(f"round trip {quantile}", "us", "less", ("rtt", "5000"), f"{quantile}_us", cost_of)
+
+
+def new_connections(cost: str) -> Metric:
+    """Connections that carry a byte there and back, by four clients at once, and what one costs."""
+    words = ("rate", str(SECONDS), "4")
+    return Metric(
+        "new connections", "1/s", "more", words, "connections_per_s", Cost(f"{cost}, new connections", "ms each", "thousand_connections")
+    )
 
 
 def build_load(directory: Path) -> Path:
@@ -82,31 +81,39 @@ def build_load(directory: Path) -> Path:
     return binary
 
 
-def measure(load: Path, path: Lane, metric: Metric) -> dict[str, float]:
-    """The figure of one measurement, and its cost where proxies carry the path, by their names."""
-    before_s = _cpu_s(path.proxies)
-    command = [str(load), *metric.arguments(path.address)]
-    result = json.loads(run(command, namespace=path.namespace, timeout_s=60))
+def measure(load: Path, lane: Lane, metric: Metric) -> dict[str, float]:
+    """The figure of one measurement, and its cost where processes are named for it, by their names."""
+    before_s = _cpu_s(lane)
+    pinned = [] if lane.cpu is None else ["taskset", "--cpu-list", str(lane.cpu)]
+    verb, *words = metric.words
+    result = json.loads(run([*pinned, str(load), verb, lane.address, *words], namespace=lane.namespace, timeout_s=60))
     figures = {metric.name: float(result[metric.key])}
-    if metric.cost is not None and path.proxies:
-        figures[metric.cost.name] = (_cpu_s(path.proxies) - before_s) / float(result[metric.cost.work])
+    if metric.cost is not None and lane.processes:
+        figures[metric.cost.name] = (_cpu_s(lane) - before_s) / float(result[metric.cost.work])
     return figures
 
 
-def _cpu_s(processes: tuple[int, ...]) -> float:
-    times = [psutil.Process(pid).cpu_times() for pid in processes]
-    return sum(time.user + time.system for time in times)
+def _cpu_s(lane: Lane) -> float:
+    """Of the lane's processes so far; of clients, all that have ended."""
+    times = [psutil.Process(pid).cpu_times() for pid in lane.processes]
+    used_s = sum(time.user + time.system for time in times)
+    if lane.client:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used_s += ended.ru_utime + ended.ru_stime
+    return used_s
 
 
-def rounds(load: Path, paths: list[Lane], count: int, progress: Callable[[str], None]) -> dict[tuple[str, str], float]:
-    """Medians over `count` rounds; in each round every metric is taken on every path, side by side, so that noise meets all alike."""
+def rounds(
+    load: Path, lanes: Sequence[Lane], metrics: Sequence[Metric], count: int, progress: Callable[[str], None]
+) -> dict[tuple[str, str], float]:
+    """Medians over `count` rounds; in each round every metric is taken on every lane, side by side, so that noise meets all alike."""
     figures: dict[tuple[str, str], list[float]] = {}
     for number in range(count):
-        for metric in METRICS:
+        for metric in metrics:
             progress(f"round {number + 1} of {count}: {metric.name}")
-            for path in paths:
-                for name, value in measure(load, path, metric).items():
-                    figures.setdefault((path.name, name), []).append(value)
+            for lane in lanes:
+                for name, value in measure(load, lane, metric).items():
+                    figures.setdefault((lane.name, name), []).append(value)
     return {key: median(values) for key, values in figures.items()}
 
 
