@@ -183,13 +183,14 @@ class Cluster:
         self.list_pod(pod, service_account=service_account, namespace=namespace)
         self._eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
 
-    def list_pod(self, pod: Pod, *, service_account: str, namespace: str = "default") -> None:
+    def list_pod(self, pod: Pod, *, service_account: str, namespace: str = "default", cgroup: str = "") -> None:
         """Adds a pod to its node's static list, or changes what stands there."""
         self._enrolled.setdefault(pod.node, {})[pod.name] = {
             "name": pod.name,
             "namespace": namespace,
             "service_account": service_account,
             "netns": pod.netns_path,
+            "cgroup": cgroup,
         }
         self._write_runtime(pod.node)
 

@@ -18,7 +18,8 @@ from meshapi.trust import Revocation as TrustRevocation
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
 from nodeagent.admin.explaining import Explainer
 from nodeagent.capture.choice import choose
-from nodeagent.config import Config, ConfigError, LogFormat
+from nodeagent.capture.outside import OutsideDestinations
+from nodeagent.config import Config, ConfigError, LogFormat, Outside
 from nodeagent.enrolment import records
 from nodeagent.enrolment.owner import Enrolment
 from nodeagent.feed import Feed
@@ -81,7 +82,8 @@ class Agent:
         self.subscriptions = Subscriptions(self.client, self.store, interest=Interest(), connected=self._connected)
         self.keeper = Keeper(self.state, lambda: self.feed.collect(self.client.wanted, self.client.rejected))
         self._observe()
-        self.sessions = Sessions(self.store, self.subscriptions, self.recorder, Settings())
+        self._choose_capture()
+        self.sessions = Sessions(self.store, self.subscriptions, self.recorder, Settings(), self.outside)
         self._enrol()
         self._serve_proxy()
         self._report()
@@ -134,6 +136,19 @@ class Agent:
         self.access_log = AccessLog(sink, render)
         self.recorder = Recorder(self.access_log)
 
+    def _choose_capture(self) -> None:
+        self.capture = choose(self.config.capture)
+        log.info("capture by %s: %s", self.capture.way.name, self.capture.reason)
+        self.outside: OutsideDestinations | None = None
+        outbound = self.capture.outbound
+        if outbound is not None:
+            outbound.forget_outside()
+        if outbound is not None and self.config.outside is Outside.DIRECT:
+            self.outside = OutsideDestinations(outbound, self._network_of)
+
+    def _network_of(self, uid: str) -> int | None:
+        return self.residents.network(uid)
+
     def _enrol(self) -> None:
         config = self.config
         self.identities = IdentityKeeper(
@@ -154,8 +169,6 @@ class Agent:
         turn = Turn()
         self.source = make_source(config, self.state, turn)
         observed = ObservedRuntime(self.source.runtime, self._on_workloads)
-        self.capture = choose(config.capture)
-        log.info("capture by %s: %s", self.capture.way.name, self.capture.reason)
         self.enrolment = Enrolment(observed, self.capture.way, self.residents.describe, self.state, turned=turn.tell)
         self.store.watch(lambda _, touched: self.enrolment.touch() if not self.residents.uids.isdisjoint(touched) else None)
         self.trust.watch(self._on_trust)

@@ -23,6 +23,14 @@ class LogFormat(StrEnum):
     TEXT = "text"
 
 
+class Outside(StrEnum):
+    """How connections go to destinations that the mesh does not know."""
+
+    DIRECT = "direct"
+    """Past the proxy from the second on, where the capture can."""
+    PROXIED = "proxied"
+
+
 class ControllerAddress(Struct, frozen=True):
     """`host`: name or address. Two ports: one for callers with a certificate, one for callers with a token."""
 
@@ -82,6 +90,7 @@ class Config(Struct, frozen=True):
     metrics_listen: tuple[str, int] = ("0.0.0.0", wire.METRICS_PORT)
     ready_listen: tuple[str, int] = ("0.0.0.0", wire.READINESS_PORT)
     capture: Way = Way.AUTO
+    outside: Outside = Outside.DIRECT
     proxy_binary: Path | None = None
     proxy_workers: int | None = None
     access_log: Path | None = None

@@ -176,7 +176,8 @@ class NodeReports:
         for status in self._agent.enrolment.status():
             if status.workload.uid in names or source in status.addresses:
                 if status.state is EnrolmentState.CAPTURED:
-                    return Capture(captured=True, words=f"captured on this node by {status.capture}")
+                    past = self._agent.outside is not None and self._agent.outside.reaches(status.workload.uid)
+                    return Capture(captured=True, words=f"captured on this node by {status.capture}", past_proxy=past)
                 captured = status.state is EnrolmentState.CLOSED
                 return Capture(captured, words=f"{status.state.value} on this node ({status.problem or 'not captured'})")
         return None

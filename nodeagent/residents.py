@@ -38,6 +38,7 @@ class Residents:
         self._want = want
         self._has_identity = has_identity
         self._present: dict[WorkloadUID, WorkloadIdentity] = {}
+        self._networks: dict[str, int] = {}
 
     def __contains__(self, uid: str) -> bool:
         return uid in self._present
@@ -51,8 +52,14 @@ class Residents:
         identity = self._present.get(WorkloadUID(uid))
         return None if identity is None else str(identity)
 
+    def network(self, uid: str) -> int | None:
+        """The inode of the network namespace of a workload of this node."""
+        return self._networks.get(uid)
+
     def set(self, workloads: Iterable[LocalWorkload]) -> None:
         """Takes the whole set that runs here now."""
+        workloads = tuple(workloads)
+        self._networks = {workload.uid: workload.network.inode for workload in workloads if workload.network is not None}
         present = {WorkloadUID(workload.uid): identity for workload in workloads if (identity := self._identity_of(workload)) is not None}
         if present == self._present:
             return

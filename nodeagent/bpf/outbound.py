@@ -106,6 +106,8 @@ class Outbound:
         """`root`: a directory on a bpffs, made if it is not there."""
         self._marking = Pinned(root, program)
         self._renewing = tuple(Pinned(root, renewer) for renewer in RENEWERS)
+        self.changes = 0
+        """Grows when tables have come or gone: those that were opened before may be others."""
 
     def attach(self, cgroup: Cgroup, network: Network, marks: Marks, judgements: Judgements) -> None:
         """Marks what the cgroup's processes dial in this namespace, from now on as `judgements` say.
@@ -117,6 +119,7 @@ class Outbound:
             if found is not None:
                 for renewing in self._renewing:
                     renewing.attach(cgroup, shared={SETTINGS: found.maps[SETTINGS]})
+        self.changes += 1
 
     def detach(self, inode: int, *, keep: int = 0) -> None:
         """Ends it for a network namespace, but for the cgroup `keep`, and leaves nothing; fine if there is nothing."""
@@ -124,6 +127,7 @@ class Outbound:
         for place in self._of(inode):
             if place.id != keep:
                 self._detach(place)
+        self.changes += 1
 
     def inspect(self, inode: int) -> Marked | None:
         """What runs for a network namespace; None if nothing does."""

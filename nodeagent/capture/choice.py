@@ -23,6 +23,8 @@ class Choice:
 
     way: Capture
     reason: str
+    outbound: Outbound | None = None
+    """The programs that can let connections past the proxy, if this way has them."""
 
 
 def choose(way: Way, pins: Path = DIRECTORY) -> Choice:
@@ -32,10 +34,10 @@ def choose(way: Way, pins: Path = DIRECTORY) -> Choice:
         case Way.NFTABLES:
             return Choice(_After(NftablesCapture(), steering, outbound), "asked for")
         case Way.EBPF:
-            return Choice(_proven(steering, outbound, pins), "asked for")
+            return Choice(_proven(steering, outbound, pins), "asked for", outbound)
         case Way.AUTO:
             try:
-                return Choice(_proven(steering, outbound, pins), "the best way, and this kernel carries it")
+                return Choice(_proven(steering, outbound, pins), "the best way, and this kernel carries it", outbound)
             except OSError as error:
                 return Choice(_After(NftablesCapture(), steering, outbound), f"ebpf is not possible here: {error}")
 

@@ -50,6 +50,13 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
     show_envvar=True,
     help="How traffic reaches the proxy; auto takes the best that the kernel carries, and `nodeagent status` says which.",
 )
+@click.option(
+    "--outside",
+    type=click.Choice(["direct", "proxied"]),
+    default="direct",
+    show_envvar=True,
+    help="Connections to destinations that the mesh does not know: past the proxy from the second on, where the capture can, or by it.",
+)
 @click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
 @click.option("--proxy-workers", type=click.IntRange(1, 1024), show_envvar=True, help="Its threads; all CPUs if not given.")
 @click.option(
@@ -80,7 +87,7 @@ def run(run_dir: Path, /, log_level: str, **options: Any) -> None:
 def _config(run_dir: Path, options: dict[str, Any]) -> Any:
     """Any: the type's module is not to be imported by the other commands."""
     from nodeagent.capture.base import Way
-    from nodeagent.config import Config, LogFormat, parse_controller, parse_listen, parse_runtime
+    from nodeagent.config import Config, LogFormat, Outside, parse_controller, parse_listen, parse_runtime
 
     return Config(
         node=options["node"],
@@ -104,6 +111,7 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         metrics_listen=parse_listen(options["metrics_listen"], "--metrics-listen"),
         ready_listen=parse_listen(options["ready_listen"], "--ready-listen"),
         capture=Way(options["capture"]),
+        outside=Outside(options["outside"]),
         proxy_binary=options["proxy_binary"],
         proxy_workers=options["proxy_workers"],
         access_log=options["access_log"],

@@ -19,6 +19,8 @@ class Capture:
 
     captured: bool
     words: str
+    past_proxy: bool = False
+    """What it dials outside the mesh goes past the proxy."""
 
 
 def explain(view: View, source: WorkloadUID, destination: str, *, here: Capture | None = None) -> Explanation:
@@ -42,7 +44,8 @@ def explain(view: View, source: WorkloadUID, destination: str, *, here: Capture 
         case Refuse(flag, reason, _):
             return Explanation(Outcome.DENIED, (*steps, Step("route", f"refused ({flag}): {reason}")))
         case Pass():
-            text = f"{target.address} is not the mesh's: passed through in plaintext, nothing here decides about it"
+            how = "directly, past the proxy, once the proxy has asked" if here is not None and here.past_proxy else "passed through"
+            text = f"{target.address} is not the mesh's: {how}, in plaintext, nothing here decides about it"
             return Explanation(Outcome.OUTSIDE, (*steps, Step("route", text)))
         case Forward(endpoints):
             return _forwarded(view, found, endpoints, steps, in_mesh=in_mesh)

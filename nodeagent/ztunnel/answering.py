@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn, Protocol, Self
 
+from nodeagent.resolve.resolve import RouteQuestion
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.store import SnapshotStore
 from nodeagent.subscriptions import Subscriptions
@@ -20,6 +21,16 @@ class Send(Protocol):
         """Queues a message; never blocks. Ends the session if the proxy does not read."""
 
 
+class Outside(Protocol):
+    """Who lets connections past the proxy to destinations that the mesh does not know."""
+
+    def add(self, question: RouteQuestion) -> None:
+        """The answer to this is `pass`, and will be kept true."""
+
+    def remove(self, question: RouteQuestion) -> None:
+        """It is not any more. Never raises; when it returns, no new connection goes past."""
+
+
 class Answering:
     """Use as a context manager: what it subscribed is dropped at the end."""
 
@@ -30,6 +41,7 @@ class Answering:
         send: Send,
         settings: Settings,
         *,
+        outside: Outside | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # The proxy's own limit comes first; this one holds if the proxy does not keep to it.
@@ -37,6 +49,7 @@ class Answering:
         self._decisions = Decisions(store.current, deadline_s=settings.decision_deadline_s * ANSWER_MARGIN, max_held=max_held)
         self._subscriptions = subscriptions
         self._send = send
+        self._outside = outside
         self._clock = clock
         self._wake = asyncio.Event()
         self._end_watch = store.watch(self._on_snapshot)
@@ -93,5 +106,12 @@ class Answering:
         # First what is new, then what is given up: a key that moves from one to the other stays subscribed.
         self._subscriptions.need(effects.needed)
         self._subscriptions.drop(effects.dropped)
+        # Before the new answer is acted on nobody goes past the proxy by the old one, and only after it by the new.
+        if self._outside is not None:
+            for question in effects.inside:
+                self._outside.remove(question)
         for answer in effects.answers:
             self._send(answer)
+        if self._outside is not None:
+            for question in effects.outside:
+                self._outside.add(question)

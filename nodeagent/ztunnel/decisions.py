@@ -13,7 +13,7 @@ from nodeagent.policy.authorize import VerdictQuestion
 from nodeagent.resolve.resolve import RouteQuestion
 from nodeagent.snapshot.view import View
 from nodeagent.ztunnel.answers import NotYet, answer_route, answer_verdict, overflow, parse_route, parse_verdict, refusal, turned_away
-from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict
+from nodeagent.ztunnel.protocol import AnswerRoute, AnswerVerdict, AskRoute, AskVerdict, Pass
 
 SHARE: Final = 4
 """No workload holds more than this part of the questions: one that scans the network must not take the others' place."""
@@ -28,11 +28,16 @@ LAPSE_S: Final = 0.5
 
 @dataclass(slots=True)
 class Effects:
-    """What is to be done: messages to send, keys that the answers need from now on, and keys that they need no more."""
+    """What is to be done: messages to send, keys that the answers need from now on, and keys that they need no more.
+
+    `outside`: questions that are held and answered with `pass` now, and were not before; `inside`: no longer.
+    """
 
     answers: list[AnswerRoute | AnswerVerdict] = field(default_factory=list)
     needed: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    outside: list[RouteQuestion] = field(default_factory=list)
+    inside: list[RouteQuestion] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -123,6 +128,7 @@ class Decisions:
             self._forget_one_of(held.question.workload)
             self._index(number, held.depends_on, frozenset())
             effects.dropped += held.needs
+            _note_passing(held, None, effects)
             self._unlabelled.pop(number, None)
             self._lapsing.pop(number, None)
             for queue in (self._waiting, self._stale_verdicts, self._stale_routes):
@@ -209,6 +215,7 @@ class Decisions:
         self._unlabelled.pop(number, None)
         self._lapsing.pop(number, None)
         if answer != held.answer:
+            _note_passing(held, answer, effects)
             held.answer = answer
             effects.answers.append(answer)
 
@@ -220,3 +227,13 @@ class Decisions:
                 del self._dependents[key]
         for key in current - former:
             self._dependents.setdefault(key, set()).add(number)
+
+
+def _note_passing(held: _Held, answer: AnswerRoute | AnswerVerdict | None, effects: Effects) -> None:
+    """The answer that is held gives way to another, or to none."""
+    if isinstance(held.question, RouteQuestion) and (passes := _passes(answer)) != _passes(held.answer):
+        (effects.outside if passes else effects.inside).append(held.question)
+
+
+def _passes(answer: AnswerRoute | AnswerVerdict | None) -> bool:
+    return isinstance(answer, AnswerRoute) and isinstance(answer.route, Pass)

@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar, assert_never
 
 from nodeagent.snapshot.store import SnapshotStore
 from nodeagent.subscriptions import Subscriptions
-from nodeagent.ztunnel.answering import Answering
+from nodeagent.ztunnel.answering import Answering, Outside
 from nodeagent.ztunnel.protocol import (
     VERSION,
     AskRoute,
@@ -89,11 +89,14 @@ class _Live:
 class Sessions:
     """Identities and trust as they are now, for each session that begins and for the one that is there."""
 
-    def __init__(self, store: SnapshotStore, subscriptions: Subscriptions, telemetry: Telemetry, settings: Settings) -> None:
+    def __init__(
+        self, store: SnapshotStore, subscriptions: Subscriptions, telemetry: Telemetry, settings: Settings, outside: Outside | None = None
+    ) -> None:
         self._store = store
         self._subscriptions = subscriptions
         self._telemetry = telemetry
         self._settings = settings
+        self._outside = outside
         self._identities: dict[str, SetIdentity] = {}
         self._trust: SetTrust | None = None
         self._live: _Live | None = None
@@ -149,7 +152,7 @@ class Sessions:
         hello = await _in_time(_hello(session))
         log.info("proxy session: process %d, build %s, instance %s", hello.pid, hello.build, hello.instance)
         self._telemetry.begin_session()
-        with Answering(self._store, self._subscriptions, session.send, self._settings) as answering:
+        with Answering(self._store, self._subscriptions, session.send, self._settings, outside=self._outside) as answering:
             live = _Live(session, hello, time.time(), Requests(session.send), answering)
             try:
                 await self._begin(live, enrolment)

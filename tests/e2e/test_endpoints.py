@@ -10,7 +10,9 @@ from demo import manifests
 from demo.cluster import API_VIPS
 from demo.manifests import Manifest
 from demo.shell import Process, run
-from tests.e2e.mesh import HTTP, Mesh
+from demo.topology import Pod
+from tests.e2e.mesh import HTTP, Mesh, echoes, service_account_of
+from tests.nodeagent import cgroups
 
 ALL = {"api-1", "api-2", "api-3"}
 OUTSIDE_VIP = "10.99.0.1"
@@ -183,8 +185,6 @@ def service_entry(addresses: list[str], port: dict[str, Any], **spec: Any) -> Ma
 
 
 def outside_app(mesh: Mesh) -> Process:
-    from demo.topology import Pod
-
     host = mesh.topology.hosts["outside"]
     return mesh.cluster.start_app(Pod("elsewhere", "outside", host.namespace, IPv4Address(host.ipv4), IPv6Address(host.ipv6)))
 
@@ -214,6 +214,60 @@ def test_entries_lead_outside_in_plaintext_from_the_pods_own_address(mesh: Mesh)
             assert answer.pod == "elsewhere", "what the mesh does not know is passed through"
     finally:
         app.stop(signal_number=9)
+
+
+def test_what_the_mesh_does_not_know_is_reached_past_the_proxy_until_it_does(mesh: Mesh) -> None:
+    """From a pod whose cgroup is known, where the capture can: the first connection asks, the next do not."""
+    shop, host = mesh.pods["shop"], mesh.topology.hosts["outside"]
+    address = f"{host.ipv4}:{HTTP}"
+    known = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "WorkloadEntry",
+        "metadata": {"name": "elsewhere-1", "namespace": "default"},
+        "spec": {"address": str(host.ipv4), "labels": {"app": "elsewhere"}},
+    }
+    app = outside_app(mesh)
+    try:
+        with cgroups.entered() as cgroup, listed_in(mesh, shop, cgroup):
+            mesh.wait(lambda: "marked" in capture_counters(mesh, shop), "the programs of the cgroup")
+            assert "past the proxy" in mesh.cluster.nodeagent("n1", "explain", "default/shop", address)
+            mesh.wait(lambda: past(mesh, shop, host.ipv4), "a call past the proxy")
+            assert mesh.call(shop, host.ipv4).client == str(shop.ipv4)
+            assert past(mesh, shop, host.ipv4)
+            held = mesh.hold(shop, host.ipv4)
+            with mesh.applied("elsewhere", known):
+                mesh.wait(lambda: not past(mesh, shop, host.ipv4), "calls to go by the proxy")
+                assert not past(mesh, shop, host.ipv4)
+                assert echoes(held), "what is open stays as it was judged"
+            mesh.wait(lambda: past(mesh, shop, host.ipv4), "a call past the proxy again")
+            with mesh.wiretap("captured") as tap:
+                assert mesh.call(shop, mesh.pods["api-2"].ipv6).client == str(shop.ipv6)
+            assert tap.read().ports == {15008}
+        mesh.wait(lambda: "marked" not in capture_counters(mesh, shop), "the programs to be off")
+        assert mesh.call(shop, host.ipv4).pod == "elsewhere"
+    finally:
+        app.stop(signal_number=9)
+
+
+@contextmanager
+def listed_in(mesh: Mesh, pod: Pod, cgroup: str) -> Iterator[None]:
+    mesh.cluster.list_pod(pod, service_account=service_account_of(pod.name), cgroup=cgroup)
+    try:
+        yield
+    finally:
+        mesh.cluster.list_pod(pod, service_account=service_account_of(pod.name))
+
+
+def capture_counters(mesh: Mesh, pod: Pod) -> dict[str, int]:
+    [entry] = [entry for entry in mesh.admin(pod.node, "/capture") if entry["name"] == pod.name]
+    return {counter["rule"]: counter["packets"] for counter in entry["counters"]}
+
+
+def past(mesh: Mesh, pod: Pod, address: object) -> bool:
+    """Whether a call went past the proxy."""
+    before = capture_counters(mesh, pod)["outside"]
+    assert mesh.call(pod, address).ok
+    return capture_counters(mesh, pod)["outside"] > before
 
 
 def test_entries_with_pods_as_endpoints_are_reached_in_tunnels(mesh: Mesh) -> None:

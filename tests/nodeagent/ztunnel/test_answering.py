@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from meshapi.authorization import Action, Policy, PolicyScope
 from meshapi.workload import TunnelProtocol, Workload, WorkloadUID
+from nodeagent.resolve.resolve import RouteQuestion
 from nodeagent.snapshot.interest import Interest
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.store import SnapshotStore
@@ -28,6 +29,8 @@ class Recorder:
     def __init__(self) -> None:
         self.subscribed: set[str] = set()
         self.sent: list[AnswerRoute | AnswerVerdict] = []
+        self.order: list[str] = []
+        """Of answers to routes, and of destinations that go past the proxy or do no more."""
 
     def subscribe(self, keys: Collection[str]) -> None:
         assert self.subscribed.isdisjoint(keys)
@@ -39,6 +42,14 @@ class Recorder:
 
     def send(self, message: AnswerRoute | AnswerVerdict) -> None:
         self.sent.append(message)
+        if isinstance(message, AnswerRoute):
+            self.order.append(type(message.route).__name__)
+
+    def add(self, question: RouteQuestion) -> None:
+        self.order.append(f"+{question.destination}:{question.port}")
+
+    def remove(self, question: RouteQuestion) -> None:
+        self.order.append(f"-{question.destination}:{question.port}")
 
 
 class Scene:
@@ -56,7 +67,7 @@ class Scene:
     @asynccontextmanager
     async def session(self, settings: Settings | None = None) -> AsyncIterator[Answering]:
         async with asyncio.TaskGroup() as tasks:
-            with Answering(self.store, self.subscriptions, self.recorder.send, settings or Settings()) as answering:
+            with Answering(self.store, self.subscriptions, self.recorder.send, settings or Settings(), outside=self.recorder) as answering:
                 task = tasks.create_task(answering.run())
                 yield answering
                 task.cancel()
@@ -169,3 +180,23 @@ async def test_labels_are_waited_for_only_while_a_controller_can_send_them() -> 
         answering.ask(AskVerdict(2, "web", "10.0.0.1:80", Via.HBONE, "10.0.0.8", peer))
         assert [answer.id for answer in scene.recorder.sent] == [1]
         await until(lambda: [answer.id for answer in scene.recorder.sent] == [1, 2])
+
+
+async def test_past_the_proxy_goes_what_was_answered_so_and_no_more_before_another_answer_is_sent() -> None:
+    scene = Scene()
+    async with scene.session() as answering:
+        scene.store.apply(Update(absent=("/192.0.2.1", "/192.0.2.2")))
+        answering.ask(AskRoute(1, "web", "192.0.2.1:443"))
+        answering.ask(AskRoute(2, "web", "192.0.2.2:80"))
+        answering.release(Release((2,)))
+        moved = Workload(uid=WorkloadUID("db"), name="db", namespace="shop", addresses=(ip_address("192.0.2.1"),))
+        scene.store.apply(Update(workloads=(moved,)))
+        await until(lambda: scene.recorder.order[-1] == "Forward")
+        answering.ask(AskRoute(3, "web", "192.0.2.2:80"))
+    assert scene.recorder.order == [
+        *("Pass", "+192.0.2.1:443"),
+        *("Pass", "+192.0.2.2:80", "-192.0.2.2:80"),
+        *("-192.0.2.1:443", "Forward"),
+        *("Pass", "+192.0.2.2:80"),
+        "-192.0.2.2:80",  # with the session
+    ]
