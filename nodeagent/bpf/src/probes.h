@@ -6,6 +6,7 @@
 #define NODEMESH_PROBES_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "flow.h"
 #include "steering.h"
@@ -38,37 +39,30 @@ struct {
 	__type(value, struct probe);
 } probes SEC(".maps");
 
-enum probing {
-	NO_PROBE,
-	TELL_RULES,
-	LEAVE_TO_APPLICATION,
-};
-
-/* Whether the connection is one that the kubelet has begun, and who asks.
- *
- * Each packet is looked up twice: by the rules of the pod, which want to know whose socket it is for, then by TCP. The rules are given the
- * listener that stands for probes, from whose mark they learn that this is one; then TCP finds the application's own, so that a port that
- * is closed is closed to the kubelet, too. If anything else looks in between, the turns are wrong for once: the rules then refuse the
- * probe, or the listener that stands for probes gets it, behind which the proxy carries it.
- */
-static __always_inline enum probing probing(struct bpf_sk_lookup *ctx)
+/* The record of the connection, if it is one that the kubelet has begun. A call to 15008 is for the mesh, whoever makes it. */
+static __always_inline struct probe *probe_of(struct bpf_sk_lookup *ctx)
 {
-	__u64 now_ns = bpf_ktime_get_ns();
 	struct probe *probe;
 	struct flow flow;
 
 	if (ctx->local_port == HBONE_PORT)
-		return NO_PROBE;
+		return NULL;
 	read_lookup(ctx, &flow);
 	probe = bpf_map_lookup_elem(&probes, &flow);
-	if (!probe || now_ns - probe->began_ns >= PROBE_NS)
-		return NO_PROBE;
-	if (now_ns - probe->told_ns < TURN_NS) {
-		probe->told_ns = 0;
-		return LEAVE_TO_APPLICATION;
-	}
-	probe->told_ns = now_ns;
-	return TELL_RULES;
+	return probe && bpf_ktime_get_ns() - probe->began_ns < PROBE_NS ? probe : NULL;
+}
+
+/* Each packet of a probe is looked up twice: by the rules of the pod, which want to know whose socket it is for, then by TCP. The rules
+ * are given the listener that stands for probes, from whose mark they learn that this is one; then TCP finds the application's own, so
+ * that a port that is closed is closed to the kubelet, too. If anything else looks in between, the turns are wrong for once: the rules
+ * then refuse the probe, or the listener that stands for probes gets it, behind which the proxy carries it.
+ */
+static __always_inline bool is_told(struct probe *probe)
+{
+	__u64 told_ns = probe->told_ns;
+
+	probe->told_ns = 0;
+	return bpf_ktime_get_ns() - told_ns < TURN_NS;
 }
 
 #endif

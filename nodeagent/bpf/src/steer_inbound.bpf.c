@@ -85,6 +85,7 @@ static __always_inline bool is_own(struct bpf_sk_lookup *ctx)
 
 static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 {
+	struct probe *probe;
 	enum reason reason;
 
 	if (ctx->protocol != IPPROTO_TCP)
@@ -95,13 +96,15 @@ static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 	/* What the proxy sends to the pod's own addresses comes by the loopback device, too, but is accounted to the one that has them. */
 	if (is_own(ctx))
 		return REASON_OWN;
-	switch (probing(ctx)) {
-	case LEAVE_TO_APPLICATION:
-		return REASON_PROBE;
-	case TELL_RULES:
-		return assign(ctx, ctx->family == AF_INET6 ? SLOT_PROBE6 : SLOT_PROBE);
-	case NO_PROBE:
-		break;
+	probe = probe_of(ctx);
+	if (probe) {
+		if (is_told(probe))
+			return REASON_PROBE;
+		reason = assign(ctx, ctx->family == AF_INET6 ? SLOT_PROBE6 : SLOT_PROBE);
+		/* Else TCP is refused as the rules were. */
+		if (reason == REASON_PROBE_TOLD)
+			probe->told_ns = bpf_ktime_get_ns();
+		return reason;
 	}
 	if (is_denied(ctx, &reason))
 		return reason;
