@@ -9,6 +9,7 @@ import pytest
 from nodeagent.admin import node
 from nodeagent.admin.reports import CaptureReport, ConfigurationReport, CounterReport, DenialReport, ProxyReport, WorkloadReport
 from nodeagent.capture.base import CaptureState, Inspection
+from nodeagent.capture.terms import Terms
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
 from nodeagent.identity.schedule import IdentityState, State
 from nodeagent.linux.namespaces import Namespace, key_at
@@ -79,7 +80,7 @@ class _Capture:
 
     drain = remove = apply
 
-    def inspect(self, namespace: Namespace) -> Inspection:
+    def inspect(self, namespace: Namespace, _terms: Terms) -> Inspection:
         assert namespace.key == WEB.network
         if isinstance(self._found, OSError):
             raise self._found

@@ -7,6 +7,8 @@ use serde_json::Value;
 use crate::failure::{Code, Failure};
 
 pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// The result of the plugins before included. More is read by one byte, so that it is seen.
+pub const MAX_INPUT_BYTES: u64 = 1 << 20;
 const DEFAULT_DEADLINE_S: u64 = 30;
 const MAX_DEADLINE_S: u64 = 110;
 const MAX_ADDRESSES: usize = 64;
@@ -23,6 +25,9 @@ pub struct Configuration {
 
 impl Configuration {
     pub fn parse(input: &[u8]) -> Result<Self, Failure> {
+        if input.len() as u64 > MAX_INPUT_BYTES {
+            return Err(Failure::new(Code::Decoding, &format!("the network configuration is larger than {MAX_INPUT_BYTES} bytes")));
+        }
         let value: Value = serde_json::from_slice(input)
             .map_err(|error| Failure::new(Code::Decoding, "the network configuration is no JSON").with_details(&error.to_string()))?;
         let Value::Object(mut object) = value else {

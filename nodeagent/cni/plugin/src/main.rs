@@ -12,11 +12,9 @@ mod failure;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
+use crate::configuration::MAX_INPUT_BYTES;
 use crate::environment::Environment;
 use crate::failure::{Code, Failure};
-
-/// Of the network configuration, the result of the plugins before included.
-const MAX_INPUT_BYTES: u64 = 1 << 20;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
@@ -26,10 +24,6 @@ fn main() -> ExitCode {
     }));
     let mut input = Vec::new();
     let (version, outcome) = match std::io::stdin().lock().take(MAX_INPUT_BYTES + 1).read_to_end(&mut input) {
-        Ok(_) if input.len() as u64 > MAX_INPUT_BYTES => {
-            let words = format!("the network configuration is larger than {MAX_INPUT_BYTES} bytes");
-            (None, Err(Failure::new(Code::Decoding, &words)))
-        }
         Ok(_) => commands::run(&Environment::of_process(), &input),
         Err(error) => (None, Err(Failure::new(Code::Io, "the network configuration can't be read").with_details(&error.to_string()))),
     };
