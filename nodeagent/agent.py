@@ -51,8 +51,9 @@ from nodeagent.xds.client import XDSClient
 from nodeagent.xds.core import Core
 from nodeagent.ztunnel import transport
 from nodeagent.ztunnel.protocol import Revocation, Settings, SetTrust
+from nodeagent.ztunnel.proxy_process import ProxyPaths
 from nodeagent.ztunnel.sessions import Sessions
-from nodeagent.ztunnel.supervisor import BUNDLED, ProxyPaths, ProxySupervisor
+from nodeagent.ztunnel.supervisor import BUNDLED, ProxySupervisor
 
 if TYPE_CHECKING:
     from nodeagent.telemetry.server import TelemetryServer
@@ -72,6 +73,7 @@ class Agent:
         self.config = config
         self.started_s = time.time()
         self._ending = asyncio.Event()
+        self._yielded = False
         private_directory(config.run_dir)
         self.state = StateDirectory(config.state_dir)
         self.state.prepare()
@@ -83,7 +85,9 @@ class Agent:
         self.keeper = Keeper(self.state, lambda: self.feed.collect(self.client.wanted, self.client.rejected))
         self._observe()
         self._choose_capture()
-        self.sessions = Sessions(self.store, self.subscriptions, self.recorder, Settings(), self.outside)
+        self.sessions = Sessions(
+            self.store, self.subscriptions, self.recorder, Settings(), self.outside, succession_drain_s=config.proxy_drain_s
+        )
         self._enrol()
         self._serve_proxy()
         self._report()
@@ -180,9 +184,13 @@ class Agent:
             socket=config.run_dir / DECISIONS_SOCKET,
             lock=config.run_dir / PROXY_LOCK,
             log=config.run_dir / PROXY_LOG,
+            arguments=() if config.proxy_workers is None else ("--workers", str(config.proxy_workers)),
         )
-        workers = () if config.proxy_workers is None else ("--workers", str(config.proxy_workers))
-        self.supervisor = ProxySupervisor(paths, arguments=workers)
+        self.supervisor = ProxySupervisor(paths, self._serving_pid, drain_s=config.proxy_drain_s)
+
+    def _serving_pid(self) -> int | None:
+        state = self.sessions.state
+        return None if state is None else state.pid
 
     def _report(self) -> None:
         config = self.config
@@ -211,7 +219,7 @@ class Agent:
     # ---- running
 
     async def run(self) -> None:
-        """Serves until `end` is called or it is cancelled. Proxy and captures stay in force, whichever way it ends."""
+        """Serves until `end` is called or it is cancelled. Captures stay in force then, and so does the proxy, but in a container."""
         await self._restore()
         tasks: dict[str, Coroutine[Any, Any, Any]] = {
             "controller": self._talk_to_controller(),
@@ -232,12 +240,28 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(part, name=name) for name, part in tasks.items()]
             await self._ending.wait()
+            if self.config.in_container:
+                await self._end_with_proxy([task for task in running if task.get_name() != "proxy"])
             for task in running:
                 task.cancel()
 
     def end(self) -> None:
         """Ends `run`."""
         self._ending.set()
+
+    def yield_place(self) -> None:
+        """Another agent is to serve with this run directory: ends `run`; in a container, not before the proxy has ended."""
+        self._yielded = True
+        self._ending.set()
+
+    async def _end_with_proxy(self, others: list[asyncio.Task[Any]]) -> None:
+        """The container goes with this process, and the proxy with the container: what it carries has time to finish."""
+        if not self._yielded:
+            await self.supervisor.stop(self.config.proxy_drain_s, self.sessions.shutdown)
+            return
+        for task in others:
+            task.cancel()
+        await self.supervisor.finish()
 
     async def down(self, drain_s: float) -> list[str]:
         """Takes the node's workloads out of the mesh, then ends the proxy; returns what was released."""
@@ -292,6 +316,9 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 async def _main(config: Config) -> None:
     # Keys are in memory, and must not get into a core. One byte, since the kernel pipes a core to a collector in spite of a limit of 0.
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    if config.in_container:
+        takeover = await asyncio.to_thread(import_module, "nodeagent.takeover")
+        await takeover.take_over(config.run_dir, config.run_dir / DECISIONS_SOCKET)
     agent = Agent(config)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

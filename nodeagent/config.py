@@ -93,6 +93,10 @@ class Config(Struct, frozen=True):
     outside: Outside = Outside.DIRECT
     proxy_binary: Path | None = None
     proxy_workers: int | None = None
+    proxy_drain_s: float = 300.0
+    """What the connections of a proxy have to finish that another takes the place of, or that ends with a container."""
+    in_container: bool = False
+    """The proxy can't outlive the agent: they end together, and the next agent takes over while both are there."""
     access_log: Path | None = None
     log_format: LogFormat = LogFormat.TEXT
 

@@ -170,6 +170,9 @@ class NodeReports:
     def end(self) -> None:
         self._agent.end()
 
+    def yield_place(self) -> None:
+        self._agent.yield_place()
+
     def _captured(self, source: str) -> Capture | None:
         """How a source that runs here is captured."""
         names = {source, pod_uid(self._agent.config.cluster, source)}
@@ -212,7 +215,8 @@ class NodeReports:
         process, session, gauges = self._agent.supervisor.state, self._agent.sessions.state, self._proxy
         report = ProxyReport(pid=process.pid, restarts=process.restarts, problem=process.problem or None)
         if session is not None:
-            report = replace(report, connected=True, since_s=session.since_s, held_answers=session.held, waiting_questions=session.waiting)
+            report = replace(report, connected=True, since_s=session.since_s, draining=session.draining)
+            report = replace(report, held_answers=session.held, waiting_questions=session.waiting)
         if gauges is None:
             return report
         return replace(

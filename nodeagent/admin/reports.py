@@ -46,6 +46,8 @@ class ProxyReport(Struct, frozen=True):
     tunnels_out: int | None = None
     resident_bytes: int | None = None
     shed: dict[str, int] = {}
+    draining: tuple[int, ...] = ()
+    """Processes of former proxies, which finish what they carry."""
     problem: str | None = None
 
 

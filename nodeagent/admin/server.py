@@ -1,4 +1,4 @@
-"""The admin socket: JSON over HTTP, for the user of the agent alone. It shows and explains; `down` is all that it changes."""
+"""The admin socket: JSON over HTTP, for the user of the agent alone. It shows and explains; `down` and `yield` end the agent."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -58,6 +58,9 @@ class Agent(Protocol):
     def end(self) -> None:
         """Ends the agent, after `down` was answered."""
 
+    def yield_place(self) -> None:
+        """Ends the agent for another that takes its place."""
+
 
 class AdminServer:
     """Serves `admin.sock` in the run directory, mode 0600."""
@@ -95,6 +98,7 @@ class AdminServer:
         router.add_get("/logs", self._logs)
         router.add_get("/explain", self._explain)
         router.add_post("/down", self._down)
+        router.add_post("/yield", self._yield)
         return application
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
@@ -120,6 +124,13 @@ class AdminServer:
         await response.prepare(request)
         await response.write_eof()
         self._agent.end()
+        return response
+
+    async def _yield(self, request: web.Request) -> web.Response:
+        response = _json(os.getpid())
+        await response.prepare(request)
+        await response.write_eof()
+        self._agent.yield_place()
         return response
 
 

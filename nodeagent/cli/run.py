@@ -60,6 +60,20 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
 @click.option("--proxy-workers", type=click.IntRange(1, 1024), show_envvar=True, help="Its threads; all CPUs if not given.")
 @click.option(
+    "--proxy-drain",
+    type=click.FloatRange(0, 86400),
+    default=300.0,
+    show_envvar=True,
+    metavar="SECONDS",
+    help="What open connections have to finish when another proxy takes the place of theirs, at an upgrade.",
+)
+@click.option(
+    "--in-container",
+    is_flag=True,
+    show_envvar=True,
+    help="The proxy ends with this agent's container: take over from an agent that runs here, and end when the proxy has drained.",
+)
+@click.option(
     "--access-log", type=_FILE, show_envvar=True, help="A file for the access log, rotated by size; standard output if not given."
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_envvar=True, help="Of the access log.")
@@ -114,6 +128,8 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         outside=Outside(options["outside"]),
         proxy_binary=options["proxy_binary"],
         proxy_workers=options["proxy_workers"],
+        proxy_drain_s=options["proxy_drain"],
+        in_container=options["in_container"],
         access_log=options["access_log"],
         log_format=LogFormat(options["log_format"]),
     )

@@ -62,6 +62,8 @@ def _proxy(report: StatusReport) -> str:
         words += f", {plural(proxy.connections, 'connection')}, tunnels: {proxy.tunnels_in} in, {proxy.tunnels_out} out"
     if proxy.resident_bytes is not None:
         words += f", {size(proxy.resident_bytes)}"
+    if proxy.draining:
+        words += f", {plural(len(proxy.draining), 'former one')} draining: {', '.join(map(str, proxy.draining))}"
     return words + (f", turned away: {', '.join(f'{count} {why}' for why, count in sorted(proxy.shed.items()))}" if proxy.shed else "")
 
 

@@ -5,7 +5,6 @@ import os
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
@@ -15,13 +14,8 @@ from nodeagent.linux import netlink
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.runtime.base import LocalWorkload
-from nodeagent.ztunnel.protocol import Attributes, Held, SetWorkload, ToProxy
-
-
-class Sender(Protocol):
-    """The side of a proxy session that enrolment needs."""
-
-    def send(self, message: ToProxy, fds: tuple[int, ...] = ()) -> None: ...
+from nodeagent.ztunnel.protocol import Attributes, Held, SetWorkload
+from nodeagent.ztunnel.transport import Sender
 
 
 class Description(msgspec.Struct, frozen=True):

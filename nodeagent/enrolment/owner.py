@@ -15,7 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from nodeagent.capture.base import Capture
 from nodeagent.enrolment import records
-from nodeagent.enrolment.entry import Description, Entry, Sender, adopt, make
+from nodeagent.enrolment.entry import Description, Entry, adopt, make
 from nodeagent.enrolment.plan import Adjust, Announce, Change, Enforce, Enrolled, Open, Plan, Release, Step, plan, uid_of
 from nodeagent.enrolment.records import Record, Store
 from nodeagent.enrolment.removal import Removals
@@ -25,7 +25,7 @@ from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
 from nodeagent.runtime.base import LocalWorkload, Runtime
 from nodeagent.ztunnel.protocol import Held, HeldWorkload, RemoveWorkload
-from nodeagent.ztunnel.transport import SessionClosed
+from nodeagent.ztunnel.transport import Sender, SessionClosed
 
 log = logging.getLogger(__name__)
 _DIAL_S: Final = 0.5

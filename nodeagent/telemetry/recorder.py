@@ -25,23 +25,35 @@ class Recorder:
         """Rows of counters whose series is not known any more."""
         self.lost_entries = 0
         """Log entries that the proxy shed."""
-        self._series = SeriesTable()
 
-    def begin_session(self) -> None:
+    def begin_session(self) -> "SessionRecorder":
         """A proxy connected: its series numbers begin anew."""
-        self._series.clear()
+        return SessionRecorder(self)
+
+    def count_denial(self, policy: str) -> None:
+        """One more of this policy, or of no one's."""
+        name = policy if policy in self.denied or len(self.denied) < MAX_POLICIES else OTHER_POLICY
+        self.denied[name] = self.denied.get(name, 0) + 1
+
+
+class SessionRecorder:
+    """Of one session of a proxy, whose series numbers it knows."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._series = SeriesTable()
 
     def on_counters(self, counters: Counters) -> None:
         """Adds what was counted since the last report."""
-        self.lost_entries += counters.lost_log_entries
+        self._recorder.lost_entries += counters.lost_log_entries
         for row in counters.rows:
             if row.attributes is not None:
                 self._series.define(row.series, row.attributes)
             flow = self._series.find(row.series)
             if flow is None:
-                self.unattributed_rows += 1
+                self._recorder.unattributed_rows += 1
             else:
-                self.flows.add(flow.labels, row)
+                self._recorder.flows.add(flow.labels, row)
 
     def on_closed(self, closed: Closed) -> None:
         """Logs connections that ended."""
@@ -51,9 +63,5 @@ class Recorder:
             line = record(entry, flow.log if flow is not None else {})
             records.append(line)
             if line.denied:
-                self._count_denial(entry.policy or NO_POLICY)
-        self.access_log.add(records)
-
-    def _count_denial(self, policy: str) -> None:
-        name = policy if policy in self.denied or len(self.denied) < MAX_POLICIES else OTHER_POLICY
-        self.denied[name] = self.denied.get(name, 0) + 1
+                self._recorder.count_denial(entry.policy or NO_POLICY)
+        self._recorder.access_log.add(records)

@@ -26,7 +26,7 @@ class Flow:
 
 
 class SeriesTable:
-    """Series numbers of the session that goes on."""
+    """Series numbers of one session."""
 
     def __init__(self, max_series: int = MAX_SERIES) -> None:
         self._max_series = max_series
@@ -35,11 +35,6 @@ class SeriesTable:
 
     def __len__(self) -> int:
         return len(self._flows)
-
-    def clear(self) -> None:
-        """A new session: its numbers begin anew."""
-        self._flows.clear()
-        self._texts.clear()
 
     def define(self, number: int, attributes: GivenBack) -> None:
         """Says what a number stands for."""

@@ -59,6 +59,7 @@ class Hello(Struct, frozen=True, tag="hello"):
     """First message.
 
     `instance` is random per process. One `held` follows for each of `workloads`, then every question that the proxy holds.
+    `leaving`: it was told to shut down, and drains; what serves is another.
     """
 
     protocol: int
@@ -67,6 +68,7 @@ class Hello(Struct, frozen=True, tag="hello"):
     instance: str
     started_s: float
     workloads: tuple[HeldWorkload, ...] = ()
+    leaving: bool = False
 
 
 class Held(Struct, frozen=True, tag="held"):

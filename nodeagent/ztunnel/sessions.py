@@ -1,10 +1,14 @@
-"""The proxy's sessions: what is sent when one begins, and where each of its messages goes."""
+"""The proxies' sessions: what is sent when one begins, and where each of its messages goes.
+
+One proxy serves. Another that dials and is told everything takes its place: the former one drains, and stays connected until it is done,
+since verdicts, trust and removals concern what it still carries.
+"""
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar, assert_never
@@ -28,6 +32,7 @@ from nodeagent.ztunnel.protocol import (
     ProtocolError,
     ProxyStatus,
     Release,
+    RemoveWorkload,
     SetIdentity,
     Settings,
     SetTrust,
@@ -37,7 +42,7 @@ from nodeagent.ztunnel.protocol import (
     Welcome,
 )
 from nodeagent.ztunnel.requests import NoAnswerError, Requests
-from nodeagent.ztunnel.transport import Session, SessionClosed
+from nodeagent.ztunnel.transport import Sender, Session, SessionClosed
 
 log = logging.getLogger(__name__)
 
@@ -50,31 +55,36 @@ class Enrolment(Protocol):
     """Sends the workloads of this node to a session."""
 
     async def begin_session(
-        self, session: Session, workloads: Sequence[HeldWorkload], held: Sequence[tuple[Held, tuple[int, ...]]]
+        self, session: Sender, workloads: Sequence[HeldWorkload], held: Sequence[tuple[Held, tuple[int, ...]]]
     ) -> None: ...
 
-    def end_session(self, session: Session) -> None: ...
+    def end_session(self, session: Sender) -> None: ...
 
 
-class Telemetry(Protocol):
-    """Takes what the proxy counted; series numbers are of the session that `begin_session` began."""
-
-    def begin_session(self) -> None: ...
+class Counting(Protocol):
+    """Takes what the proxy of one session counted: series numbers are the session's own."""
 
     def on_counters(self, counters: Counters) -> None: ...
 
     def on_closed(self, closed: Closed) -> None: ...
 
 
+class Telemetry(Protocol):
+    """Takes what proxies counted."""
+
+    def begin_session(self) -> Counting: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """For status. `since_s` is Unix time."""
+    """For status, of the proxy that serves. `since_s` is Unix time; `draining` are the processes of former ones."""
 
     since_s: float
     pid: int
     build: str
     held: int
     waiting: int
+    draining: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -84,14 +94,27 @@ class _Live:
     since_s: float
     requests: Requests
     answering: Answering
+    counting: Counting
+    leaving: bool
+    told: bool = False
+    """It has been welcomed: what changes is sent to it from then on."""
+    synced: bool = False
 
 
 class Sessions:
-    """Identities and trust as they are now, for each session that begins and for the one that is there."""
+    """Identities and trust as they are now, for each session that begins and for those that are there."""
 
     def __init__(
-        self, store: SnapshotStore, subscriptions: Subscriptions, telemetry: Telemetry, settings: Settings, outside: Outside | None = None
+        self,
+        store: SnapshotStore,
+        subscriptions: Subscriptions,
+        telemetry: Telemetry,
+        settings: Settings,
+        outside: Outside | None = None,
+        *,
+        succession_drain_s: float = 30.0,
     ) -> None:
+        """`succession_drain_s`: what the connections of a proxy have to finish when another takes its place."""
         self._store = store
         self._subscriptions = subscriptions
         self._telemetry = telemetry
@@ -99,8 +122,9 @@ class Sessions:
         self._outside = outside
         self._identities: dict[str, SetIdentity] = {}
         self._trust: SetTrust | None = None
-        self._live: _Live | None = None
-        self._sending: Session | None = None
+        self._succession_drain_s = succession_drain_s
+        self._open: dict[str, _Live] = {}
+        """By the instance of the proxy, the latest last."""
 
     # ---- what the agent tells
 
@@ -124,26 +148,36 @@ class Sessions:
         return identity in self._identities
 
     def shutdown(self, drain_s: float) -> None:
-        """Asks the proxy to drain and exit."""
+        """Asks every proxy to drain and exit."""
         self._tell(Shutdown(drain_s))
+
+    def remove_from_leaving(self, message: RemoveWorkload) -> None:
+        """Tells those that drain what the one that serves is told by enrolment."""
+        for live in self._leaving():
+            _send(live.session, message)
 
     # ---- what the agent asks
 
     @property
     def state(self) -> SessionState | None:
-        """None while no proxy is connected."""
-        live = self._live
+        """None while no proxy serves."""
+        live = self._serving()
         if live is None:
             return None
-        return SessionState(live.since_s, live.hello.pid, live.hello.build, live.answering.held, live.answering.waiting)
+        draining = tuple(former.hello.pid for former in self._leaving())
+        return SessionState(live.since_s, live.hello.pid, live.hello.build, live.answering.held, live.answering.waiting, draining)
 
     async def report(self) -> ProxyStatus:
-        """Counters and gauges of now; raises NoAnswerError."""
-        return await self._requests().report()
+        """Gauges of the proxy that serves, now, when the counters of all have been taken in; raises NoAnswerError."""
+        serving = self._requests()
+        await asyncio.gather(*(_or_nothing(live.requests.report()) for live in self._leaving()))
+        return await serving.report()
 
     async def connections(self) -> tuple[ConnectionEntry, ...]:
-        """The open connections; raises NoAnswerError."""
-        return await self._requests().connections()
+        """The open connections of all proxies; raises NoAnswerError."""
+        serving = self._requests()
+        former = await asyncio.gather(*(_or_nothing(live.requests.connections()) for live in self._leaving()))
+        return (*await serving.connections(), *(entry for entries in former for entry in entries or ()))
 
     # ---- one session
 
@@ -151,21 +185,26 @@ class Sessions:
         """Serves a session until it ends; raises SessionClosed or ProtocolError."""
         hello = await _in_time(_hello(session))
         log.info("proxy session: process %d, build %s, instance %s", hello.pid, hello.build, hello.instance)
-        self._telemetry.begin_session()
+        if former := self._open.pop(hello.instance, None):
+            former.session.close("the proxy dialled again")
         with Answering(self._store, self._subscriptions, session.send, self._settings, outside=self._outside) as answering:
-            live = _Live(session, hello, time.time(), Requests(session.send), answering)
+            requests, counting = Requests(session.send), self._telemetry.begin_session()
+            live = _Live(session, hello, time.time(), requests, answering, counting, leaving=hello.leaving)
+            self._open[hello.instance] = live
+            outlet = _Outlet(self, session)
             try:
-                await self._begin(live, enrolment)
+                await self._begin(live, enrolment, outlet)
                 await self._converse(live)
             finally:
-                enrolment.end_session(session)
+                if self._open.get(hello.instance) is live:
+                    del self._open[hello.instance]
+                enrolment.end_session(outlet)
                 live.requests.close()
-                if self._live is live:
-                    self._live = None
-                if self._sending is session:
-                    self._sending = None
+                if live.told and not live.synced and not live.leaving:
+                    self._recall()
+                live.told = False
 
-    async def _begin(self, live: _Live, enrolment: Enrolment) -> None:
+    async def _begin(self, live: _Live, enrolment: Enrolment, outlet: "_Outlet") -> None:
         """Sends the whole state. From the first word on changes go to this session, so that none falls between."""
         session = live.session
         held: list[tuple[Held, tuple[int, ...]]] = []
@@ -173,17 +212,36 @@ class Sessions:
             for _ in live.hello.workloads:
                 held.append(await _in_time(_held(session)))  # noqa: PERF401 - what came before a failure must be closed
             session.send(Welcome(VERSION, self._settings))
-            self._sending = session
+            live.told = True
             if self._trust is not None:
                 session.send(self._trust)
             for identity in self._identities.values():
                 session.send(identity)
-            await enrolment.begin_session(session, live.hello.workloads, held)
+            if not live.leaving:
+                await enrolment.begin_session(outlet, live.hello.workloads, held)
         finally:
             for _, fds in held:
                 _close(fds)
         session.send(Synced())
-        self._live = live
+        live.synced = True
+        if not live.leaving:
+            self._supersede(live)
+
+    def _supersede(self, live: _Live) -> None:
+        """The one that serves now accepts from the same sockets: nothing waits for the former ones, which need only finish."""
+        for former in self._open.values():
+            if former is not live and former.synced and not former.leaving:
+                former.leaving = True
+                log.info(
+                    "proxy: process %d takes the place of %d, which has %g s to finish what it carries",
+                    *(live.hello.pid, former.hello.pid, self._succession_drain_s),
+                )
+                _send(former.session, Shutdown(self._succession_drain_s))
+
+    def _recall(self) -> None:
+        """One that ended before it served had taken the place with enrolment already: the former one dials again, and has it back."""
+        if serving := self._serving():
+            serving.session.close("a successor did not come up")
 
     async def _converse(self, live: _Live) -> None:
         end: list[Exception] = []
@@ -210,9 +268,9 @@ class Sessions:
             case Release():
                 live.answering.release(message)
             case Counters():
-                self._telemetry.on_counters(message)
+                live.counting.on_counters(message)
             case Closed():
-                self._telemetry.on_closed(message)
+                live.counting.on_closed(message)
             case ProxyStatus():
                 live.requests.on_status(message)
             case Connections():
@@ -223,14 +281,47 @@ class Sessions:
                 assert_never(message)
 
     def _tell(self, message: ToProxy) -> None:
-        if self._sending is not None:
-            with suppress(SessionClosed):
-                self._sending.send(message)
+        for live in self._open.values():
+            if live.told:
+                _send(live.session, message)
+
+    def _serving(self) -> _Live | None:
+        return next((live for live in reversed(self._open.values()) if live.synced and not live.leaving), None)
+
+    def _leaving(self) -> Iterator[_Live]:
+        return (live for live in list(self._open.values()) if live.synced and live.leaving)
 
     def _requests(self) -> Requests:
-        if self._live is None:
+        live = self._serving()
+        if live is None:
             raise NoAnswerError("no proxy is connected")
-        return self._live.requests
+        return live.requests
+
+
+class _Outlet:
+    """A session as enrolment has it: what closes connections of a workload is told to those that drain, too."""
+
+    def __init__(self, sessions: Sessions, session: Session) -> None:
+        self._sessions = sessions
+        self._session = session
+
+    def send(self, message: ToProxy, fds: tuple[int, ...] = ()) -> None:
+        """Raises SessionClosed."""
+        if isinstance(message, RemoveWorkload):
+            self._sessions.remove_from_leaving(message)
+        self._session.send(message, fds)
+
+
+def _send(session: Session, message: ToProxy) -> None:
+    with suppress(SessionClosed):
+        session.send(message)
+
+
+async def _or_nothing(asking: Awaitable[T]) -> T | None:
+    """Of one that is on its way out: its end is no failure."""
+    with suppress(NoAnswerError, SessionClosed):
+        return await asking
+    return None
 
 
 async def _in_time(receiving: Awaitable[T]) -> T:

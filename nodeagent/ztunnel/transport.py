@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from nodeagent.linux.errors import KernelError
 from nodeagent.ztunnel.protocol import MAX_MESSAGE_BYTES, FromProxy, ProtocolError, ToProxy, decode_from_proxy, encode
@@ -28,6 +28,15 @@ _MAX_QUEUED_BYTES: Final = 64 << 20
 _FRAMES_PER_WRITE: Final = 64
 _FRAMES_PER_TURN: Final = 64
 _ACCEPT_PAUSE_S: Final = 0.1
+_MAX_SESSIONS: Final = 8
+"""The proxy that serves, those that drain, and some that have not said who they are."""
+
+
+class Sender(Protocol):
+    """The side of a session that its users need who only tell."""
+
+    def send(self, message: ToProxy, fds: tuple[int, ...] = ()) -> None:
+        """Raises SessionClosed."""
 
 
 class SessionClosed(ConnectionError):
@@ -200,13 +209,13 @@ class Session:
 
 
 async def serve(path: Path, handle: Callable[[Session], Awaitable[None]]) -> None:
-    """Listens at `path` until cancelled and calls `handle` for each session, which ends with it. A new session ends the one before.
+    """Listens at `path` until cancelled and calls `handle` for each session, which ends with it. One too many ends the oldest.
 
     Raises KernelError if the socket can't be made. What `handle` raises beyond SessionClosed and ProtocolError is the caller's.
     """
     listening = listen(path)
     loop = asyncio.get_running_loop()
-    latest: Session | None = None
+    sessions: list[Session] = []
     try:
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -215,14 +224,15 @@ async def serve(path: Path, handle: Callable[[Session], Awaitable[None]]) -> Non
                     log.warning("decisions socket: refused %s", refusal)
                     connection.close()
                     continue
-                if latest:
-                    latest.close("the proxy dialled again")
-                latest = Session(connection)
-                tasks.create_task(_run(latest, handle), name="proxy session")
+                sessions = [session for session in sessions if not session.closed]
+                if len(sessions) >= _MAX_SESSIONS:
+                    sessions.pop(0).close("too many sessions")
+                sessions.append(Session(connection))
+                tasks.create_task(_run(sessions[-1], handle), name="proxy session")
     finally:
         _end(path, listening)
-        if latest:
-            latest.close("the agent stops")
+        for session in sessions:
+            session.close("the agent stops")
 
 
 def listen(path: Path) -> socket.socket:
@@ -255,11 +265,11 @@ def _check_place(path: Path, subject: str) -> None:
     status = path.parent.stat()
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise KernelError(errno.EACCES, subject, f"make {path.parent} a directory of this user with mode 0700")
-    if _answers(path):
+    if answers(path):
         raise KernelError(errno.EADDRINUSE, subject, "another agent runs with this run directory")
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
     """Whether a living process has the socket. Asked with the wrong kind of socket: the answer comes without a session being made."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.connect_ex(str(path)) == errno.EPROTOTYPE

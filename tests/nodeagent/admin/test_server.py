@@ -34,7 +34,7 @@ class Agent:
 
     def __init__(self) -> None:
         self.asked: list[object] = []
-        self.ended = False
+        self.ended = self.yielded = False
         self.more = asyncio.Event()
 
     async def status(self) -> StatusReport:
@@ -78,6 +78,9 @@ class Agent:
 
     def end(self) -> None:
         self.ended = True
+
+    def yield_place(self) -> None:
+        self.yielded = True
 
 
 def answers(path: Path) -> bool:
@@ -158,6 +161,16 @@ async def test_explain_down_and_what_is_refused(tmp_path: Path) -> None:
             assert msgspec.json.decode(await response.read()) == ["default/shop"]
         assert agent.asked[-1] == 2.5
         await until(lambda: agent.ended)
+
+
+async def test_yield_is_answered_first(tmp_path: Path) -> None:
+    agent = Agent()
+    async with serving(agent, tmp_path) as client:
+        assert (await get(client, "/yield"))[0] == 405
+        assert not agent.yielded
+        async with client.post("/yield") as response:
+            assert msgspec.json.decode(await response.read()) == os.getpid()
+        await until(lambda: agent.yielded)
 
 
 async def test_logs_end_or_follow(tmp_path: Path) -> None:

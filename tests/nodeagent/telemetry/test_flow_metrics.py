@@ -110,8 +110,6 @@ def test_series_of_a_session_are_bounded_and_the_longest_unused_goes() -> None:
     assert table.find(1) is not None
     table.define(3, {})
     assert [table.find(number) is None for number in (1, 2, 3)] == [False, True, False]
-    table.clear()
-    assert len(table) == 0
 
 
 def test_attributes_that_the_agent_did_not_make_break_nothing() -> None:

@@ -12,7 +12,7 @@ from nodeagent.identity.schedule import IdentityState, State
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.gauges import AgentMetrics, Readings
 from nodeagent.telemetry.labels import Reporter, flow_attributes
-from nodeagent.telemetry.recorder import MAX_POLICIES, Recorder
+from nodeagent.telemetry.recorder import MAX_POLICIES, Recorder, SessionRecorder
 from nodeagent.telemetry.records import as_json
 from nodeagent.telemetry.server import TelemetryServer
 from nodeagent.ztunnel.protocol import Closed, ConnectionEntry, CounterRow, Counters, Direction, ProxyStatus, Via
@@ -47,14 +47,14 @@ def denied(policy: str | None, series: int | None = 1) -> ConnectionEntry:
     )
 
 
-def recorded() -> Recorder:
+def recorded() -> tuple[Recorder, SessionRecorder]:
     recorder = Recorder(AccessLog(None, as_json))
-    recorder.begin_session()
-    recorder.on_counters(
+    session = recorder.begin_session()
+    session.on_counters(
         Counters((CounterRow(1, given_back(flow_attributes(Reporter.SOURCE)), opened=1), CounterRow(2, opened=1)), lost_log_entries=7)
     )
-    recorder.on_closed(Closed((denied("bank/deny"), denied(None, None))))
-    return recorder
+    session.on_closed(Closed((denied("bank/deny"), denied(None, None))))
+    return recorder, session
 
 
 def samples(body: str) -> dict[str, float]:
@@ -89,10 +89,10 @@ async def serving(
 
 
 async def test_the_page_holds_flows_and_the_agents_own_and_is_fresh() -> None:
-    recorder = recorded()
+    recorder, session = recorded()
 
     async def refresh() -> None:
-        recorder.on_counters(Counters((CounterRow(1, opened=4),)))
+        session.on_counters(Counters((CounterRow(1, opened=4),)))
 
     async with serving(refresh, lambda: None, recorder) as get:
         status, body = await get("metrics", "/metrics")
@@ -135,7 +135,7 @@ async def test_a_proxy_that_does_not_answer_delays_the_page_by_its_deadline_at_m
     async def refresh() -> None:
         await stuck.wait()
 
-    async with serving(refresh, lambda: None, recorded()) as get, asyncio.timeout(5):
+    async with serving(refresh, lambda: None, recorded()[0]) as get, asyncio.timeout(5):
         pages = await asyncio.gather(*(get("metrics", "/metrics") for _ in range(5)))
         assert all("istio_tcp_connections_opened_total{" in body for _, body in pages)
 
@@ -147,7 +147,7 @@ async def test_many_who_ask_at_once_share_one_report() -> None:
         nonlocal reports
         reports += 1
 
-    async with serving(refresh, lambda: None, recorded()) as get:
+    async with serving(refresh, lambda: None, recorded()[0]) as get:
         await asyncio.gather(*(get("metrics", "/metrics") for _ in range(5)))
     assert reports < 5
 
@@ -158,22 +158,23 @@ async def test_readiness_says_why_not() -> None:
     async def refresh() -> None:
         raise AssertionError("readiness asks nobody")
 
-    async with serving(refresh, lambda: reason, recorded()) as get:
+    async with serving(refresh, lambda: reason, recorded()[0]) as get:
         assert await get("readiness", "/healthz/ready") == (503, "waiting for the controller\n")
         reason = None
         assert await get("readiness", "/healthz/ready") == (200, "ready\n")
         assert (await get("readiness", "/metrics"))[0] == 404
 
 
-def test_a_new_session_begins_its_numbers_anew() -> None:
-    recorder = recorded()
-    recorder.begin_session()
-    recorder.on_counters(Counters((CounterRow(1, opened=1),)))
+def test_each_session_has_numbers_of_its_own() -> None:
+    recorder, former = recorded()
+    recorder.begin_session().on_counters(Counters((CounterRow(1, opened=1),)))
+    assert recorder.unattributed_rows == 2
+    former.on_counters(Counters((CounterRow(1, opened=1),)))
     assert recorder.unattributed_rows == 2
 
 
 def test_policies_that_deny_are_counted_up_to_a_bound() -> None:
     recorder = Recorder(AccessLog(None, as_json))
-    recorder.on_closed(Closed(tuple(denied(f"ns/{number}") for number in range(MAX_POLICIES + 10))))
+    recorder.begin_session().on_closed(Closed(tuple(denied(f"ns/{number}") for number in range(MAX_POLICIES + 10))))
     assert len(recorder.denied) == MAX_POLICIES + 1
     assert recorder.denied["other"] == 10

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
+from typing import Self
 
 import msgspec
 import pytest
@@ -35,6 +36,7 @@ from nodeagent.ztunnel.protocol import (
     ListenerKind,
     ProtocolError,
     ProxyStatus,
+    RemoveWorkload,
     Report,
     SetIdentity,
     Settings,
@@ -46,7 +48,7 @@ from nodeagent.ztunnel.protocol import (
 )
 from nodeagent.ztunnel.requests import NoAnswerError
 from nodeagent.ztunnel.sessions import Sessions
-from nodeagent.ztunnel.transport import Session, SessionClosed
+from nodeagent.ztunnel.transport import Sender, Session, SessionClosed
 from tests.nodeagent.waiting import until
 from tests.nodeagent.ztunnel.peer import Peer
 
@@ -63,15 +65,22 @@ DENY = Policy("deny", "shop", PolicyScope.NAMESPACE, Action.DENY, rules=((),))
 class Enrolment:
     def __init__(self) -> None:
         self.adopted: list[tuple[Held, list[tuple[int, int]]]] = []
+        self.current: Sender | None = None
         self.ended = 0
+        self.failing = False
 
     async def begin_session(
-        self, _session: Session, _workloads: Sequence[HeldWorkload], held: Sequence[tuple[Held, tuple[int, ...]]]
+        self, session: Sender, _workloads: Sequence[HeldWorkload], held: Sequence[tuple[Held, tuple[int, ...]]]
     ) -> None:
+        self.current = session
+        if self.failing:
+            raise SessionClosed("the session ended while the workloads were sent")
         self.adopted = [(message, [_identity(fd) for fd in fds]) for message, fds in held]
 
-    def end_session(self, _session: Session) -> None:
+    def end_session(self, session: Sender) -> None:
         self.ended += 1
+        if self.current is session:
+            self.current = None
 
 
 class Telemetry:
@@ -79,8 +88,9 @@ class Telemetry:
         self.begun = 0
         self.taken: list[Counters | Closed] = []
 
-    def begin_session(self) -> None:
+    def begin_session(self) -> Self:
         self.begun += 1
+        return self
 
     def on_counters(self, counters: Counters) -> None:
         self.taken.append(counters)
@@ -125,13 +135,19 @@ class Scene:
                 await task
 
     @asynccontextmanager
-    async def synced(self) -> AsyncIterator[Peer]:
+    async def synced(self, hello: Hello = HELLO) -> AsyncIterator[Peer]:
         async with self.connected() as peer:
-            await peer.send(HELLO)
+            await peer.send(hello)
             while not isinstance(await peer.receive(), Synced):
                 pass
-            await until(lambda: self.sessions.state is not None)
+            await until(lambda: hello.leaving or self.pid == hello.pid)
             yield peer
+
+    @property
+    def pid(self) -> int | None:
+        """Of the proxy that serves."""
+        state = self.sessions.state
+        return state.pid if state else None
 
     async def _handle(self, session: Session) -> None:
         try:
@@ -268,3 +284,70 @@ async def test_descriptors_that_do_not_belong_end_the_session() -> None:
         await peer.send(ASK, (0,))
         await until(lambda: scene.end is not None)
     assert "descriptors with AskVerdict" in str(scene.end)
+
+
+SUCCESSOR = msgspec.structs.replace(HELLO, pid=43, instance="successor")
+
+
+async def test_a_successor_takes_the_place_and_the_former_one_drains_and_is_kept_true() -> None:
+    scene = Scene()
+    async with scene.synced() as former:
+        await former.send(ASK)
+        assert isinstance(await former.receive(), AnswerVerdict)
+        async with scene.synced(SUCCESSOR) as successor:
+            assert await former.receive() == Shutdown(30.0)
+            assert scene.sessions.state is not None
+            assert (scene.sessions.state.pid, scene.sessions.state.draining) == (43, (42,))
+            scene.sessions.set_trust(SetTrust({}))
+            assert scene.enrolment.current is not None
+            scene.enrolment.current.send(RemoveWorkload("web", 0.0))
+            for peer in (former, successor):
+                assert [await peer.receive() for _ in range(2)] == [SetTrust({}), RemoveWorkload("web", 0.0)]
+            scene.store.apply(Update(policies=(DENY,)))
+            verdict = await former.receive()
+            assert isinstance(verdict, AnswerVerdict)
+            assert not verdict.allow, "a change of policy reaches what the former one carries"
+
+
+async def test_connections_are_those_of_all_and_counters_are_taken_from_all() -> None:
+    scene = Scene()
+    async with scene.synced() as former, scene.synced(SUCCESSOR) as successor:
+        assert isinstance(await former.receive(), Shutdown)
+        listing = asyncio.ensure_future(scene.sessions.connections())
+        for number, peer in enumerate((former, successor)):
+            asked = await peer.receive()
+            assert isinstance(asked, ListConnections)
+            await peer.send(Connections(asked.request, (msgspec.structs.replace(ENTRY, id=number),), last=True))
+        assert [entry.id for entry in await listing] == [1, 0]
+
+
+async def test_one_that_drains_and_dials_again_takes_no_place() -> None:
+    scene = Scene()
+    async with scene.synced(SUCCESSOR), scene.synced(msgspec.structs.replace(HELLO, leaving=True)) as former:
+        assert scene.pid == 43
+        scene.sessions.set_trust(SetTrust({}))
+        assert await former.receive() == SetTrust({})
+
+
+async def test_a_successor_that_does_not_come_up_gives_the_place_back() -> None:
+    scene = Scene()
+    told = []
+    async with scene.synced() as former:
+        scene.enrolment.failing = True
+        async with scene.connected() as stillborn:
+            await stillborn.send(SUCCESSOR)
+        with pytest.raises(EOFError):
+            told.append(await former.receive())
+        scene.enrolment.failing = False
+        await until(lambda: scene.sessions.state is None)
+    assert not told, "it need only dial again"
+    async with scene.synced():
+        assert scene.pid == 42
+
+
+async def test_the_same_proxy_that_dials_again_ends_its_former_session() -> None:
+    scene = Scene()
+    async with scene.synced() as former, scene.synced():
+        with pytest.raises(EOFError):
+            await former.receive()
+        assert scene.pid == 42

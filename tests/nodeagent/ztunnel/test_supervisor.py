@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -12,9 +13,10 @@ import pytest
 
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.process import start
-from nodeagent.ztunnel import proxy_log
+from nodeagent.ztunnel import proxy_log, proxy_process, succession
 from nodeagent.ztunnel import supervisor as module
-from nodeagent.ztunnel.supervisor import ProxyPaths, ProxySupervisor, holder
+from nodeagent.ztunnel.proxy_process import ProxyPaths, holder, runs
+from nodeagent.ztunnel.supervisor import ProxySupervisor
 from tests.nodeagent.waiting import until
 
 
@@ -22,14 +24,16 @@ from tests.nodeagent.waiting import until
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxyPaths]:
     monkeypatch.setenv("SECRET", "canary")
     monkeypatch.setattr(module, "_GRACE_S", 0.2)
+    monkeypatch.setattr(module, "runs", lambda *_: True)  # of a script, the kernel names the interpreter
     binary = tmp_path / "proxy"
     binary.write_text(f'#!/bin/sh\nexec {sys.executable} -S {Path(__file__).with_name("fake_proxy.py")} "$@"\n')
     binary.chmod(0o755)
     made = ProxyPaths(binary, tmp_path / "decisions.sock", tmp_path / "proxy.lock", tmp_path / "proxy.log")
     yield made
     with contextlib.suppress(KernelError):
-        if (pid := holder(made.lock)) is not None:
-            reap(pid)
+        for lock in (made.lock, made.next_lock):
+            if (pid := holder(lock)) is not None:
+                reap(pid)
 
 
 def reap(pid: int) -> None:
@@ -39,8 +43,9 @@ def reap(pid: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(paths: ProxyPaths) -> AsyncIterator[ProxySupervisor]:
-    made = ProxySupervisor(paths)
+async def running(paths: ProxyPaths, *, succeeds: bool = True) -> AsyncIterator[ProxySupervisor]:
+    """With a proxy that serves as soon as it has its lock, or one that is never told anything."""
+    made = ProxySupervisor(paths, lambda: (holder(paths.next_lock) or holder(paths.lock)) if succeeds else holder(paths.lock), drain_s=0.3)
     task = asyncio.ensure_future(made.run())
     try:
         yield made
@@ -162,7 +167,7 @@ async def test_stop_ends_even_a_stubborn_one(paths: ProxyPaths) -> None:
 
 async def test_a_pid_that_is_another_process_now_is_not_taken_for_the_proxy(paths: ProxyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock is held by someone whose pid the file does not have."""
-    monkeypatch.setattr(module, "_LOCK_DEADLINE_S", 0.1)
+    monkeypatch.setattr(proxy_process, "_LOCK_DEADLINE_S", 0.1)
     pid = start(
         [str(paths.binary), "--socket", str(paths.socket), "--lock", str(paths.lock)],
         log_file=paths.log,
@@ -177,3 +182,63 @@ async def test_a_pid_that_is_another_process_now_is_not_taken_for_the_proxy(path
 
 def test_no_lock_file_no_proxy(tmp_path: Path) -> None:
     assert holder(tmp_path / "absent") is None
+
+
+async def test_one_of_another_program_is_succeeded_and_seen_off(paths: ProxyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(paths) as first:
+        await until(lambda: serving(paths))
+        former = first.state.pid
+        assert former
+    monkeypatch.setattr(module, "runs", lambda *_: False)
+    async with running(paths) as second:
+        await until(lambda: second.state.pid not in {None, former})
+        assert holder(paths.lock) == second.state.pid
+        assert holder(paths.next_lock) is None
+        os.kill(former, 0)  # it has its time
+        assert second.state.restarts == 0
+        await until(lambda: not Path(f"/proc/{former}").exists())  # and no more: told nothing here, it is made to end
+        assert holder(paths.lock) == second.state.pid
+        async with asyncio.timeout(5):
+            await second.stop(0.0, lambda _: None)
+
+
+async def test_one_whose_successor_does_not_serve_stays_and_says_so(paths: ProxyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(succession, "_DEADLINE_S", 0.2)
+    monkeypatch.setattr(succession, "_NEXT_TRY_S", 0.1)
+    async with running(paths) as first:
+        await until(lambda: serving(paths))
+        former = first.state.pid
+        assert former
+    monkeypatch.setattr(module, "runs", lambda *_: False)
+    async with running(paths, succeeds=False) as second:
+        await until(lambda: "can't take its place" in second.state.problem)
+        await until(lambda: serving(paths, times=3))  # it is tried again
+        assert second.state.pid == former == holder(paths.lock)
+        os.kill(former, signal.SIGKILL)
+        await until(lambda: second.state.restarts == 1 and second.state.pid is not None)
+
+
+async def test_what_an_agent_began_that_died_within_a_succession_is_taken_up(paths: ProxyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(paths) as first:
+        await until(lambda: serving(paths))
+        former = first.state.pid
+    begun = paths.start(paths.next_lock)
+    await until(lambda: holder(paths.next_lock) == begun)
+    monkeypatch.setattr(module, "runs", lambda *_: False)
+    async with running(paths) as second:
+        await until(lambda: second.state.pid == begun)
+        assert holder(paths.lock) == begun != former
+        await until(lambda: not Path(f"/proc/{former}").exists())
+
+
+def test_a_process_runs_a_file_until_another_is_put_in_its_place(tmp_path: Path) -> None:
+    binary, other = tmp_path / "sleep", tmp_path / "other"
+    for path in (binary, other):
+        shutil.copy("/bin/sleep", path)
+    pid = start([str(binary), "60"], log_file=tmp_path / "log")
+    assert runs(pid, binary)
+    assert not runs(pid, other)
+    other.replace(binary)
+    assert not runs(pid, binary)
+    reap(pid)
+    assert not runs(pid, binary)

@@ -252,7 +252,7 @@ def test_any_bytes_with_any_descriptors_end_in_a_protocol_error_or_the_end(parts
     assert open_descriptors() == before
 
 
-async def test_the_server_takes_a_proxy_and_prefers_the_newest(tmp_path: Path) -> None:
+async def test_the_server_takes_proxies_and_one_too_many_ends_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run" / "decisions.sock"
     ended: list[str] = []
 
@@ -264,22 +264,24 @@ async def test_the_server_takes_a_proxy_and_prefers_the_newest(tmp_path: Path) -
             ended.append(str(error))
             raise
 
+    monkeypatch.setattr(transport, "_MAX_SESSIONS", 2)
     serving = asyncio.ensure_future(serve(path, handle))
     await until(path.exists)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
-        for end in (first, second):
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second, socket.socket(socket.AF_UNIX) as third:
+        for end in (first, second, third):
             end.settimeout(3)
-        await asyncio.to_thread(first.connect, str(path))
-        assert (await asyncio.to_thread(take, first))[0] == protocol.Report(request=0)
-        await asyncio.to_thread(second.connect, str(path))
-        await until(lambda: ended == ["the proxy dialled again"])
-        assert (await asyncio.to_thread(take, second))[0] == protocol.Report(request=1)
+        for end in (first, second):
+            await asyncio.to_thread(end.connect, str(path))
+            assert (await asyncio.to_thread(take, end))[0] == protocol.Report(request=0)
+        await asyncio.to_thread(third.connect, str(path))
+        await until(lambda: ended == ["too many sessions"])
+        assert (await asyncio.to_thread(take, third))[0] == protocol.Report(request=1)
         assert await asyncio.to_thread(first.recv, 1) == b""
         with pytest.raises(KernelError, match="another agent runs"):
             listen(path)
-        assert ended == ["the proxy dialled again"], "asking whether an agent is there disturbs none"
+        assert ended == ["too many sessions"], "asking whether an agent is there disturbs none"
         put(second, b"\xff" * 10)
         await until(lambda: len(ended) == 2)
         serving.cancel()

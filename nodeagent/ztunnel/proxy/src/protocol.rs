@@ -61,6 +61,8 @@ pub struct Hello {
     pub pid: u32,
     pub instance: String,
     pub started_s: f64,
+    /// It was told to shut down, and drains.
+    pub leaving: bool,
     pub workloads: Vec<HeldWorkload>,
 }
 

@@ -28,6 +28,7 @@ impl Control {
             pid: std::process::id(),
             instance: self.process.instance.clone(),
             started_s: self.process.started_s,
+            leaving: self.exit_at.is_some(),
             workloads: workloads.clone().map(|spec| HeldWorkload { uid: spec.uid.to_string(), generation: spec.generation }).collect(),
         });
         link.queue(&protocol::encode(&hello), Vec::new());
