@@ -186,7 +186,7 @@ class Agent:
             log=config.run_dir / PROXY_LOG,
             arguments=() if config.proxy_workers is None else ("--workers", str(config.proxy_workers)),
         )
-        self.supervisor = ProxySupervisor(paths, self._serving_pid, drain_s=config.proxy_drain_s)
+        self.supervisor = ProxySupervisor(paths, self._serving_pid, drain_s=config.proxy_drain_s, keep_found=not config.in_container)
 
     def _serving_pid(self) -> int | None:
         state = self.sessions.state

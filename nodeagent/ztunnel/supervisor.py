@@ -44,11 +44,15 @@ class ProxyState:
 class ProxySupervisor:
     """See the module. The proxy lives on when this ends; only `stop` ends it."""
 
-    def __init__(self, paths: ProxyPaths, serving: Callable[[], int | None], *, drain_s: float = 30.0) -> None:
-        """`serving`: the pid of the proxy that has been told everything. `drain_s`: what one that is succeeded has been given."""
+    def __init__(self, paths: ProxyPaths, serving: Callable[[], int | None], *, drain_s: float = 30.0, keep_found: bool = True) -> None:
+        """`serving`: the pid of the proxy that has been told everything. `drain_s`: what one that is succeeded has been given.
+
+        `keep_found`: one that runs already serves on if it is of the same program; otherwise it is always succeeded.
+        """
         self._paths = paths
         self._succession = Succession(paths, serving, self._worry)
         self._drain_s = drain_s
+        self._keep_found = keep_found
         self._stopping = False
         self._process: Process | None = None
         self._leaving: list[Process] = []
@@ -107,7 +111,8 @@ class ProxySupervisor:
             running = Process(pid if pid is not None else self._paths.start(self._paths.lock))
             self._serves(running, adopted=adopted)
             log.info("proxy %d: %s", running.pid, "found running" if adopted else "started")
-            if adopted and not runs(running.pid, self._paths.binary) and (successor := await self._succession.of(running)):
+            fits = not adopted or (self._keep_found and runs(running.pid, self._paths.binary))
+            if not fits and (successor := await self._succession.of(running)):
                 self._leaving.append(running)
                 tasks.create_task(self._see_off(running), name=f"proxy {running.pid}: leaving")
                 running = successor
