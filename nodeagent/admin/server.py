@@ -1,6 +1,7 @@
 """The admin socket: JSON over HTTP, for the user of the agent alone. It shows and explains; `down` and `yield` end the agent."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
