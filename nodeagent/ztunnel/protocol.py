@@ -154,6 +154,8 @@ class ConnectionEntry(Struct, frozen=True, omit_defaults=True):
     flag: str | None = None
     error: str | None = None
     policy: str | None = None
+    socket: int | None = None
+    """The kernel's number (SO_COOKIE) for the socket towards the other workload: the tunnel's, or one of its own."""
 
 
 class Connections(Struct, frozen=True, tag="connections"):

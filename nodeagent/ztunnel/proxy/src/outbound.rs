@@ -73,7 +73,7 @@ async fn find_way(worker: &Rc<Worker>, conn: &ConnGuard) -> Result<(Path, Option
     match &*route {
         Route::Pass(series) => {
             conn.counted_as(series);
-            Ok((Path::Plain(worker.connect(&conn.workload, conn.destination).await?), None))
+            Ok((plain(conn, worker.connect(&conn.workload, conn.destination).await?), None))
         }
         Route::Refuse { flag, reason, series } => {
             conn.counted_as(series);
@@ -128,6 +128,11 @@ async fn try_endpoints(worker: &Rc<Worker>, conn: &Conn, endpoints: &[Endpoint])
     Err(last)
 }
 
+fn plain(conn: &Conn, stream: TcpStream) -> Path {
+    conn.socket.set(sys::cookie(&stream));
+    Path::Plain(stream)
+}
+
 enum Refusal {
     /// Another endpoint may do better.
     TryNext(Failure),
@@ -137,11 +142,13 @@ enum Refusal {
 
 /// `patience`: for a sign of life of this endpoint, since there are others; None: all that the deadlines give.
 async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint, patience: Option<Duration>) -> Result<Path, Refusal> {
+    conn.socket.set(None);
     let Some(Through { target, authority }) = &endpoint.tunnel else {
         conn.via.set(Via::Plaintext);
         conn.hbone_address.set(None);
         conn.destination_identity.replace(None);
-        return within(patience, worker.connect(&conn.workload, endpoint.address)).await.map(Path::Plain).map_err(Refusal::TryNext);
+        let connected = within(patience, worker.connect(&conn.workload, endpoint.address)).await;
+        return connected.map(|stream| plain(conn, stream)).map_err(Refusal::TryNext);
     };
     conn.via.set(Via::Hbone);
     conn.hbone_address.set(Some(endpoint.address));
@@ -153,6 +160,7 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint, patience: 
         // Connecting has its own deadlines, each of which gives everyone who waits an answer; it goes on when nobody does.
         let lease = within(patience, worker.lease(&conn.workload, target)).await.map_err(Refusal::TryNext)?;
         conn.destination_identity.replace(lease.tunnel.peer_identity().cloned());
+        conn.socket.set(lease.tunnel.socket);
         let Some(stream) = open(worker, &lease.tunnel, conn, authority).map_err(Refusal::TryNext)? else {
             // Whoever waited for the same tunnel may have taken its last stream: then the next lease is of another. One that takes
             // none at all is the peer's doing, and there would be no end to those.

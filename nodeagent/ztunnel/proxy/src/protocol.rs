@@ -110,6 +110,8 @@ pub struct ConnectionEntry {
     pub error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]

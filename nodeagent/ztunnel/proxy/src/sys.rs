@@ -23,6 +23,11 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
     address.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
+/// The kernel's number for a socket, which no other one ever has; None if it tells none.
+pub fn cookie(stream: &TcpStream) -> Option<u64> {
+    SockRef::from(stream).cookie().ok()
+}
+
 /// An IPv4 address that a dual-stack socket shows as IPv6, as IPv4.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())

@@ -73,6 +73,7 @@ pub async fn serve_stream(stream: StreamGuard, request: Box<Request>) {
         return refuse(&stream, UNAVAILABLE);
     };
     conn.destination_identity.replace(Some(spec.identity.clone()));
+    conn.socket.set(stream.tunnel.socket);
     let way = conn.run(Box::pin(while_wanted(&stream, find_way(&worker, &conn, admitted, peer)))).await;
     let application = match way {
         Ok(application) => application,

@@ -22,6 +22,7 @@ use self::liveness::Liveness;
 use crate::failure::{Failure, Flag};
 use crate::limits::TunnelPermit;
 use crate::signal::Signal;
+use crate::sys;
 use crate::worker::{Worker, Workload};
 use hbone_codec::{CheckedConfig, Code, Config, Connection, HeaderBlock, OpenError, Role, StreamId};
 use hbone_tls::{Engine, PeerCertificate};
@@ -42,6 +43,8 @@ pub struct Tunnel {
     pub worker: Rc<Worker>,
     pub workload: Rc<Workload>,
     pub peer_address: SocketAddr,
+    /// The kernel's number for its socket.
+    pub socket: Option<u64>,
     role: Role,
     io: TcpStream,
     core: RefCell<Core>,
@@ -81,6 +84,7 @@ impl Tunnel {
             worker: worker.clone(),
             workload: parts.workload,
             peer_address: parts.peer_address,
+            socket: sys::cookie(&parts.io),
             role: parts.role,
             io: parts.io,
             core: RefCell::new(Core::new(parts.engine, codec, parts.out)),

@@ -38,6 +38,8 @@ pub struct Conn {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub hbone_address: Cell<Option<SocketAddr>>,
+    /// The kernel's number for the socket towards the other workload: the tunnel's, or its own.
+    pub socket: Cell<Option<u64>>,
     pub source_identity: RefCell<Option<Arc<str>>>,
     pub destination_identity: RefCell<Option<Arc<str>>>,
     /// The verdict that this connection stands on.
@@ -162,6 +164,7 @@ impl Conn {
             flag: failure.as_ref().and_then(|failure| failure.flag).map(Flag::as_str),
             error: failure.as_ref().map(|failure| failure.text().to_owned()),
             policy: self.policy.borrow().clone(),
+            socket: self.socket.get(),
         };
         LogEntry { entry, series }
     }
@@ -251,6 +254,7 @@ impl Worker {
             source: opening.source,
             destination: opening.destination,
             hbone_address: Cell::new(None),
+            socket: Cell::new(None),
             source_identity: RefCell::new(opening.source_identity),
             destination_identity: RefCell::new(None),
             flow: RefCell::new(None),
