@@ -16,6 +16,7 @@ from nodeagent.linux.errors import KernelError
 log = logging.getLogger(__name__)
 _START_FIELD: Final = 19
 """Of /proc/PID/stat, behind the name: when it began."""
+_NS_PER_S: Final = 1_000_000_000
 
 
 def start(command: Sequence[str], *, log_file: Path) -> int:
@@ -40,6 +41,26 @@ def start(command: Sequence[str], *, log_file: Path) -> int:
         )
     except OSError as error:
         raise KernelError(error.errno or errno.EIO, f"start {command[0]}", "is the program there and executable?") from error
+
+
+def executable(pid: int, started_ns: int) -> str | None:
+    """The path, in its own mounts, of the file that a process runs; None if it has ended.
+
+    `started_ns`: of the clock CLOCK_BOOTTIME. Another process that has got the pid started at another time, and is not looked at.
+    """
+    try:
+        directory = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        # Whose number it is now had it before, too: the directory is that process's own, and nothing of another can be read through it.
+        if started_ticks(pid) != started_ns * os.sysconf("SC_CLK_TCK") // _NS_PER_S:
+            return None
+        return os.fsencode(os.readlink("exe", dir_fd=directory)).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(directory)
 
 
 class Process:
