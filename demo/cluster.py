@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
-from demo import manifests
+from demo import cgroups, manifests
 from demo.admin import ask
 from demo.manifests import Manifest
 from demo.shell import CommandError, Process, run
@@ -137,7 +137,8 @@ class Cluster:
             f"--state-dir={directory / 'state'}",
             *extra,
         ]
-        self.agents[node] = Process(f"agent {node}", command, directory / "agent.log", self.topology.hosts[node].namespace).start()
+        namespace, cgroup = self.topology.hosts[node].namespace, cgroups.make(f"{self.topology.prefix}-{node}")
+        self.agents[node] = Process(f"agent {node}", command, directory / "agent.log", namespace, cgroup=cgroup).start()
         self._wait_for(self.agents[node], lambda: self.ready(node), f"the agent of {node} to be ready")
 
     def ready(self, node: str) -> bool:
@@ -184,7 +185,7 @@ class Cluster:
         self._eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
 
     def list_pod(self, pod: Pod, *, service_account: str, namespace: str = "default", cgroup: str = "") -> None:
-        """Adds a pod to its node's static list, or changes what stands there."""
+        """Adds a pod to its node's static list, or changes what stands there. `cgroup`: of its processes, if that is to be known."""
         self._enrolled.setdefault(pod.node, {})[pod.name] = {
             "name": pod.name,
             "namespace": namespace,
@@ -257,6 +258,8 @@ class Cluster:
             agent.stop()
             if pid := self.proxy_pid(node):
                 os.kill(pid, signal.SIGKILL)
+            if agent.cgroup is not None:
+                cgroups.remove(agent.cgroup)
         if self.controller is not None:
             self.controller.stop()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from demo.cgroups import entering
+
 
 class CommandError(RuntimeError):
     """A program failed: which, how, and what it said."""
@@ -44,13 +46,14 @@ class Process:
     log: Path
     namespace: str | None = None
     env: dict[str, str] = field(default_factory=dict)
+    cgroup: Path | None = None
     _popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         """Starts it; its output is appended to the log."""
         with self.log.open("ab") as output:
             self._popen = subprocess.Popen(
-                in_namespace(self.namespace, self.command),
+                entering(self.cgroup, in_namespace(self.namespace, self.command)),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -60,7 +63,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Of the running process (nsenter replaces itself by the program)."""
+        """Of the running process (sh and nsenter replace themselves by the program)."""
         if self._popen is None:
             raise CommandError(f"{self.name} was not started")
         return self._popen.pid

@@ -18,6 +18,7 @@ from meshapi.trust import Revocation as TrustRevocation
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
 from nodeagent.admin.explaining import Explainer
 from nodeagent.capture.choice import choose
+from nodeagent.capture.ebpf import DIRECTORY
 from nodeagent.capture.outside import OutsideDestinations
 from nodeagent.config import Config, ConfigError, LogFormat, Outside
 from nodeagent.enrolment import records
@@ -42,6 +43,7 @@ from nodeagent.state.keeper import Keeper
 from nodeagent.state.kept import load_kept
 from nodeagent.subscriptions import Subscriptions
 from nodeagent.telemetry.access_log import AccessLog
+from nodeagent.telemetry.kernel.owner import KernelTelemetry
 from nodeagent.telemetry.recorder import Recorder
 from nodeagent.telemetry.records import as_json, as_text
 from nodeagent.telemetry.sinks import RotatedFile, StandardOutput
@@ -138,7 +140,8 @@ class Agent:
         render = as_json if config.log_format is LogFormat.JSON else as_text
         sink = StandardOutput() if config.access_log is None else RotatedFile(config.access_log)
         self.access_log = AccessLog(sink, render)
-        self.recorder = Recorder(self.access_log)
+        self.kernel = KernelTelemetry(self.store, DIRECTORY) if config.tcp_telemetry else None
+        self.recorder = Recorder(self.access_log, self.kernel)
 
     def _choose_capture(self) -> None:
         self.capture = choose(self.config.capture)
@@ -213,8 +216,13 @@ class Agent:
         self.sessions.set_trust(SetTrust(dict(roots), tuple(Revocation(entry.identity, entry.issued_before_s) for entry in revoked)))
 
     def _on_workloads(self, workloads: tuple[LocalWorkload, ...]) -> None:
-        self.residents.set(workloads)
+        self._see(workloads)
         self.identities.drop_unwanted()
+
+    def _see(self, workloads: tuple[LocalWorkload, ...]) -> None:
+        self.residents.set(workloads)
+        if self.kernel is not None:
+            self.kernel.see(workloads)
 
     # ---- running
 
@@ -237,6 +245,8 @@ class Agent:
         tasks |= self.source.tasks(self.reports)
         if self.credential is not None:
             tasks["credential"] = self.credential.run()
+        if self.kernel is not None:
+            tasks["kernel telemetry"] = self.kernel.run()
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(part, name=name) for name, part in tasks.items()]
             await self._ending.wait()
@@ -269,6 +279,8 @@ class Agent:
         await self.source.remove()
         await self.enrolment.down(drain_s)
         await self.supervisor.stop(0.0, self.sessions.shutdown)
+        if self.kernel is not None:
+            await self.kernel.leave()
         return released
 
     async def _restore(self) -> None:
@@ -280,7 +292,7 @@ class Agent:
         for url in (TRUST_TYPE, ADDRESS_TYPE, AUTHORIZATION_TYPE):  # what a later version kept beside them is not for this one
             self.client.restore(url, kept.resources.get(url, ()), kept.rejected.get(url, {}))
         self.feed.restore(kept)
-        self.residents.set([record.workload for record in records.load(self.state) if not record.leaving])
+        self._see(tuple(record.workload for record in records.load(self.state) if not record.leaving))
         known = self.store.current
         log.info("kept from before: %d workloads and %d policies of the mesh", len(known.workloads), len(known.policies_by_key))
 

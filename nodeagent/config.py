@@ -91,6 +91,8 @@ class Config(Struct, frozen=True):
     ready_listen: tuple[str, int] = ("0.0.0.0", wire.READINESS_PORT)
     capture: Way = Way.AUTO
     outside: Outside = Outside.DIRECT
+    tcp_telemetry: bool = True
+    """The kernel counts connections between workloads, and records which process opened one."""
     proxy_binary: Path | None = None
     proxy_workers: int | None = None
     proxy_drain_s: float = 300.0

@@ -30,6 +30,7 @@ from nodeagent.resolve.explain import Capture
 from nodeagent.resolve.explanation import Explanation
 from nodeagent.resolve.target import pod_uid
 from nodeagent.telemetry.gauges import Readings
+from nodeagent.telemetry.kernel.sighting import NOTHING
 from nodeagent.ztunnel.protocol import ProxyStatus
 from nodeagent.ztunnel.requests import NoAnswerError
 
@@ -74,6 +75,7 @@ class NodeReports:
             certificates=agent.identities.states(),
             rejected=agent.client.rejected,
             proxy=self._proxy,
+            tcp_telemetry=agent.kernel is not None and not agent.kernel.problem,
         )
 
     async def status(self) -> StatusReport:
@@ -93,6 +95,7 @@ class NodeReports:
             proxy=self._proxy_report(),
             capture=agent.capture.way.name,
             capture_reason=agent.capture.reason,
+            tcp_telemetry=agent.kernel.problem if agent.kernel else "switched off",
             workloads=tuple(self.workloads()),
             denials=tuple(node.denial(record) for record in agent.access_log.denials()),
         )
@@ -138,7 +141,8 @@ class NodeReports:
             entries = await self._agent.sessions.connections()
         except NoAnswerError as error:
             raise UnavailableError(str(error)) from error
-        return [node.connection(entry) for entry in entries]
+        kernel = self._agent.kernel
+        return [node.connection(entry, kernel.sighting(entry) if kernel else NOTHING) for entry in entries]
 
     async def captures(self) -> list[CaptureReport]:
         agent = self._agent

@@ -22,6 +22,7 @@ from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
 from nodeagent.identity.schedule import IdentityState, State
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.runtime.base import LocalWorkload
+from nodeagent.telemetry.kernel.sighting import Sighting
 from nodeagent.telemetry.records import Record
 from nodeagent.ztunnel.protocol import ConnectionEntry
 
@@ -82,7 +83,7 @@ def roots(pem_by_domain: Mapping[str, str]) -> tuple[RootReport, ...]:
     )
 
 
-def connection(entry: ConnectionEntry) -> ConnectionReport:
+def connection(entry: ConnectionEntry, sighting: Sighting) -> ConnectionReport:
     return ConnectionReport(
         workload=entry.workload,
         direction=entry.direction.value,
@@ -95,6 +96,12 @@ def connection(entry: ConnectionEntry) -> ConnectionReport:
         opened_s=entry.opened_s,
         sent_bytes=entry.sent_bytes,
         received_bytes=entry.received_bytes,
+        pid=sighting.pid,
+        executable=sighting.executable,
+        command=sighting.command,
+        connect_s=sighting.connect_s,
+        rtt_s=sighting.rtt_s,
+        retransmits=sighting.retransmits,
     )
 
 

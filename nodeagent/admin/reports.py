@@ -107,6 +107,8 @@ class StatusReport(Struct, frozen=True):
     capture: str
     """How workloads are captured here, and why this way."""
     capture_reason: str
+    tcp_telemetry: str = ""
+    """Why the kernel does not count connections between workloads; empty if it does."""
     workloads: tuple[WorkloadReport, ...] = ()
     denials: tuple[DenialReport, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -174,6 +176,14 @@ class ConnectionReport(Struct, frozen=True):
     opened_s: float
     sent_bytes: int
     received_bytes: int
+    pid: int | None = None
+    """Of the process that opened it, where the workload's cgroup is known; so are the next two."""
+    executable: str | None = None
+    command: str | None = None
+    connect_s: float | None = None
+    """Of the tunnel that carries it, or of its own connection to the other side; so are the next two."""
+    rtt_s: float | None = None
+    retransmits: int | None = None
 
 
 class CounterReport(Struct, frozen=True):

@@ -104,10 +104,9 @@ class MeshSockets:
         """Every flow that is counted, as `flow_key` and `flow` read them."""
         return libbpf.entries(self._maps["flows"], FLOW.size)
 
-    def forget(self, key: bytes) -> None:
-        """Takes a flow out: what comes of it later begins at nothing."""
-        if key != _OTHERS:
-            libbpf.delete(self._maps["flows"], key)
+    def forget(self, key: bytes) -> bool:
+        """Takes a flow out: what comes of it later begins at nothing. Not the one of all others; returns whether it is out."""
+        return key != _OTHERS and libbpf.delete(self._maps["flows"], key)
 
     def figures(self, cookie: int) -> Figures | None:
         """Of the socket with this cookie, also for a while after its end; None if it is not known."""

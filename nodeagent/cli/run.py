@@ -57,6 +57,13 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
     show_envvar=True,
     help="Connections to destinations that the mesh does not know: past the proxy from the second on, where the capture can, or by it.",
 )
+@click.option(
+    "--tcp-telemetry",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_envvar=True,
+    help="TCP's figures between workloads, and the process behind a connection, by eBPF.",
+)
 @click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
 @click.option("--proxy-workers", type=click.IntRange(1, 1024), show_envvar=True, help="Its threads; all CPUs if not given.")
 @click.option(
@@ -126,6 +133,7 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         ready_listen=parse_listen(options["ready_listen"], "--ready-listen"),
         capture=Way(options["capture"]),
         outside=Outside(options["outside"]),
+        tcp_telemetry=options["tcp_telemetry"] == "on",
         proxy_binary=options["proxy_binary"],
         proxy_workers=options["proxy_workers"],
         proxy_drain_s=options["proxy_drain"],

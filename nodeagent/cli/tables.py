@@ -127,15 +127,24 @@ def connections(console: Console, reports: Sequence[ConnectionReport], now_s: fl
         [
             report.direction,
             report.source + (f" ({report.source_identity})" if report.source_identity else ""),
+            _process(report),
             report.destination + (f" ({report.destination_identity})" if report.destination_identity else ""),
             report.via + (f" {report.hbone_address}" if report.hbone_address else ""),
             ago(report.opened_s, now_s),
             size(report.sent_bytes),
             size(report.received_bytes),
+            f"{report.rtt_s * 1000:.1f} ms" if report.rtt_s is not None else "-",
         ]
         for report in reports
     ]
-    draw(console, ("DIRECTION", "SOURCE", "DESTINATION", "VIA", "OPENED", "SENT", "RECEIVED"), rows, nothing="no open connections")
+    columns = ("DIRECTION", "SOURCE", "PROCESS", "DESTINATION", "VIA", "OPENED", "SENT", "RECEIVED", "RTT")
+    draw(console, columns, rows, nothing="no open connections")
+
+
+def _process(report: ConnectionReport) -> str:
+    if report.pid is not None:
+        return f"{report.executable or report.command} ({report.pid})"
+    return "unknown" if report.direction == "outbound" else "-"
 
 
 def captures(console: Console, reports: Sequence[CaptureReport]) -> None:

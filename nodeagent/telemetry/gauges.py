@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from nodeagent.identity.schedule import IdentityState, State
 from nodeagent.telemetry.flow_metrics import FlowMetrics
+from nodeagent.telemetry.kernel.tcp_metrics import TCPMetrics
 from nodeagent.telemetry.recorder import Recorder
 from nodeagent.ztunnel.protocol import ProxyStatus
 
@@ -25,31 +26,37 @@ class Readings:
     certificates: Sequence[IdentityState] = ()
     rejected: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     proxy: ProxyStatus | None = None
+    tcp_telemetry: bool = False
+    """The kernel counts connections between workloads."""
 
 
 class AgentMetrics:
     """Renders the whole page: the flows, then the agent's own."""
 
-    def __init__(self, recorder: Recorder, read: Callable[[], Readings]) -> None:
+    def __init__(self, recorder: Recorder, read: Callable[[], Readings], tcp: TCPMetrics | None = None) -> None:
         self._flows: FlowMetrics = recorder.flows
+        self._tcp = tcp or TCPMetrics()
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_AgentCollector(recorder, read))
+        self._registry.register(_AgentCollector(recorder, read, self._tcp))
 
     def render(self) -> bytes:
         """The text format, version 0.0.4."""
-        return self._flows.render().encode("utf-8", "backslashreplace") + generate_latest(self._registry)
+        own = self._flows.render() + self._tcp.render()
+        return own.encode("utf-8", "backslashreplace") + generate_latest(self._registry)
 
 
 class _AgentCollector(Collector):
-    def __init__(self, recorder: Recorder, read: Callable[[], Readings]) -> None:
+    def __init__(self, recorder: Recorder, read: Callable[[], Readings], tcp: TCPMetrics) -> None:
         self._recorder = recorder
         self._read = read
+        self._tcp = tcp
 
     def collect(self) -> Iterator[Family]:
         readings = self._read()
         yield _gauge("nodemesh_controller_connected", "1 while the agent has a stream to its controller.", float(readings.connected))
         if readings.config_age_s is not None:
             yield _gauge("nodemesh_config_age_seconds", "Time since the controller last sent anything.", readings.config_age_s)
+        yield _gauge("nodemesh_tcp_telemetry", "1 while the kernel counts connections between workloads.", float(readings.tcp_telemetry))
         yield _gauge("nodemesh_workloads", "Workloads served on this node.", readings.workloads)
         yield _labelled(
             "nodemesh_rejected_resources",
@@ -75,7 +82,7 @@ class _AgentCollector(Collector):
             "nodemesh_flow_metrics_lost",
             "Label sets of flows that made room for others, and rows that fit no known series.",
             "what",
-            {"label_sets": recorder.flows.evicted, "rows": recorder.unattributed_rows},
+            {"label_sets": recorder.flows.evicted, "rows": recorder.unattributed_rows, "tcp_label_sets": self._tcp.evicted},
         )
 
 

@@ -1,23 +1,35 @@
 """Takes what the proxy counted and logged, and gives it to the metrics and the access log."""
 
-from typing import Final
+from typing import Final, Protocol
 
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.flow_metrics import FlowMetrics
+from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
 from nodeagent.telemetry.records import Record, record
 from nodeagent.telemetry.series import SeriesTable
-from nodeagent.ztunnel.protocol import Closed, Counters
+from nodeagent.ztunnel.protocol import Closed, ConnectionEntry, Counters
 
 MAX_POLICIES: Final = 1000
 NO_POLICY: Final = "-"
 OTHER_POLICY: Final = "other"
 
 
+class Observer(Protocol):
+    """Who knows more of a connection than the proxy does (`nodeagent.telemetry.kernel`)."""
+
+    def sighting(self, entry: ConnectionEntry) -> Sighting:
+        """What is known of it; takes microseconds, and raises nothing."""
+
+    def forget(self, entry: ConnectionEntry) -> None:
+        """It has ended, and was told of."""
+
+
 class Recorder:
     """One for the life of the agent; the proxy's sessions come and go."""
 
-    def __init__(self, access_log: AccessLog) -> None:
+    def __init__(self, access_log: AccessLog, observer: Observer | None = None) -> None:
         self.access_log = access_log
+        self._observer = observer
         self.flows = FlowMetrics()
         self.denied: dict[str, int] = {}
         """Denied connections by the policy that decided."""
@@ -29,6 +41,14 @@ class Recorder:
     def begin_session(self) -> "SessionRecorder":
         """A proxy connected: its series numbers begin anew."""
         return SessionRecorder(self)
+
+    def last_sighting(self, entry: ConnectionEntry) -> Sighting:
+        """What the observer knows of a connection that has ended, and forgets by this."""
+        if self._observer is None:
+            return NOTHING
+        sighting = self._observer.sighting(entry)
+        self._observer.forget(entry)
+        return sighting
 
     def count_denial(self, policy: str) -> None:
         """One more of this policy, or of no one's."""
@@ -60,7 +80,7 @@ class SessionRecorder:
         records: list[Record] = []
         for entry in closed.entries:
             flow = self._series.find(entry.series)
-            line = record(entry, flow.log if flow is not None else {})
+            line = record(entry, flow.log if flow is not None else {}, self._recorder.last_sighting(entry))
             records.append(line)
             if line.denied:
                 self._recorder.count_denial(entry.policy or NO_POLICY)

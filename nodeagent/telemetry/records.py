@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
 from nodeagent.ztunnel.protocol import ConnectionEntry
 
 FIELDS: Final = (
@@ -15,6 +16,9 @@ FIELDS: Final = (
     "src.workload",
     "src.namespace",
     "src.identity",
+    "src.pid",
+    "src.executable",
+    "src.command",
     "dst.addr",
     "dst.hbone_addr",
     "dst.service",
@@ -25,6 +29,9 @@ FIELDS: Final = (
     "bytes_sent",
     "bytes_recv",
     "duration",
+    "tcp.connect",
+    "tcp.rtt",
+    "tcp.retransmits",
     "error",
     "policy",
     "flag",
@@ -50,12 +57,15 @@ class Record:
         return "error" if "error" in self.fields or "flag" in self.fields else "info"
 
 
-def record(entry: ConnectionEntry, log: Mapping[str, str]) -> Record:
+def record(entry: ConnectionEntry, log: Mapping[str, str], sighting: Sighting = NOTHING) -> Record:
     """What is logged of a connection; `log` is what the agent knew of its flow. The proxy's word counts where both have one."""
     known: dict[str, str | int | None] = {
         **log,
         "src.addr": entry.source,
         "src.identity": entry.source_identity or log.get("src.identity"),
+        "src.pid": sighting.pid,
+        "src.executable": sighting.executable,
+        "src.command": sighting.command,
         "dst.addr": entry.destination,
         "dst.hbone_addr": entry.hbone_address,
         "dst.identity": entry.destination_identity or log.get("dst.identity"),
@@ -63,12 +73,19 @@ def record(entry: ConnectionEntry, log: Mapping[str, str]) -> Record:
         "bytes_sent": entry.sent_bytes,
         "bytes_recv": entry.received_bytes,
         "duration": f"{entry.duration_s * 1000:.0f}ms",
+        "tcp.connect": _milliseconds(sighting.connect_s),
+        "tcp.rtt": _milliseconds(sighting.rtt_s),
+        "tcp.retransmits": sighting.retransmits,
         "error": entry.error,
         "policy": entry.policy,
         "flag": entry.flag,
     }
     fields = {name: _bounded(value) for name in FIELDS if (value := known.get(name)) is not None}
     return Record(entry.opened_s + entry.duration_s, fields)
+
+
+def _milliseconds(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds * 1000:.3f}ms"
 
 
 def as_json(line: Record) -> str:

@@ -38,6 +38,7 @@ LOG_FIELDS = {
     "bytes_sent",
     "bytes_recv",
     "duration",
+    *(f"tcp.{name}" for name in ("connect", "rtt", "retransmits")),
 }
 
 

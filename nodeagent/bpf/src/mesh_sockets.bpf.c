@@ -2,7 +2,7 @@
 /* Counts the proxy's connections between workloads: how long connecting took, and at their end what TCP knows of them.
  *
  * Runs for the sockets of a cgroup, the agent's. What is not the proxy's, in the namespace of a workload of this agent, is left after a
- * look at its mark; of the others only the changes of state are asked for, not each round trip or retransmission.
+ * look at its mark; of the others only the changes of state and what is sent again are asked for, not each round trip.
  */
 #include "mesh_sockets.h"
 
@@ -14,6 +14,7 @@
 /* Of the kernel's smoothed round trip time. */
 #define RTT_SHIFT 3
 #define NS_PER_US 1000
+#define CALLBACKS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
 
 /* Of this agent, by the cookies of their namespaces. */
 struct {
@@ -67,12 +68,21 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, enum role role)
 		return;
 	read_remote(ctx, initial.flow.remote);
 	if (of_socket(ctx, &initial))
-		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CALLBACKS);
 }
 
 static __always_inline struct reading read(struct bpf_sock_ops *ctx)
 {
 	return (struct reading){ ctx->srtt_us >> RTT_SHIFT, ctx->total_retrans, ctx->bytes_acked, ctx->bytes_received };
+}
+
+/* The handshake is over, and its acknowledgement was of no byte. */
+static __always_inline void begin(struct bpf_sock_ops *ctx, struct watched *of)
+{
+	struct reading now = read(ctx);
+
+	of->acknowledged_bytes = now.acknowledged_bytes;
+	show(of, &now);
 }
 
 static __always_inline void connected(struct bpf_sock_ops *ctx)
@@ -83,11 +93,32 @@ static __always_inline void connected(struct bpf_sock_ops *ctx)
 	if (!of)
 		return;
 	of->connect_us = (bpf_ktime_get_ns() - of->started_ns) / NS_PER_US;
-	/* The acknowledgement of the handshake is no byte. */
-	of->acknowledged_bytes = ctx->bytes_acked;
+	begin(ctx, of);
 	flow = flow_of(&of->flow);
 	if (flow)
 		observe(flow->connect, &flow->connect_us, of->connect_us);
+}
+
+static __always_inline void accepted(struct bpf_sock_ops *ctx)
+{
+	struct watched *of;
+
+	watch(ctx, ROLE_DESTINATION);
+	of = of_socket(ctx, NULL);
+	if (of)
+		begin(ctx, of);
+}
+
+/* Losses are rare, and the log lines of the connections that they delay come soon. */
+static __always_inline void sent_again(struct bpf_sock_ops *ctx)
+{
+	struct watched *of = of_socket(ctx, NULL);
+	struct reading now;
+
+	if (!of)
+		return;
+	now = read(ctx);
+	show(of, &now);
 }
 
 static __always_inline void changed(struct bpf_sock_ops *ctx)
@@ -111,11 +142,14 @@ int mesh_sockets(struct bpf_sock_ops *ctx)
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		if (ctx->local_port == HBONE_PORT && is_proxys(ctx))
-			watch(ctx, ROLE_DESTINATION);
+			accepted(ctx);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		if (is_proxys(ctx))
 			connected(ctx);
+		break;
+	case BPF_SOCK_OPS_RETRANS_CB:
+		sent_again(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		changed(ctx);

@@ -145,12 +145,18 @@ static __always_inline void advance(__u64 *counted, __u64 now, __u64 *total)
 	}
 }
 
-static __always_inline void take(struct watched *of, const struct reading *now)
+static __always_inline void show(const struct watched *of, const struct reading *now)
 {
 	struct figures latest = { of->connect_us, now->rtt_us, now->retransmits };
-	struct flow *flow = flow_of(&of->flow);
 
 	bpf_map_update_elem(&figures, &of->cookie, &latest, BPF_ANY);
+}
+
+static __always_inline void take(struct watched *of, const struct reading *now)
+{
+	struct flow *flow = flow_of(&of->flow);
+
+	show(of, now);
 	if (!flow)
 		return;
 	if (now->rtt_us)

@@ -4,7 +4,7 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,13 @@ from nodeagent.bpf import libbpf, mesh_sockets
 from nodeagent.bpf.mesh_sockets import FIRST_BOUND_US, PROGRAM, Flow, Histogram, MeshSockets, Role, attached, flow, flow_key
 from nodeagent.bpf.pinned import Program
 from nodeagent.linux.cgroups import Cgroup
-from nodeagent.linux.sockets import listener, netns_cookie
+from nodeagent.linux.sockets import netns_cookie
 from tests.nodeagent import cgroups
+from tests.nodeagent.bpf.connections import BYTES, carry, connection, cookie
 from tests.nodeagent.bpf.objects import eventually, eventually_gone, ids, variant
 from tests.nodeagent.pods import Pair, Side
 
-SO_COOKIE = 57
 SERVER_PORT = 9000
-BYTES = 200_000
 BUDGETS = {"mesh_sockets": 2500, "sample_sockets": 1500}
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -47,36 +46,6 @@ def flows(counting: MeshSockets) -> dict[tuple[str, Role], Flow]:
     """Those that something was counted of, by the address at the other end and the role."""
     found = {flow_key(key): flow(value) for key, value in counting.flows()}
     return {(str(key.remote), key.role): value for key, value in found.items() if value != Flow()}
-
-
-@contextmanager
-def connection(from_side: Side, to: Side, family: int, port: int, mark: int = PROXY_MARK) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection, each bearing the mark from its first packet on."""
-    with ExitStack() as opened:
-        wildcard = "::" if family == V6 else "0.0.0.0"
-        listening = opened.enter_context(to.namespace.run(listener, wildcard, port, mark=mark))
-        listening.settimeout(5)
-        dialling = opened.enter_context(closing(from_side.open_socket(family)))
-        dialling.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        dialling.connect((to.addresses[family], port))
-        accepted = opened.enter_context(closing(listening.accept()[0]))
-        yield dialling, accepted
-
-
-def carry(sender: socket.socket, receiver: socket.socket, size_bytes: int = BYTES) -> None:
-    """Sends that much and reads all of it."""
-    left = size_bytes
-    while left:
-        sender.sendall(bytes(min(left, 50_000)))
-        part = min(left, 50_000)
-        while part:
-            got = len(receiver.recv(part))
-            part, left = part - got, left - got
-    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def cookie(made: socket.socket) -> int:
-    return int.from_bytes(made.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")
 
 
 def only(histogram: Histogram) -> int:

@@ -117,6 +117,8 @@ async def test_the_page_holds_flows_and_the_agents_own_and_is_fresh() -> None:
         "nodemesh_access_log_lost_entries_total agent": 0,
         "nodemesh_flow_metrics_lost_total label_sets": 0,
         "nodemesh_flow_metrics_lost_total rows": 1,
+        "nodemesh_flow_metrics_lost_total tcp_label_sets": 0,
+        "nodemesh_tcp_telemetry": 0,
         "nodemesh_proxy_connections": 5,
         "nodemesh_proxy_tunnels inbound": 2,
         "nodemesh_proxy_tunnels outbound": 3,

@@ -1,0 +1,1 @@
+"""What the kernel tells of connections: how TCP fared between workloads, and which process opened one."""

@@ -1,0 +1,209 @@
+"""Owns what the kernel tells of connections: attaches the programs, reads them every few seconds, answers for single connections.
+
+Whatever of it fails costs figures and names, and nothing else: it is said in `problem`, and tried again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple, ParamSpec, TypeVar
+
+from meshapi.workload import IPAddress, Workload, WorkloadUID
+from nodeagent.bpf import bpffs
+from nodeagent.bpf.mesh_sockets import Flow, FlowKey, Role
+from nodeagent.linux.namespaces import Namespace
+from nodeagent.linux.sockets import netns_cookie
+from nodeagent.runtime.base import LocalWorkload
+from nodeagent.snapshot.store import SnapshotStore
+from nodeagent.telemetry.kernel import tcp_metrics
+from nodeagent.telemetry.kernel.diallers import Diallers, Opened, Place, path_of
+from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
+from nodeagent.telemetry.kernel.tcp_metrics import STRANGER, Named, TCPMetrics
+from nodeagent.telemetry.kernel.tunnels import Tunnels
+from nodeagent.telemetry.labels import Reporter
+from nodeagent.ztunnel.protocol import ConnectionEntry, Direction
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PERIOD_S: Final = 5.0
+RETRY_S: Final = 60.0
+"""What the kernel refused it will refuse again; an operator may have changed something meanwhile."""
+MAX_KEPT_NAMES: Final = 4096
+
+
+class _Seen(NamedTuple):
+    """A workload of this node, and the cookie of its network namespace."""
+
+    workload: LocalWorkload
+    namespace: int
+
+
+class KernelTelemetry:
+    """See the module. Used from one event loop; what blocks runs in one thread of its own."""
+
+    def __init__(self, store: SnapshotStore, pins: Path, *, period_s: float = PERIOD_S) -> None:
+        """`pins`: a directory on a bpffs, which is mounted if it is not there."""
+        self.metrics = TCPMetrics()
+        self.problem = "it has not begun"
+        """Why TCP's figures are not counted; empty if they are."""
+        self._store = store
+        self._pins = pins
+        self._period_s = period_s
+        self._tunnels = Tunnels(pins)
+        self._diallers = Diallers(pins)
+        self._workloads: tuple[LocalWorkload, ...] = ()
+        self._names: dict[int, LocalWorkload | None] = {}
+        """By cookie, also of those that have gone, whose last counts are still to come; None where several share a namespace."""
+        self._opened = False
+        self._left = False
+        self._retry_at_s = 0.0
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel telemetry")
+
+    def see(self, workloads: tuple[LocalWorkload, ...]) -> None:
+        """Takes the whole set of what runs here now."""
+        self._workloads = workloads
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled; the programs go on then, and an agent that comes after it finds the connections that were opened meanwhile."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._look()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._period_s):
+                        await self._wake.wait()
+        finally:
+            self._thread.shutdown(wait=True)
+            self._tunnels.close()
+            self._diallers.close()
+
+    async def leave(self) -> None:
+        """Takes the programs off, for good."""
+        self._left = True
+        self._workloads = ()
+        for end in (partial(self._diallers.set, ()), self._tunnels.detach):
+            with suppress(OSError):
+                await self._off(end)
+
+    def sighting(self, entry: ConnectionEntry) -> Sighting:
+        """What the kernel knows of a connection, open or just ended."""
+        try:
+            figures = self._tunnels.figures(entry.socket) if entry.socket is not None else None
+            dialler = self._diallers.find(_opened(entry)) if entry.direction is Direction.OUTBOUND else None
+        except (OSError, ValueError) as error:
+            log.debug("connection %d: %s", entry.id, error)
+            return NOTHING
+        return Sighting(
+            pid=dialler.pid if dialler else None,
+            command=dialler.command if dialler else None,
+            executable=(path_of(dialler.pid, dialler.started_ns, dialler.executable) or None) if dialler else None,
+            connect_s=figures.connect_s if figures else None,
+            rtt_s=figures.rtt_s if figures else None,
+            retransmits=figures.retransmits if figures else None,
+        )
+
+    def forget(self, entry: ConnectionEntry) -> None:
+        """It has ended, and was told of."""
+        if entry.direction is Direction.OUTBOUND:
+            with suppress(OSError, ValueError):
+                self._diallers.forget(_opened(entry))
+
+    # ---- looking
+
+    async def _look(self) -> None:
+        if self._left:
+            return
+        seen, grown = await self._off(self._read, self._workloads)
+        for namespace in {one.namespace for one in seen}:
+            here = [one.workload for one in seen if one.namespace == namespace]
+            self._names.pop(namespace, None)
+            self._names[namespace] = here[0] if len(here) == 1 else None
+        while len(self._names) > MAX_KEPT_NAMES:
+            del self._names[next(iter(self._names))]
+        for key, flow in grown:
+            self.metrics.add(self._labels(key), flow)
+
+    def _read(self, workloads: tuple[LocalWorkload, ...]) -> tuple[list[_Seen], list[tuple[FlowKey, Flow]]]:
+        """Blocks, and never raises: what could not be done is in `problem`, or was logged."""
+        seen = [found for workload in workloads if (found := _seen(workload)) is not None]
+        self._diallers_of(seen)
+        try:
+            if not self._opened:
+                self._open()
+            if not self._opened:
+                return seen, []
+            self._tunnels.count_for({one.namespace for one in seen})
+            return seen, list(self._tunnels.grown())
+        except OSError as error:
+            self._fail(error)
+            return seen, []
+
+    def _diallers_of(self, seen: Collection[_Seen]) -> None:
+        try:
+            self._diallers.set(
+                Place(one.workload.uid, one.namespace, one.workload.terms.cgroup) for one in seen if one.workload.terms.cgroup
+            )
+        except OSError as error:
+            log.debug("processes are not known: %s", error)
+
+    def _open(self) -> None:
+        if time.monotonic() >= self._retry_at_s:
+            bpffs.ensure(self._pins.parent)
+            self._tunnels.open()
+            self._opened, self.problem = True, ""
+
+    def _fail(self, error: OSError) -> None:
+        if self.problem != str(error):
+            log.warning("connections between workloads are not counted: %s", error)
+        self.problem = str(error)
+        self._tunnels.close()
+        self._opened, self._retry_at_s = False, time.monotonic() + RETRY_S
+
+    # ---- names
+
+    def _labels(self, key: FlowKey) -> str:
+        local = self._names.get(key.namespace)
+        own, peer = (STRANGER, STRANGER) if local is None else (self._named(local), self._at(local, key.remote))
+        if key.role is Role.SOURCE:
+            return tcp_metrics.labels(Reporter.SOURCE, own, peer)
+        return tcp_metrics.labels(Reporter.DESTINATION, peer, own)
+
+    def _named(self, local: LocalWorkload) -> Named:
+        known = self._store.current.workload(WorkloadUID(local.uid))
+        return _name(known) if isinstance(known, Workload) else Named(local.name, local.namespace)
+
+    def _at(self, local: LocalWorkload, remote: IPAddress) -> Named:
+        """Who has an address in the network of a workload, as the mesh knows it: nobody is asked, and no peer's word counts."""
+        snapshot = self._store.current
+        known = snapshot.workload(WorkloadUID(local.uid))
+        found = snapshot.workload_at(known.network, remote) if isinstance(known, Workload) else None
+        return _name(found) if isinstance(found, Workload) else STRANGER
+
+    async def _off(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+
+def _name(workload: Workload) -> Named:
+    return Named(workload.workload_name or workload.name, workload.namespace)
+
+
+def _seen(workload: LocalWorkload) -> _Seen | None:
+    """None if its namespace is not there (any more)."""
+    try:
+        with Namespace.open(workload.netns) as namespace:
+            return _Seen(workload, namespace.run(netns_cookie)) if namespace.key == workload.network else None
+    except OSError:
+        return None
+
+
+def _opened(entry: ConnectionEntry) -> Opened:
+    return Opened(entry.workload, entry.source, entry.destination, entry.opened_s)

@@ -1,0 +1,139 @@
+"""Which process opened a connection: known for sure, or not said. Real processes, cgroups and connections."""
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from nodeagent.linux.sockets import netns_cookie
+from nodeagent.telemetry.kernel.diallers import Diallers, Opened, Place, path_of
+from tests.nodeagent import cgroups
+from tests.nodeagent.linux.test_process import running, started_ns
+from tests.nodeagent.pods import Pair
+
+PORT = 9000
+UID = "Kubernetes//Pod/default/shop"
+DIAL = f"""
+import json, os, socket
+connection = socket.create_connection(("10.77.0.2", {PORT}))
+print(json.dumps([os.getpid(), connection.getsockname()[1]]))
+"""
+PYTHON = Path(sys.executable).resolve()
+
+
+@pytest.fixture
+def diallers(root: Path) -> Iterator[Diallers]:
+    made = Diallers(root)
+    yield made
+    made.set(())
+    assert list(root.iterdir()) == []
+    made.close()
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    with cgroups.made() as path:
+        yield path
+
+
+@pytest.fixture
+def place(diallers: Diallers, cgroup: Path, network: Pair) -> Place:
+    made = Place(UID, network.pod.namespace.run(netns_cookie), cgroup.name)
+    diallers.set([made])
+    return made
+
+
+def dial(cgroup: Path, network: Pair) -> tuple[int, Opened]:
+    """The pid of a process that connects and ends, and what the proxy would say of its connection."""
+    with closing(network.client.open_socket(socket.AF_INET)) as server:
+        server.bind(("10.77.0.2", PORT))
+        server.listen()
+        done = cgroups.run(cgroup, str(PYTHON), "-c", DIAL, namespace=network.pod.name)
+        assert done.returncode == 0, done.stderr
+    pid, port = json.loads(done.stdout)
+    return pid, Opened(UID, f"10.77.0.1:{port}", f"10.77.0.2:{PORT}", time.time())
+
+
+def test_a_connection_is_found_until_it_is_forgotten(diallers: Diallers, place: Place, cgroup: Path, network: Pair) -> None:
+    pid, opened = dial(cgroup, network)
+    found = diallers.find(opened)
+    assert found is not None
+    assert (found.pid, found.executable) == (pid, PYTHON.name)
+    assert path_of(found.pid, found.started_ns, found.executable) == PYTHON.name, "it has ended, so that its file has no path"
+    assert diallers.find(opened._replace(uid="another")) is None
+    assert diallers.find(opened._replace(destination="10.77.0.2:9001")) is None
+    diallers.forget(opened)
+    diallers.forget(opened._replace(uid="another"))
+    assert diallers.find(opened) is None
+
+
+def test_a_record_of_a_later_connection_is_not_taken_for_this_ones(diallers: Diallers, place: Place, cgroup: Path, network: Pair) -> None:
+    begin = time.time()
+    _, opened = dial(cgroup, network)
+    assert diallers.find(opened) is not None
+    assert diallers.find(opened._replace(at_s=begin - 1)) is None
+
+
+def test_a_unit_that_restarts_gets_another_cgroup_of_the_same_name(
+    diallers: Diallers, place: Place, cgroup: Path, network: Pair, root: Path
+) -> None:
+    first = cgroup.stat().st_ino
+    cgroups.remove(cgroup)
+    diallers.set([place])
+    cgroup.mkdir()
+    assert cgroup.stat().st_ino != first
+    diallers.set([place])
+    pid, opened = dial(cgroup, network)
+    found = diallers.find(opened)
+    assert found is not None
+    assert found.pid == pid
+
+
+def test_workloads_may_share_a_cgroup(diallers: Diallers, place: Place, cgroup: Path, network: Pair, root: Path) -> None:
+    other = Place("other", network.client.namespace.run(netns_cookie), place.cgroup)
+    diallers.set([place, other])
+    diallers.set([place])
+    _, opened = dial(cgroup, network)
+    assert diallers.find(opened) is not None
+    assert len(list(root.iterdir())) == 1
+
+
+@contextmanager
+def logged(caplog: pytest.LogCaptureFixture, count: int) -> Iterator[None]:
+    caplog.clear()
+    yield
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == count
+
+
+def test_what_can_not_be_is_said_once_and_tried_again(
+    diallers: Diallers, network: Pair, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cookie = network.pod.namespace.run(netns_cookie)
+    with cgroups.made() as path:
+        late = Place(UID, cookie, f"{path.name}/late")
+        with logged(caplog, 2):
+            diallers.set([late, Place("whole machine", cookie, "/")])
+            diallers.set([late, Place("whole machine", cookie, "/")])
+        assert not root.exists() or not list(root.iterdir())
+        (path / "late").mkdir()
+        diallers.set([late])
+        assert len(list(root.iterdir())) == 1
+        diallers.set(())
+        (path / "late").rmdir()
+
+
+def test_a_reused_pid_names_no_path() -> None:
+    with running(PYTHON, "-c", "input()") as process:
+        began = started_ns(process.pid)
+        assert path_of(process.pid, began, PYTHON.name) == str(PYTHON)
+        assert path_of(process.pid, began - 50_000_000, PYTHON.name) == PYTHON.name
+
+
+def test_a_process_that_became_another_program_is_named_by_what_it_was() -> None:
+    with running("sleep", "60") as process:
+        assert path_of(process.pid, started_ns(process.pid), "curl") == "curl"
