@@ -11,27 +11,36 @@ class Metrics:
     """All metrics of one controller. No label takes a value that a caller chooses."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self.certificates_granted = Counter("nodemesh_certificates_granted", "Certificates signed.", ["kind"], registry=self._registry)
+        self.registry = CollectorRegistry()
+        self.certificates_granted = Counter("nodemesh_certificates_granted", "Certificates signed.", ["kind"], registry=self.registry)
         self.certificates_refused = Counter(
-            "nodemesh_certificates_refused", "Certificate requests refused, by the check that failed.", ["check"], registry=self._registry
+            "nodemesh_certificates_refused", "Certificate requests refused, by the check that failed.", ["check"], registry=self.registry
         )
         self.streams_refused = Counter(
             "nodemesh_discovery_streams_refused",
             "Discovery streams refused or ended, by the check that failed.",
             ["check"],
-            registry=self._registry,
+            registry=self.registry,
         )
-        self.pushes = Counter("nodemesh_discovery_pushes", "Discovery responses sent.", ["type"], registry=self._registry)
-        self.nacks = Counter("nodemesh_discovery_nacks", "Discovery responses that an agent refused.", ["type"], registry=self._registry)
-        self._connected = Gauge("nodemesh_connected_agents", "Open discovery streams.", registry=self._registry)
+        self.pushes = Counter("nodemesh_discovery_pushes", "Discovery responses sent.", ["type"], registry=self.registry)
+        self.nacks = Counter("nodemesh_discovery_nacks", "Discovery responses that an agent refused.", ["type"], registry=self.registry)
+        self.source_lists = Counter(
+            "nodemesh_source_lists", "Whole lists read from the Kubernetes API, by collection.", ["path"], registry=self.registry
+        )
+        self.source_failures = Counter(
+            "nodemesh_source_failures",
+            "Requests to the Kubernetes API that failed, by collection and HTTP status (0: no answer).",
+            ["path", "status"],
+            registry=self.registry,
+        )
+        self._connected = Gauge("nodemesh_connected_agents", "Open discovery streams.", registry=self.registry)
         self._reload_failed = Gauge(
             "nodemesh_authority_reload_failed",
             "1 if the authority's files on disk are not usable and older ones are in force.",
-            registry=self._registry,
+            registry=self.registry,
         )
         self._issuer_end = Gauge(
-            "nodemesh_authority_issuer_expiry_seconds", "When the issuing certificate ends, in Unix seconds.", registry=self._registry
+            "nodemesh_authority_issuer_expiry_seconds", "When the issuing certificate ends, in Unix seconds.", registry=self.registry
         )
 
     def observe(self, *, connected: Callable[[], float], reload_failed: Callable[[], float], issuer_end_s: Callable[[], float]) -> None:
@@ -42,4 +51,4 @@ class Metrics:
 
     def render(self) -> bytes:
         """Prometheus text."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)

@@ -1,10 +1,11 @@
-"""The Kubernetes and Istio kinds that the mesh reads, as immutable typed values holding only the fields used.
+"""The kinds of Kubernetes, Istio and Gateway API that the mesh reads, as immutable typed values holding only the fields used.
 
 Fields of Kubernetes objects that are not listed are dropped, as the API server prunes them; the two security kinds forbid
 unknown fields, because a rule that is read without one of its conditions would match more than it says.
 """
 
 from control.kinds.core import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount
+from control.kinds.gateway import Gateway
 from control.kinds.metadata import Kind, Meta, ObjectKey
 from control.kinds.networking import ServiceEntry, WorkloadEntry
 from control.kinds.security import AuthorizationPolicy, PeerAuthentication
@@ -20,11 +21,13 @@ MeshObject = (
     | AuthorizationPolicy
     | ServiceEntry
     | WorkloadEntry
+    | Gateway
 )
 
 __all__ = [
     "AuthorizationPolicy",
     "EndpointSlice",
+    "Gateway",
     "Kind",
     "MeshObject",
     "Meta",

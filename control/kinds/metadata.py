@@ -16,6 +16,7 @@ class Kind(StrEnum):
     AUTHORIZATION_POLICY = "AuthorizationPolicy"
     SERVICE_ENTRY = "ServiceEntry"
     WORKLOAD_ENTRY = "WorkloadEntry"
+    GATEWAY = "Gateway"
 
     @property
     def namespaced(self) -> bool:
@@ -40,10 +41,11 @@ class OwnerReference(Struct, frozen=True):
 
 
 class Meta(Struct, frozen=True, rename="camel"):
-    """Object metadata; timestamps are RFC 3339 in UTC, as the API server writes them."""
+    """Object metadata; timestamps are RFC 3339 in UTC, as the API server writes them. Files have no `uid`."""
 
     name: str
     namespace: str = ""
+    uid: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     creation_timestamp: str = ""

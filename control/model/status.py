@@ -22,6 +22,7 @@ _SHORT: Final = {
     "ap": Kind.AUTHORIZATION_POLICY,
     "se": Kind.SERVICE_ENTRY,
     "we": Kind.WORKLOAD_ENTRY,
+    "gtw": Kind.GATEWAY,
 }
 
 

@@ -12,6 +12,7 @@ import msgspec
 from control.kinds import (
     AuthorizationPolicy,
     EndpointSlice,
+    Gateway,
     Kind,
     MeshObject,
     Namespace,
@@ -30,6 +31,7 @@ from control.validation.yaml_text import YAMLNode
 
 _SECURITY: Final = ("security.istio.io/v1", "security.istio.io/v1beta1")
 _NETWORKING: Final = ("networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3")
+_GATEWAY: Final = ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1")
 KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     ("v1", "Namespace"): Namespace,
     ("v1", "Node"): Node,
@@ -41,6 +43,7 @@ KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     **{(version, "AuthorizationPolicy"): AuthorizationPolicy for version in _SECURITY},
     **{(version, "ServiceEntry"): ServiceEntry for version in _NETWORKING},
     **{(version, "WorkloadEntry"): WorkloadEntry for version in _NETWORKING},
+    **{(version, "Gateway"): Gateway for version in _GATEWAY},
 }
 STRICT_KINDS: Final = frozenset({Kind.PEER_AUTHENTICATION, Kind.AUTHORIZATION_POLICY})
 _TOP_LEVEL: Final = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})

@@ -27,6 +27,7 @@ from control.kinds.security import (
 from control.validation import core_checks, entry_checks, policy_checks
 from control.validation.decoding import KINDS, beyond, decode, object_key
 from control.validation.finding import Finding, Origin, Remark, Severity
+from control.validation.json_text import read_json
 from control.validation.values import label_name, object_name
 from control.validation.yaml_text import YAMLError, YAMLNode, read_document, split_documents, syntax_finding
 
@@ -78,6 +79,18 @@ def read_documents(text: str, file: str, root_namespace: str) -> list[Document]:
         if len(documents) > _MAX_DOCUMENTS:
             return [*documents[:_MAX_DOCUMENTS], _keyless(Origin(file, line), f"more than {_MAX_DOCUMENTS} objects in one file")]
     return documents
+
+
+def read_object(raw: bytes, key: ObjectKey, version: str, place: str, root_namespace: str) -> Document:
+    """The object `key` in JSON, as an API server has it in a list: without saying of which kind and version it is."""
+    try:
+        node = read_json(raw)
+    except YAMLError as error:
+        origin = Origin(place, 0, 0)
+        return Document(origin, key, findings=(Finding(origin, Severity.ERROR, str(error), "", str(key)),), closed=closed_form(key, {}))
+    if isinstance(node.value, dict):
+        node.value |= {"apiVersion": YAMLNode(version, 0, 0), "kind": YAMLNode(str(key.kind), 0, 0)}
+    return _document(node, place, root_namespace)
 
 
 def _items(node: YAMLNode | None) -> Iterator[YAMLNode]:

@@ -11,14 +11,14 @@ class Severity(StrEnum):
 
 
 class Origin(Struct, frozen=True, order=True):
-    """A place in the configuration; line and column count from 1."""
+    """A place in the configuration; line and column count from 1, and are 0 where there are no lines."""
 
     file: str
     line: int = 1
     column: int = 1
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 class Finding(Struct, frozen=True, order=True):

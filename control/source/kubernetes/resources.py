@@ -1,0 +1,65 @@
+"""Which kinds are read, and where the API server has them."""
+
+from typing import Final
+
+from msgspec import Struct
+
+from control.kinds import Kind
+
+
+class ResourceType(Struct, frozen=True):
+    """A kind of the API. `version` is the one to read it in; those who are not Kubernetes' own may be served in other versions, too."""
+
+    kind: Kind
+    group: str
+    version: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def path(self) -> str:
+        """Where all objects of all namespaces are."""
+        return f"{f'/apis/{self.group}' if self.group else '/api'}/{self.version}/{self.plural}"
+
+    def object_path(self, namespace: str, name: str) -> str:
+        """Where one object is."""
+        root = self.path.removesuffix(self.plural)
+        return f"{root}namespaces/{namespace}/{self.plural}/{name}" if self.kind.namespaced else f"{root}{self.plural}/{name}"
+
+
+BUILT_IN: Final = (
+    ResourceType(Kind.NAMESPACE, "", "v1", "namespaces"),
+    ResourceType(Kind.NODE, "", "v1", "nodes"),
+    ResourceType(Kind.SERVICE_ACCOUNT, "", "v1", "serviceaccounts"),
+    ResourceType(Kind.POD, "", "v1", "pods"),
+    ResourceType(Kind.SERVICE, "", "v1", "services"),
+    ResourceType(Kind.ENDPOINT_SLICE, "discovery.k8s.io", "v1", "endpointslices"),
+)
+CUSTOM: Final = {
+    "peerauthentications.security.istio.io": Kind.PEER_AUTHENTICATION,
+    "authorizationpolicies.security.istio.io": Kind.AUTHORIZATION_POLICY,
+    "serviceentries.networking.istio.io": Kind.SERVICE_ENTRY,
+    "workloadentries.networking.istio.io": Kind.WORKLOAD_ENTRY,
+    "gateways.gateway.networking.k8s.io": Kind.GATEWAY,
+}
+"""By the name of their definition: they are read where it is there."""
+VERSIONS: Final = {
+    "security.istio.io": ("v1", "v1beta1"),
+    "networking.istio.io": ("v1", "v1beta1", "v1alpha3"),
+    "gateway.networking.k8s.io": ("v1", "v1beta1"),
+}
+"""Those that are understood, the best first."""
+DEFINITIONS_PATH: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+def custom_type(definition: str, served: tuple[str, ...]) -> ResourceType | None:
+    """How to read a custom kind of which these versions are served; None if it is none of ours, or in no version that is understood."""
+    kind = CUSTOM.get(definition)
+    if kind is None:
+        return None
+    plural, _, group = definition.partition(".")
+    version = next((one for one in VERSIONS[group] if one in served), None)
+    return ResourceType(kind, group, version, plural) if version else None

@@ -1,0 +1,115 @@
+"""The Kubernetes API as a source: one follower per kind, and all that they bring in one stream of changes."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Iterable
+
+from control.kube.client import KubeClient
+from control.metrics import Metrics
+from control.source import Change, Remove, Synced
+from control.source.kubernetes.definitions import Definitions
+from control.source.kubernetes.follower import Follower
+from control.source.kubernetes.resources import BUILT_IN, DEFINITIONS_PATH, ResourceType
+from control.source.kubernetes.translation import key_of, translate
+from control.source.kubernetes.watching import Delivery, Name, Watching
+
+log = logging.getLogger(__name__)
+
+
+class KubernetesSource:
+    """Reads all kinds through `client`, which is open; one use of `changes` at a time."""
+
+    def __init__(self, client: KubeClient, root_namespace: str, metrics: Metrics) -> None:
+        self._client = client
+        self._root_namespace = root_namespace
+        self._metrics = metrics
+        # Without a bound: who reads it runs in this very loop, and a delivery that waits could be lost with its follower.
+        self._queue: asyncio.Queue[tuple[Change, ...]] = asyncio.Queue()
+        self._definitions = Definitions()
+        self._custom: dict[str, _Custom] = {}
+        self._awaited: set[str] = set()
+        """What has not been listed yet: `Synced` comes when nothing is awaited any more."""
+
+    async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+        """Everything in one batch, ended by Synced, once all kinds were listed; then what changes."""
+        self._awaited = {DEFINITIONS_PATH, *(resource.path for resource in BUILT_IN)}
+        async with asyncio.TaskGroup() as tasks:
+            for resource in BUILT_IN:
+                tasks.create_task(self._follow(resource, Watching(random.random)), name=f"follow {resource.plural}")
+            tasks.create_task(self._follow_definitions(tasks), name="follow definitions")
+            first = list(await self._queue.get())
+            while self._awaited or not self._queue.empty():
+                first += await self._queue.get()
+            yield (*first, Synced())
+            while True:
+                batch = list(await self._queue.get())
+                while not self._queue.empty():
+                    batch += self._queue.get_nowait()
+                if batch:
+                    yield tuple(batch)
+
+    async def _follow(self, resource: ResourceType, watching: Watching) -> None:
+        def deliver(delivery: Delivery) -> None:
+            changes = [translate(resource, item, self._root_namespace) for item in delivery.present]
+            changes += self._removals(resource, delivery.gone)
+            if watching.listed and resource.path in self._awaited:
+                self._awaited.discard(resource.path)
+                log.info("%s: %d objects", resource.path, len(watching.known))
+            elif not changes:
+                return
+            self._queue.put_nowait(tuple(changes))
+
+        await Follower(self._client, resource.path, watching, deliver, self._metrics).run()
+
+    async def _follow_definitions(self, tasks: asyncio.TaskGroup) -> None:
+        watching = Watching(random.random)
+
+        def deliver(delivery: Delivery) -> None:
+            self._definitions.learn(delivery)
+            if watching.listed:
+                self._reconcile(tasks)
+
+        await Follower(self._client, DEFINITIONS_PATH, watching, deliver, self._metrics).run()
+
+    def _reconcile(self, tasks: asyncio.TaskGroup) -> None:
+        """Follows the custom kinds that are served, and lets go of those that are not."""
+        served = self._definitions.served
+        gone: list[Change] = []
+        for name, custom in tuple(self._custom.items()):
+            if name not in served:
+                log.info("%s is not served any more", custom.resource.path)
+                self._let_go(name)
+                gone += self._removals(custom.resource, custom.watching.known)
+        for name, resource in served.items():
+            before = self._custom.get(name)
+            if before is not None and before.resource == resource:
+                continue
+            # Read in another version: nothing is gone by that, and everything is to be read again.
+            known = dict.fromkeys(self._let_go(name).watching.known, "") if before else None
+            watching = Watching(random.random, known)
+            if DEFINITIONS_PATH in self._awaited:
+                self._awaited.add(resource.path)
+            task = tasks.create_task(self._follow(resource, watching), name=f"follow {resource.plural}")
+            self._custom[name] = _Custom(resource, watching, task)
+        self._awaited.discard(DEFINITIONS_PATH)
+        self._queue.put_nowait(tuple(gone))
+
+    def _let_go(self, name: str) -> "_Custom":
+        custom = self._custom.pop(name)
+        custom.task.cancel()
+        self._awaited.discard(custom.resource.path)
+        return custom
+
+    @staticmethod
+    def _removals(resource: ResourceType, names: Iterable[Name]) -> list[Change]:
+        return [Remove(key_of(resource, name)) for name in names]
+
+
+class _Custom:
+    """A custom kind that is followed."""
+
+    def __init__(self, resource: ResourceType, watching: Watching, task: asyncio.Task[None]) -> None:
+        self.resource = resource
+        self.watching = watching
+        self.task = task
