@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 from control.kube.client import KubeClient
 from control.metrics import Metrics
@@ -12,9 +12,11 @@ from control.source.kubernetes.definitions import Definitions
 from control.source.kubernetes.follower import Follower
 from control.source.kubernetes.resources import BUILT_IN, DEFINITIONS_PATH, ResourceType
 from control.source.kubernetes.translation import key_of, translate
-from control.source.kubernetes.watching import Delivery, Name, Watching
+from control.source.kubernetes.watching import Delivery, Watching
 
 log = logging.getLogger(__name__)
+_Brought = tuple[ResourceType, Delivery] | None
+"""None: only look again at what is awaited."""
 
 
 class KubernetesSource:
@@ -25,7 +27,7 @@ class KubernetesSource:
         self._root_namespace = root_namespace
         self._metrics = metrics
         # Without a bound: who reads it runs in this very loop, and a delivery that waits could be lost with its follower.
-        self._queue: asyncio.Queue[tuple[Change, ...]] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Brought] = asyncio.Queue()
         self._definitions = Definitions()
         self._custom: dict[str, _Custom] = {}
         self._awaited: set[str] = set()
@@ -38,27 +40,32 @@ class KubernetesSource:
             for resource in BUILT_IN:
                 tasks.create_task(self._follow(resource, Watching(random.random)), name=f"follow {resource.plural}")
             tasks.create_task(self._follow_definitions(tasks), name="follow definitions")
-            first = list(await self._queue.get())
+            first: list[Change] = []
             while self._awaited or not self._queue.empty():
-                first += await self._queue.get()
+                first += self._translate(await self._queue.get())
             yield (*first, Synced())
+            del first
             while True:
-                batch = list(await self._queue.get())
+                batch = self._translate(await self._queue.get())
                 while not self._queue.empty():
-                    batch += self._queue.get_nowait()
+                    batch += self._translate(self._queue.get_nowait())
                 if batch:
                     yield tuple(batch)
 
+    def _translate(self, brought: _Brought) -> list[Change]:
+        # Here and not in the follower: it asks for the next page meanwhile.
+        if brought is None:
+            return []
+        resource, delivery = brought
+        changes = [translate(resource, item, self._root_namespace) for item in delivery.present]
+        return changes + [Remove(key_of(resource, name)) for name in delivery.gone]
+
     async def _follow(self, resource: ResourceType, watching: Watching) -> None:
         def deliver(delivery: Delivery) -> None:
-            changes = [translate(resource, item, self._root_namespace) for item in delivery.present]
-            changes += self._removals(resource, delivery.gone)
             if watching.listed and resource.path in self._awaited:
                 self._awaited.discard(resource.path)
                 log.info("%s: %d objects", resource.path, len(watching.known))
-            elif not changes:
-                return
-            self._queue.put_nowait(tuple(changes))
+            self._queue.put_nowait((resource, delivery))
 
         await Follower(self._client, resource.path, watching, deliver, self._metrics).run()
 
@@ -75,12 +82,11 @@ class KubernetesSource:
     def _reconcile(self, tasks: asyncio.TaskGroup) -> None:
         """Follows the custom kinds that are served, and lets go of those that are not."""
         served = self._definitions.served
-        gone: list[Change] = []
         for name, custom in tuple(self._custom.items()):
             if name not in served:
                 log.info("%s is not served any more", custom.resource.path)
                 self._let_go(name)
-                gone += self._removals(custom.resource, custom.watching.known)
+                self._queue.put_nowait((custom.resource, Delivery(gone=tuple(custom.watching.known))))
         for name, resource in served.items():
             before = self._custom.get(name)
             if before is not None and before.resource == resource:
@@ -93,17 +99,13 @@ class KubernetesSource:
             task = tasks.create_task(self._follow(resource, watching), name=f"follow {resource.plural}")
             self._custom[name] = _Custom(resource, watching, task)
         self._awaited.discard(DEFINITIONS_PATH)
-        self._queue.put_nowait(tuple(gone))
+        self._queue.put_nowait(None)
 
     def _let_go(self, name: str) -> "_Custom":
         custom = self._custom.pop(name)
         custom.task.cancel()
         self._awaited.discard(custom.resource.path)
         return custom
-
-    @staticmethod
-    def _removals(resource: ResourceType, names: Iterable[Name]) -> list[Change]:
-        return [Remove(key_of(resource, name)) for name in names]
 
 
 class _Custom:
