@@ -17,7 +17,7 @@ from aiohttp import web
 from control.admin.server import AdminParts, Objects, make_app, open_admin_socket
 from control.ca.audit import AuditLog
 from control.ca.authority import Authority
-from control.ca.callers import CertificateAuthenticator, TokenAuthenticator
+from control.ca.callers import AnyTokenAuthenticator, Authenticator, CertificateAuthenticator, TokenAuthenticator
 from control.ca.issuance import Issuance, IssuanceParts
 from control.ca.join_tokens import JoinTokens
 from control.ca.leaf import DEFAULT_TTL_S
@@ -26,10 +26,11 @@ from control.ca.private_files import make_private_directory
 from control.ca.revocations import Revocations
 from control.ca.server_certificate import DEFAULT_HOSTNAMES, ServerCertificate
 from control.ca.service import certificate_handler
+from control.ca.service_accounts import Accounts, ServiceAccountAuthenticator
 from control.listeners import MAX_AGENT_REQUEST_BYTES, MAX_STRANGER_REQUEST_BYTES, ServerTLS, make_listener
 from control.metrics import CONTENT_TYPE, Metrics
 from control.resources import Placement, ResourceView, TypeURL
-from control.xds.guard import StreamGuard
+from control.xds.guard import Proofs, StreamGuard
 from control.xds.hub import Hub
 from control.xds.service import STREAM_LIMITS, Access, DiscoveryService
 from control.xds.trust import TrustView
@@ -80,8 +81,19 @@ class Ports:
 class Controller:
     """Made once, run once. Raises what the state directory's files are wrong about."""
 
-    def __init__(self, settings: Settings, model: Model, objects: Objects, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        objects: Objects,
+        *,
+        metrics: Metrics | None = None,
+        accounts: Accounts | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """With `accounts`, agents may prove themselves by service-account tokens, too."""
         self._settings = settings
+        self._accounts = accounts
         make_private_directory(settings.state_dir)
         self._lock = _lock(settings.state_dir / "lock")
         self._authority = Authority(
@@ -93,7 +105,7 @@ class Controller:
         self._revocations = Revocations(settings.state_dir / "revocations.json")
         self._tokens = JoinTokens(settings.state_dir / "join-tokens.json")
         self._audit = AuditLog(settings.state_dir / "audit.log", clock)
-        self._metrics = Metrics()
+        self._metrics = metrics or Metrics()
         trust = TrustView(self._authority, self._revocations, settings.trust_domain)
         address, authorization = TypeURL(wire.ADDRESS_TYPE), TypeURL(wire.AUTHORIZATION_TYPE)
         views: dict[TypeURL, ResourceView] = {address: model, authorization: model, TypeURL(wire.TRUST_TYPE): trust}
@@ -151,33 +163,46 @@ class Controller:
         by_certificate = CertificateAuthenticator(
             self._authority, self._revocations, self._model, trust_domain=settings.trust_domain, clock=self._clock
         )
-        by_token = TokenAuthenticator(self._tokens, self._clock)
+        by_account = self._by_account()
+        by_token: Authenticator = TokenAuthenticator(self._tokens, self._clock)
+        if by_account is not None:
+            by_token = AnyTokenAuthenticator(by_token, by_account)
+        # Who holds a service account's token may follow discovery with it, and names all that it has when it comes back.
+        token_request_bytes = MAX_STRANGER_REQUEST_BYTES if by_account is None else MAX_AGENT_REQUEST_BYTES
         parts = self._issuance_parts()
         servers, ports = [], []
         openings = CallerLimits(STREAM_LIMITS, time.monotonic)
-        for port, authenticator in ((settings.token_port, by_token), (settings.agent_port, by_certificate)):
+        listeners: tuple[tuple[int, Authenticator], ...] = ((settings.token_port, by_token), (settings.agent_port, by_certificate))
+        for port, authenticator in listeners:
             access = Access(authenticator, settings.cluster, openings, self._audit, self._metrics)
             discovery = DiscoveryService(self._hub, access)
             server, bound = make_listener(
                 f"{settings.listen}:{port}",
                 self._tls.credentials(client_certificates=authenticator is by_certificate),
                 [certificate_handler(Issuance(parts, authenticator)), discovery.handler()],
-                max_request_bytes=MAX_AGENT_REQUEST_BYTES if authenticator is by_certificate else MAX_STRANGER_REQUEST_BYTES,
+                max_request_bytes=MAX_AGENT_REQUEST_BYTES if authenticator is by_certificate else token_request_bytes,
             )
             servers.append(server)
             ports.append(bound)
-        guard = StreamGuard(self._hub, by_certificate, self._authority, self._revocations)
+        guard = StreamGuard(self._hub, Proofs(by_certificate, by_account), self._authority, self._revocations)
         try:
             for server in servers:
                 await server.start()
             self.ports = Ports(token=ports[0], agent=ports[1], metrics=metrics_port)
-            log.info("serving nodes on port %d (join tokens) and %d (agent certificates)", *ports)
+            log.info("serving nodes on port %d (tokens) and %d (agent certificates)", *ports)
             ready.set()
             await guard.run()
         finally:
             self.ports = None
             self._hub.close()
             await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
+
+    def _by_account(self) -> ServiceAccountAuthenticator | None:
+        if self._accounts is None:
+            return None
+        return ServiceAccountAuthenticator(
+            self._accounts, self._model, self._revocations, trust_domain=self._settings.trust_domain, clock=self._clock
+        )
 
     def _issuance_parts(self) -> IssuanceParts:
         return IssuanceParts(

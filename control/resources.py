@@ -39,6 +39,23 @@ class ResourceView(Protocol):
         """Calls `on_change` after each change, in order; returns what ends it."""
 
 
+class PlacedPod(Struct, frozen=True):
+    """A pod as it is now. `live`: Pending or Running, and not about to be deleted."""
+
+    uid: str
+    node: str
+    service_account: str
+    live: bool
+    addresses: tuple[str, ...]
+
+
+class PlacedNode(Struct, frozen=True):
+    """A node; `networks` are its addresses, and the blocks that its pods have theirs from."""
+
+    uid: str
+    networks: tuple[str, ...]
+
+
 class Placement(Protocol):
     """Read by the certificate authority."""
 
@@ -47,3 +64,9 @@ class Placement(Protocol):
 
     def runs_on(self, identity: WorkloadIdentity, node: str) -> bool:
         """Whether a live workload (Pending or Running) with this identity is placed on this node."""
+
+    def pod(self, namespace: str, name: str) -> PlacedPod | None:
+        """A pod, where it is."""
+
+    def node(self, name: str) -> PlacedNode | None:
+        """A node, by its name."""

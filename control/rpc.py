@@ -10,7 +10,7 @@ import grpc
 from grpc import aio
 
 from control.ca.callers import Credentials
-from control.ca.refusal import BusyError, ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
+from control.ca.refusal import BusyError, ForbiddenError, MalformedError, RefusedError, UnauthenticatedError, UnavailableError
 
 __all__ = ["END_OF_STREAM", "RPCHandler", "aio", "credentials_of", "grpc", "status_of"]
 
@@ -50,6 +50,8 @@ def status_of(error: RefusedError) -> tuple[grpc.StatusCode, str]:
             return grpc.StatusCode.INVALID_ARGUMENT, error.detail
         case BusyError():
             return grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests"
+        case UnavailableError():
+            return grpc.StatusCode.UNAVAILABLE, "tokens can't be checked now"
     return grpc.StatusCode.INTERNAL, "refused"
 
 

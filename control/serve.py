@@ -6,7 +6,9 @@ import resource
 import signal
 from functools import partial
 
+from control.backing import OpenBacking
 from control.controller import Controller, Settings
+from control.metrics import Metrics
 from control.model.mesh import Mesh
 from control.model.settings import MeshSettings
 from control.model.status import objects
@@ -19,20 +21,23 @@ class SourceEndedError(Exception):
     """The source of configuration stopped by itself: what is served would grow old unseen."""
 
 
-async def serve(settings: Settings, mesh_settings: MeshSettings, source: Source, stop: asyncio.Event, ready: asyncio.Event) -> None:
+async def serve(
+    settings: Settings, mesh_settings: MeshSettings, open_backing: OpenBacking, stop: asyncio.Event, ready: asyncio.Event
+) -> None:
     """Serves until `stop` is set; sets `ready` when agents can connect."""
-    mesh = Mesh(mesh_settings)
-    controller = Controller(settings, mesh, partial(objects, mesh))
-    synced = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        running = [
-            tasks.create_task(follow(source, mesh, synced), name="configuration source"),
-            tasks.create_task(controller.run(synced, ready), name="controller"),
-        ]
-        await stop.wait()
-        log.info("stopping")
-        for task in running:
-            task.cancel()
+    mesh, metrics = Mesh(mesh_settings), Metrics()
+    async with open_backing(metrics) as backing:
+        controller = Controller(settings, mesh, partial(objects, mesh), metrics=metrics, accounts=backing.accounts)
+        synced = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(follow(backing.source, mesh, synced), name="configuration source"),
+                tasks.create_task(controller.run(synced, ready), name="controller"),
+            ]
+            await stop.wait()
+            log.info("stopping")
+            for task in running:
+                task.cancel()
 
 
 async def follow(source: Source, mesh: Mesh, synced: asyncio.Event) -> None:
@@ -44,7 +49,7 @@ async def follow(source: Source, mesh: Mesh, synced: asyncio.Event) -> None:
     raise SourceEndedError("the source of configuration ended")
 
 
-async def run_until_signal(settings: Settings, mesh_settings: MeshSettings, source: Source) -> None:
+async def run_until_signal(settings: Settings, mesh_settings: MeshSettings, open_backing: OpenBacking) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process as if it were not handled."""
     # Keys are in memory, and must not get into a core. One byte, since the kernel pipes a core to a collector in spite of a limit of 0.
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
@@ -57,4 +62,4 @@ async def run_until_signal(settings: Settings, mesh_settings: MeshSettings, sour
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, first, number)
-    await serve(settings, mesh_settings, source, stop, asyncio.Event())
+    await serve(settings, mesh_settings, open_backing, stop, asyncio.Event())

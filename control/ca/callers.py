@@ -1,6 +1,6 @@
 """Who is calling: from what the transport saw to a typed caller, or a refusal that names the check.
 
-An Authenticator is one way to prove oneself; each listener has one. Kubernetes' token review will be another.
+An Authenticator is one way to prove oneself; each listener has one.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from control.ca.authority import Authority, Clock
 from control.ca.issuer import Issuer
-from control.ca.join_tokens import JoinTokens
+from control.ca.join_tokens import PREFIX, JoinTokens
 from control.ca.refusal import UnauthenticatedError
 from control.ca.revocations import Revocations
 from control.ca.x509_errors import UNREADABLE
@@ -50,12 +50,35 @@ class NodeAgent:
     certificate_not_after_s: int
 
 
-Caller = JoiningNode | NodeAgent
+@dataclass(frozen=True)
+class AgentPod:
+    """The agent of `node`, by the service-account token that its pod was given; the times are the token's."""
+
+    node: str
+    namespace: str
+    pod: str
+    uid: str
+    token_issued_s: int
+    token_expires_s: int
+
+
+Agent = NodeAgent | AgentPod
+Caller = JoiningNode | Agent
 
 
 class Authenticator(Protocol):
     async def authenticate(self, credentials: Credentials) -> Caller:
         """Raises UnauthenticatedError."""
+
+
+def bearer_token(credentials: Credentials) -> str:
+    """The token in the `authorization` header; raises UnauthenticatedError."""
+    match credentials.authorization:
+        case []:
+            raise UnauthenticatedError("no-credentials", "no authorization header")
+        case [header] if header[: len(BEARER)].lower() == BEARER:
+            return header[len(BEARER) :].strip()
+    raise UnauthenticatedError("authorization-form", "needs one authorization header: Bearer <token>")
 
 
 class TokenAuthenticator:
@@ -66,13 +89,20 @@ class TokenAuthenticator:
         self._clock = clock
 
     async def authenticate(self, credentials: Credentials) -> JoiningNode:
-        match credentials.authorization:
-            case []:
-                raise UnauthenticatedError("no-credentials", "no authorization header")
-            case [header] if header[: len(BEARER)].lower() == BEARER:
-                record = self._tokens.check(header[len(BEARER) :].strip(), self._clock())
-                return JoiningNode(record.node, record.id)
-        raise UnauthenticatedError("authorization-form", "needs one authorization header: Bearer <token>")
+        record = self._tokens.check(bearer_token(credentials), self._clock())
+        return JoiningNode(record.node, record.id)
+
+
+class AnyTokenAuthenticator:
+    """By a token of either kind: those of service accounts never look like join tokens."""
+
+    def __init__(self, join_tokens: Authenticator, service_accounts: Authenticator) -> None:
+        self._join_tokens = join_tokens
+        self._service_accounts = service_accounts
+
+    async def authenticate(self, credentials: Credentials) -> Caller:
+        joins = bearer_token(credentials).startswith(f"{PREFIX}.")
+        return await (self._join_tokens if joins else self._service_accounts).authenticate(credentials)
 
 
 class CertificateAuthenticator:

@@ -155,6 +155,7 @@ class Issuance:
 
 
 def _key(caller: Caller) -> str:
+    # An agent is the same one by its token and by its certificate.
     return f"token/{caller.token_id}" if isinstance(caller, JoiningNode) else f"node/{caller.node}"
 
 

@@ -22,5 +22,9 @@ class MalformedError(RefusedError):
     """The request itself is wrong: its sender can mend it, so `detail` is told to a caller that is known."""
 
 
+class UnavailableError(RefusedError):
+    """Whether the caller may can't be told now."""
+
+
 class BusyError(RefusedError):
     """The caller asks for more than its share."""

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +12,23 @@ from control.cli.options import EXIT_PROBLEM
 from control.cli.token import Duration
 from meshapi import wire
 
+if TYPE_CHECKING:
+    from control.backing import OpenBacking
+
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+DEFAULT_AGENT_ACCOUNT = f"{wire.DEFAULT_ROOT_NAMESPACE}/ztunnel"
+ACCOUNT_HELP = "Service account (namespace/name) whose tokens prove a node's agent, with --source kubernetes."
+SOURCE_HELP = "From where a token may be shown: from its own node only, or from anywhere where node addresses are hidden."
 
 
 @click.command(context_settings={"auto_envvar_prefix": "NODEMESH", "show_default": True})
-@click.option("--config", type=DIRECTORY, required=True, help="Directory of Kubernetes and Istio YAML, watched for changes.")
+@click.option("--source", type=click.Choice(["directory", "kubernetes"]), default="directory", help="Where the mesh's objects are.")
+@click.option("--config", type=DIRECTORY, help="Directory of Kubernetes and Istio YAML, watched for changes.")
+@click.option("--kubeconfig", type=FILE, help="How to reach the Kubernetes API; as the service account of this pod, without it.")
+@click.option("--agent-account", "agent_accounts", multiple=True, default=[DEFAULT_AGENT_ACCOUNT], help=ACCOUNT_HELP)
+@click.option("--token-audience", default="istio-ca", help="What the agents' service-account tokens must be made for.")
+@click.option("--token-source", type=click.Choice(["node", "any"]), default="node", help=SOURCE_HELP)
 @click.option("--state", type=DIRECTORY, default="/var/lib/nodemesh-controller", help="Private directory for keys, tokens, audit log.")
 @click.option("--ca-dir", type=DIRECTORY, help="Use this authority (root-cert.pem, ca-cert.pem, ca-key.pem, cert-chain.pem).")
 @click.option("--listen", default="[::]", help="Address that agents connect to, IPv6 in brackets.")
@@ -31,7 +43,7 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--max-certificate-ttl", "max_ttl_s", type=Duration(), default="24h", help="Longest life of a workload's certificate.")
 @click.option("--admin-socket", type=click.Path(path_type=Path), default=DEFAULT_SOCKET)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-def serve(config: Path, state: Path, ca_dir: Path | None, root_namespace: str, log_level: str, **options: Any) -> None:
+def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str, **options: Any) -> None:
     """Run the controller until SIGTERM.
 
     Each option can be given in the environment too, as NODEMESH_<OPTION>.
@@ -43,12 +55,13 @@ def serve(config: Path, state: Path, ca_dir: Path | None, root_namespace: str, l
     from control.ca.records import RecordsError
     from control.ca.server_certificate import names
     from control.controller import Settings, StateInUseError
+    from control.kube.access import AccessError
     from control.model.settings import MeshSettings
     from control.serve import SourceEndedError, run_until_signal
-    from control.source.directory import DirectorySource
     from meshapi.spiffe import check_trust_domain
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=log_level.upper())
+    backing = _backing(options, root_namespace)
     settings = Settings(state_dir=state, authority_dir=ca_dir, **options)
     try:
         check_trust_domain(settings.trust_domain)
@@ -58,14 +71,31 @@ def serve(config: Path, state: Path, ca_dir: Path | None, root_namespace: str, l
     mesh = MeshSettings(trust_domain=settings.trust_domain, cluster=settings.cluster, root_namespace=root_namespace)
     failures: list[str] = []
     try:
-        asyncio.run(run_until_signal(settings, mesh, DirectorySource(config, root_namespace)))
+        asyncio.run(run_until_signal(settings, mesh, backing))
     # What an operator can mend is told in a line; anything else is a fault of ours, and keeps its traceback.
-    except* (IssuerError, RecordsError, StateInUseError, SourceEndedError, OSError) as group:
+    except* (AccessError, IssuerError, RecordsError, StateInUseError, SourceEndedError, OSError) as group:
         failures = [str(error) for error in _leaves(group)]
     for failure in failures:
         click.echo(f"meshctl serve: {failure}", err=True)
     if failures:
         sys.exit(EXIT_PROBLEM)
+
+
+def _backing(options: dict[str, Any], root_namespace: str) -> "OpenBacking":
+    """Takes the options that are about it out of `options`."""
+    from control.backing import KubernetesSettings, directory, kubernetes
+    from control.ca.service_accounts import TrustedAccounts
+
+    source, config, kubeconfig = (options.pop(name) for name in ("source", "config", "kubeconfig"))
+    accounts, audience, shown_from = (options.pop(name) for name in ("agent_accounts", "token_audience", "token_source"))
+    if (config is None) == (source == "directory"):
+        raise click.UsageError("--config is needed with --source directory, and only there")
+    if source == "directory":
+        return directory(config, root_namespace)
+    if any(len(account.split("/")) != 2 or not all(account.split("/")) for account in accounts):
+        raise click.UsageError("--agent-account is namespace/name")
+    trusted = TrustedAccounts(frozenset(accounts), audience, any_source=shown_from == "any")
+    return kubernetes(KubernetesSettings(root_namespace, trusted, kubeconfig))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -27,13 +27,25 @@ class NodeAddress(Struct, frozen=True):
     type: str = ""
 
 
+class NodeSpec(Struct, frozen=True, rename="camel"):
+    pod_cidr: str = field(default="", name="podCIDR")
+    pod_cidrs: tuple[str, ...] = field(default=(), name="podCIDRs")
+
+
 class NodeStatus(Struct, frozen=True):
     addresses: tuple[NodeAddress, ...] = ()
 
 
 class Node(Object, frozen=True, rename="camel"):
     kind_of: ClassVar[Kind] = Kind.NODE
+    spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The addresses of the node, and the blocks that its pods have theirs from."""
+        blocks = self.spec.pod_cidrs or ((self.spec.pod_cidr,) if self.spec.pod_cidr else ())
+        return (*(one.address for one in self.status.addresses if one.type in {"InternalIP", "ExternalIP"}), *blocks)
 
 
 class ServiceAccount(Object, frozen=True, rename="camel"):

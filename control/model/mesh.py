@@ -5,13 +5,13 @@ from collections.abc import Callable, Collection, Iterable
 
 from msgspec import Struct
 
-from control.kinds import Kind, MeshObject, Node, ObjectKey
+from control.kinds import Kind, MeshObject, Node, ObjectKey, Pod
 from control.model.claims import Claims, rank
 from control.model.derivation import Derived, derive, derive_static_strict
 from control.model.published import Published
 from control.model.settings import MeshSettings
 from control.model.store import Store
-from control.resources import Changes, Resource, TypeURL
+from control.resources import Changes, PlacedNode, PlacedPod, Resource, TypeURL
 from control.source import Change, FileFindings, Reject, Remove, Synced, Upsert
 from control.validation.document import Manifest
 from control.validation.finding import Finding, Origin
@@ -163,3 +163,16 @@ class Mesh:
         """Whether a live pod with this identity is placed on this node."""
         own = identity.trust_domain == self.settings.trust_domain
         return own and self.has_node(node) and self.store.placed(node, identity.namespace, identity.service_account)
+
+    def pod(self, namespace: str, name: str) -> PlacedPod | None:
+        """A pod, where it is."""
+        pod = self.store.find(Pod, namespace, name)
+        if pod is None:
+            return None
+        live = pod.live and not pod.metadata.deletion_timestamp
+        return PlacedPod(pod.metadata.uid, pod.spec.node_name, pod.spec.service_account_name, live, pod.addresses)
+
+    def node(self, name: str) -> PlacedNode | None:
+        """A node, by its name."""
+        node = self.store.find(Node, "", name)
+        return PlacedNode(node.metadata.uid, node.networks) if node is not None else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from control.ca.callers import Credentials, NodeAgent
+from control.ca.callers import Agent, Credentials
 from control.ca.refusal import BusyError, UnauthenticatedError
 from control.metrics import Metrics
 from control.resources import Changes, ResourceView, TypeURL
@@ -40,7 +40,7 @@ class ClosedError(Exception):
 class Connection:
     """A stream with its outbox."""
 
-    def __init__(self, agent: NodeAgent, credentials: Credentials, views: Mapping[TypeURL, ResourceView], since_s: float) -> None:
+    def __init__(self, agent: Agent, credentials: Credentials, views: Mapping[TypeURL, ResourceView], since_s: float) -> None:
         self.agent = agent
         self.credentials = credentials
         self.since_s = since_s
@@ -92,7 +92,7 @@ class Hub:
     def connected(self) -> int:
         return len(self._connections)
 
-    def open(self, agent: NodeAgent, credentials: Credentials) -> Connection:
+    def open(self, agent: Agent, credentials: Credentials) -> Connection:
         """Raises BusyError if the node has too many streams open."""
         if self._per_node[agent.node] >= MAX_STREAMS_PER_NODE:
             raise BusyError("streams", f"node {agent.node} has {MAX_STREAMS_PER_NODE} streams open")

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 
 from control.ca.audit import AuditLog, AuditRecord
-from control.ca.callers import Authenticator, NodeAgent
+from control.ca.callers import Authenticator, JoiningNode
 from control.ca.limits import CallerLimits, Limits
 from control.ca.refusal import ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 from control.metrics import Metrics
@@ -36,7 +36,7 @@ class Access:
 
 
 class DiscoveryService:
-    """Serves delta discovery to whom one authenticator lets in, if it is an agent with its certificate."""
+    """Serves delta discovery to whom one authenticator lets in, if it is an agent."""
 
     def __init__(self, hub: Hub, access: Access) -> None:
         self._hub = hub
@@ -68,7 +68,7 @@ class DiscoveryService:
         caller = await self._access.authenticator.authenticate(credentials)
         if credentials.cluster not in {None, self._access.cluster}:
             raise UnauthenticatedError("cluster", f"node {caller.node} claims cluster {credentials.cluster!r}")
-        if not isinstance(caller, NodeAgent):
+        if isinstance(caller, JoiningNode):
             raise ForbiddenError("token-scope", f"node {caller.node} has no agent certificate yet")
         async with self._access.openings.admitted(caller.node):
             return self._hub.open(caller, credentials)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from control.resources import Changes, Resource, TypeURL
+from control.resources import Changes, PlacedNode, PlacedPod, Resource, TypeURL
 from meshapi import wire
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import Service, Workload, encode_service, encode_workload
@@ -37,6 +37,7 @@ class FakeModel:
 
     nodes: set[str] = field(default_factory=lambda: {"n1", "n2"})
     running: set[tuple[WorkloadIdentity, str]] = field(default_factory=set)
+    pods: dict[tuple[str, str], PlacedPod] = field(default_factory=dict)
     workloads: dict[str, Workload] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     policies: dict[str, bytes] = field(default_factory=dict)
@@ -47,6 +48,12 @@ class FakeModel:
 
     def runs_on(self, identity: WorkloadIdentity, node: str) -> bool:
         return (identity, node) in self.running
+
+    def pod(self, namespace: str, name: str) -> PlacedPod | None:
+        return self.pods.get((namespace, name))
+
+    def node(self, name: str) -> PlacedNode | None:
+        return PlacedNode("", ("127.0.0.1",)) if name in self.nodes else None
 
     def names(self, type_url: TypeURL) -> Collection[str]:
         return [*self.workloads, *self.services] if type_url == ADDRESS else list(self.policies)

@@ -1,14 +1,30 @@
-"""The controller's rights, as its manifest gives them, in the API server of the tests."""
+"""A controller on the API server of the tests, with the rights that its manifest gives it and no others."""
 
+import asyncio
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
+import msgspec
 import yaml
 
+from control.backing import KubernetesSettings, kubernetes
+from control.ca.service_accounts import TrustedAccounts
+from control.controller import Settings
+from control.model.settings import MeshSettings
+from control.serve import serve
+from tests.control.agent import Agent
+from tests.kube.admin import Manifest
 from tests.kube.cluster import REPOSITORY, Cluster
+from tests.kube.objects import node, run_pod
+from tests.kube.ports import free_ports
 
 RBAC = REPOSITORY / "deploy/daemonset/base/controller-rbac.yaml"
 ACCOUNT = "nodemesh-controller"
+AUDIENCE = "istio-ca"
+READY_S = 30.0
 
 
 def install_rights(kube: Cluster, namespace: str) -> None:
@@ -35,3 +51,78 @@ def controller_kubeconfig(kube: Cluster, directory: Path, *, server: str | None 
     install_rights(kube, namespace)
     path = directory / f"kubeconfig-{secrets.token_hex(3)}"
     return kube.kubeconfig(path, kube.admin.token(namespace, ACCOUNT), server=server), namespace
+
+
+class KubeWorld:
+    """A running controller, in a namespace of its own where the agents' account is, too."""
+
+    def __init__(self, kube: Cluster, path: Path, namespace: str, kubeconfig: Path) -> None:
+        self.kube = kube
+        self.namespace = namespace
+        self.kubeconfig = kubeconfig
+        self.state = path / f"state-{secrets.token_hex(3)}"
+        self.socket = self.state.with_suffix(".sock")
+        self.token_port, self.agent_port, self.metrics_port = free_ports(3)
+        self.settings = Settings(
+            state_dir=self.state,
+            admin_socket=self.socket,
+            listen="127.0.0.1",
+            token_port=self.token_port,
+            agent_port=self.agent_port,
+            metrics_listen="127.0.0.1",
+            metrics_port=self.metrics_port,
+        )
+
+    def node(self) -> str:
+        """A node where this machine's loopback address is."""
+        name = f"n-{secrets.token_hex(4)}"
+        self.kube.admin.create(node(name, address="127.0.0.1"))
+        return name
+
+    def agent_pod(self, node_name: str) -> Manifest:
+        """The pod of a node's agent."""
+        return run_pod(self.kube.admin, self.namespace, f"agent-{secrets.token_hex(3)}", "10.9.8.1", node=node_name, account="agent")
+
+    def token(self, pod: Manifest, audience: str = AUDIENCE) -> str:
+        return self.kube.admin.token(self.namespace, pod["spec"]["serviceAccountName"], audience=audience, pod=pod)
+
+    async def agent(self, node_name: str) -> Agent:
+        """What a node's side of the wire needs; it has not joined."""
+        roots = (await self.admin("GET", "/root"))["pem"].encode()
+        return Agent(node_name, roots, self.token_port, self.agent_port)
+
+    async def admin(self, method: str, path: str, **options) -> dict:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket))) as session,
+            session.request(method, f"http://controller{path}", **options) as response,
+        ):
+            assert response.status == 200, await response.text()
+            return msgspec.json.decode(await response.read())
+
+    def audit(self) -> list[dict[str, str]]:
+        """What was refused, in the order of time."""
+        return [msgspec.json.decode(line) for line in (self.state / "audit-refused.log").read_bytes().splitlines()]
+
+
+@asynccontextmanager
+async def kube_world(kube: Cluster, path: Path, *, server: str | None = None) -> AsyncIterator[KubeWorld]:
+    """Serves when it is entered. The controller trusts the account `agent` of its namespace."""
+    kubeconfig, namespace = controller_kubeconfig(kube, path, server=server)
+    kube.service_account(namespace, "agent")
+    world = KubeWorld(kube, path, namespace, kubeconfig)
+    trusted = TrustedAccounts(frozenset({f"{namespace}/agent"}), AUDIENCE)
+    settings = KubernetesSettings("istio-system", trusted, world.kubeconfig)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    task = asyncio.ensure_future(serve(world.settings, MeshSettings(), kubernetes(settings), stop, ready))
+    try:
+        async with asyncio.timeout(READY_S):
+            waiting = asyncio.ensure_future(ready.wait())
+            await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+        if task.done():
+            task.result()
+        yield world
+    finally:
+        stop.set()
+        async with asyncio.timeout(READY_S):
+            await asyncio.gather(task, return_exceptions=True)
