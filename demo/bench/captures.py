@@ -33,22 +33,23 @@ class Node:
     name: str
     pods: dict[str, Pod]
     servers: dict[str, Process]
-    proxy: int
+    mesh: tuple[int, ...]
+    """Its agent, which hears of every connection, and its proxy."""
 
     def into(self) -> Lane:
         """From outside the mesh into the pod."""
-        return self._lane("in", "client", "inside", self.proxy)
+        return self._lane("in", "client", "inside", self.mesh)
 
     def out(self) -> Lane:
         """From the pod to what is outside the mesh."""
-        return self._lane("out", "inside", "server", self.proxy)
+        return self._lane("out", "inside", "server", self.mesh)
 
     def direct(self) -> Lane:
         """Without the mesh."""
-        return replace(self._lane("", "client", "server"), name="direct")
+        return replace(self._lane("", "client", "server", ()), name="direct")
 
-    def _lane(self, direction: str, source: str, target: str, *proxies: int) -> Lane:
-        processes = (self.servers[target].pid, *proxies)
+    def _lane(self, direction: str, source: str, target: str, between: tuple[int, ...]) -> Lane:
+        processes = (self.servers[target].pid, *between)
         address = f"{self.pods[target].ipv4}:{APP_PORT}"
         return Lane(f"{direction}: {self.name}", self.pods[source].namespace, address, processes, client=True, cpu=CPU)
 
@@ -89,7 +90,7 @@ def _start(cluster: Cluster, way: str, pods: dict[str, Pod], load: Path, undo: E
     proxy = cluster.proxy_pid(way)
     if proxy is None:
         raise RuntimeError(f"no proxy runs on {way}")
-    return Node(way, pods, servers, proxy)
+    return Node(way, pods, servers, (cluster.agents[way].pid, proxy))
 
 
 def _compare(title: str, lanes: list[Lane], load: Path, count: int, say: Say) -> Comparison:

@@ -10,6 +10,7 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.kernels import archive, root
@@ -38,10 +39,15 @@ class Show:
             print(f"         {line}", flush=True)
 
 
-def try_on(kernel: Kernel, *, timeout_s: float, verbose: bool) -> list[str]:
+def try_on(kernel: Kernel, suites: Sequence[str], *, timeout_s: float, verbose: bool) -> list[str]:
     """Runs the test on a kernel; returns what was wrong, nothing if it passed."""
     nonce = secrets.token_hex(8)
-    settings = {"nodemesh.nonce": nonce, "nodemesh.repository": str(root.REPOSITORY), "nodemesh.python": sys.executable}
+    settings = {
+        "nodemesh.nonce": nonce,
+        "nodemesh.repository": str(root.REPOSITORY),
+        "nodemesh.python": sys.executable,
+        "nodemesh.tests": ",".join(suites),
+    }
     show = Show(verbose=verbose)
     with tempfile.TemporaryDirectory(prefix="nodemesh-kernel-") as directory:
         image = Path(directory) / "root.cpio"
@@ -49,7 +55,7 @@ def try_on(kernel: Kernel, *, timeout_s: float, verbose: bool) -> list[str]:
             output.writelines(archive.blocks(root.build(kernel, INIT)))
         print(f"kernel {kernel.release}: a root of {image.stat().st_size / 1e6:.0f} MB", flush=True)
         boot(command(kernel, image, settings), timeout_s=timeout_s, heard=show)
-    problems = judge(show.lines, nonce=nonce, stages=smoke.names())
+    problems = judge(show.lines, nonce=nonce, stages=smoke.names(suites))
     if problems and not verbose:
         print("\n".join(show.lines))
     return problems
@@ -59,6 +65,7 @@ def main() -> None:
     """Runs on every flavour, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("flavours", nargs="*", default=FLAVOURS, metavar="FLAVOUR", help="of Debian's linux-image-FLAVOUR packages")
+    parser.add_argument("--tests", nargs="*", default=(), metavar="PATH", help="run these of the repository's tests there, too")
     parser.add_argument("--timeout", type=float, default=1500.0, metavar="SECONDS", help="for each kernel")
     parser.add_argument("--verbose", action="store_true", help="show the whole console")
     options = parser.parse_args()
@@ -68,7 +75,7 @@ def main() -> None:
     for flavour in options.flavours:
         begin = time.monotonic()
         kernel = fetch(flavour, CACHE)
-        problems = try_on(kernel, timeout_s=options.timeout, verbose=options.verbose)
+        problems = try_on(kernel, options.tests, timeout_s=options.timeout, verbose=options.verbose)
         took = f"in {time.monotonic() - begin:.0f} s"
         print(f"kernel {kernel.release}: {'FAILED' if problems else 'passed'} {took}", *problems, sep="\n  ", flush=True)
         failed |= bool(problems)

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 PARTS = ("control", "demo", "meshapi", "nodeagent", "tests")
 TOOLS = ("ip", "nft", "nsenter", "sysctl", "modprobe", "mount", "umount", "dmesg", "sh", "env")
 LEGACY_TOOLS = ("iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore")
+OF_TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
 OPENED_BY_NAME = ("libnftables.so.1", "libbpf.so.1")
 """Libraries that no program of the root is linked to."""
 MODULES = ("net", "lib", "crypto", "drivers/net/veth.ko", "drivers/net/dummy.ko")
@@ -115,7 +116,7 @@ def _add_python(root: Root) -> None:
     root.add(BIN / "python")
     root.add(BIN.parent / "pyvenv.cfg")
     root.add(Path(sysconfig.get_path("stdlib")), unwanted=NOT_OF_PYTHON)
-    for name in sorted(_needed("nodemesh")):
+    for name in sorted(set().union(*map(_needed, ("nodemesh", *OF_TESTS)))):
         for file in importlib.metadata.distribution(name).files or ():
             root.add(Path(_normal(Path(str(file.locate())))))
 
@@ -134,10 +135,11 @@ def _needed(name: str) -> set[str]:
 
 def _add_repository(root: Root) -> None:
     for part in PARTS:
-        for pattern in ("*.py", "*.pem", "*.binpb", "*.bpf.o"):
+        for pattern in ("*.py", "*.nft", "*.binpb", "*.bpf.o"):
             for file in (REPOSITORY / part).rglob(pattern):
                 root.add(file)
-    root.add(REPOSITORY / "nodeagent/ztunnel/bin/nodemesh-proxy")
+    for file in ("nodeagent/ztunnel/bin/nodemesh-proxy", "pyproject.toml"):
+        root.add(REPOSITORY / file)
 
 
 def _which(tool: str) -> Path:

@@ -51,7 +51,10 @@ def main() -> None:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     try:
-        run([said["nodemesh.python"], "-u", "-m", "tests.kernels.guest.smoke", said["nodemesh.nonce"]], environment)
+        run(
+            [said["nodemesh.python"], "-u", "-m", "tests.kernels.guest.smoke", said["nodemesh.nonce"], *said["nodemesh.tests"].split(",")],
+            environment,
+        )
     finally:
         # Nobody hears of what is raised behind this.
         if sys.exc_info()[1] is not None:

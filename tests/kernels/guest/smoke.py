@@ -7,6 +7,7 @@ with everything there, each is asked for by name, one after the other, and takes
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -28,8 +29,10 @@ from tests.nodeagent.standin import Application
 
 PORT = 8080
 NODE = "n1"
+REPOSITORY = Path(__file__).parents[3]
 PATIENCE = 12.0
 CALL_S = 20.0
+PYTEST_DEADLINE_S = 600
 REFUSAL_S = 2.0
 """Where there is nobody to refuse, an attempt is given up after so long."""
 KERNEL_COMPLAINTS = ("BUG:", "WARNING:", "Oops", "Call Trace")
@@ -217,10 +220,23 @@ def stages(console: Console, mesh: Mesh) -> list[tuple[str, Callable[[], None]]]
     ]
 
 
-def names() -> list[str]:
-    """Of the stages that must have run."""
+def names(suites: Sequence[str]) -> list[str]:
+    """Of the stages that must have run, with those of these tests."""
     ladder = missing.ladder()
-    return ["the mesh", *(f"auto: {way}" for way in reversed(ladder)), *(f"asked for: {way}" for way in ladder), "the kernel"]
+    return [
+        "the mesh",
+        *(f"auto: {way}" for way in reversed(ladder)),
+        *(f"asked for: {way}" for way in ladder),
+        *(f"tests: {suite}" for suite in suites),
+        "the kernel",
+    ]
+
+
+def run_suite(suite: str) -> None:
+    """Raises if one of the tests failed; pytest says which."""
+    deadline = ["-o", f"timeout={PYTEST_DEADLINE_S}"]
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *deadline, suite], cwd=REPOSITORY, check=False)
+    check(done.returncode, 0)
 
 
 def quiet_kernel() -> None:
@@ -243,6 +259,9 @@ def main() -> None:
                 stage()
             if name not in console.ended:
                 print(tails(cluster), flush=True)
+    for suite in filter(None, sys.argv[2:]):
+        with console.running(f"tests: {suite}"), console.step("they pass"):
+            run_suite(suite)
     with console.running("the kernel"), console.step("it complained of nothing"):
         quiet_kernel()
     console.close()
