@@ -1,5 +1,6 @@
 //! System calls of sockets and of this process, each in a few lines, over libraries that make them safe.
 
+use crate::authority::is_proxy_port;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -12,10 +13,11 @@ const MARK_OWN: u32 = 0x539;
 /// Marks connections to the application that keep the client's address, so that their replies come back here.
 const MARK_TO_APPLICATION: u32 = 0x111;
 
-/// Where a captured connection was going: the socket's own address, unless translation turned it to loopback, which is never captured.
+/// Where a captured connection was going: the socket's own address, unless translation turned it to a listener of ours, whose address is
+/// loopback (which is never captured) or has a port of the mesh (which is no destination): then the kernel knows what it was.
 pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
     let own = stream.local_addr().map(canonical)?;
-    if !own.ip().is_loopback() {
+    if !own.ip().is_loopback() && !is_proxy_port(own.port()) {
         return Ok(own);
     }
     let socket = SockRef::from(stream);

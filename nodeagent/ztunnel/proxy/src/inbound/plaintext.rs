@@ -1,4 +1,4 @@
-//! Plaintext connections to the workload, captured transparently: the socket's own address is where the client was going.
+//! Plaintext connections to the workload, captured transparently, or translated to the listener with their source kept.
 //!
 //! Those of the kubelet come by a listener of their own (`Via::Probe`), where the kernel brings no others: they need no verdict, since
 //! they stand on none, and so pass while the agent is away, too.
@@ -15,7 +15,9 @@ use std::rc::Rc;
 use tokio::net::TcpStream;
 
 pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, client: TcpStream, source: SocketAddr, via: Via) {
-    let Ok(destination) = client.local_addr().map(sys::canonical) else { return };
+    // What the kernel did not translate was dialled as it is: a port of the mesh, which is refused below.
+    let destination = sys::original_destination(&client).or_else(|_| client.local_addr().map(sys::canonical));
+    let Ok(destination) = destination else { return };
     let opening = Opening { workload, direction: Direction::Inbound, via, source, destination, source_identity: None };
     let Some(conn) = worker.open_connection(opening) else {
         return sys::reset_on_close(&client);
