@@ -17,6 +17,7 @@ from nodeagent.bpf.libbpf import AttachType, Descriptor
 from nodeagent.bpf.pinned import Maps, Pinned, Program
 from nodeagent.bpf.prefilter import Published, Table
 from nodeagent.bpf.ringbuffer import RingBuffer
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
 
@@ -24,9 +25,12 @@ OBJECT: Final = Path(__file__).parent / "objects/steer_inbound.bpf.o"
 PROGRAM: Final = "steer_inbound"
 SLOTS: Final = "slots"
 REASONS: Final = "reasons"
-MAPS: Final = (SLOTS, REASONS, *prefilter.MAPS)
+TERMS: Final = "terms"
+MAPS: Final = (SLOTS, REASONS, TERMS, *prefilter.MAPS)
 _NUMBER_BYTES: Final = 8
 _SO_COOKIE: Final = 57
+_PORT_BYTES: Final = 1 << 13
+_ONLY: Final = 0
 
 
 class Slot(IntEnum):
@@ -53,6 +57,8 @@ class Reason(IntEnum):
     DENIED_SAME = 8
     PROBE = 9
     PROBE_TOLD = 10
+    LEFT_ALONE = 11
+    OPEN = 12
 
 
 class Steered(Struct, frozen=True):
@@ -62,6 +68,8 @@ class Steered(Struct, frozen=True):
     """It is this version's program."""
     listeners: frozenset[Slot]
     lookups: dict[Reason, int]
+    terms: bytes
+    """In the form that `encode` gives them."""
 
 
 def program_of(path: Path = OBJECT) -> Program:
@@ -77,10 +85,14 @@ class Steering:
         self._root = root
         self._pinned = Pinned(root, program_of(program))
 
-    def attach(self, namespace: Namespace, listeners: Mapping[Slot, socket.socket]) -> None:
-        """Steers into these listeners from now on; slots that are not named stay as they are."""
+    def attach(self, namespace: Namespace, listeners: Mapping[Slot, socket.socket], terms: Terms = TOTAL, *, away: bool = False) -> None:
+        """Steers into these listeners from now on, as `terms` have it; slots that are not named stay as they are.
+
+        `away`: nobody accepts from the listeners; if it may fail open, it does.
+        """
+        fill = partial(_fill, listeners=listeners, terms=encode(terms, away=away))
         with probes(self._root) as table:
-            self._pinned.attach(namespace, partial(_fill, listeners=listeners), shared={PROBES: table})
+            self._pinned.attach(namespace, fill, shared={PROBES: table})
 
     def detach(self, namespace: Namespace) -> None:
         """Ends it, and leaves nothing; fine if there is nothing."""
@@ -92,11 +104,12 @@ class Steering:
         with known_probes(self._root) as shared, self._pinned.open(namespace, shared=shared) as found:
             if found is None:
                 return None
-            slots, reasons = found.maps.get(SLOTS), found.maps.get(REASONS)
+            slots, reasons, terms = (found.maps.get(name) for name in (SLOTS, REASONS, TERMS))
             return Steered(
                 current=found.current and bool(shared),
                 listeners=frozenset(slot for slot in Slot if slots and libbpf.read(slots, slot, _NUMBER_BYTES) is not None),
                 lookups={reason: _total(reasons, reason) if reasons else 0 for reason in Reason},
+                terms=(terms and libbpf.read(terms, _ONLY, len(encode(TOTAL)))) or b"",
             )
 
     def refuse(self, namespace: Namespace, table: Table | None) -> None:
@@ -121,7 +134,18 @@ class Steering:
         drop_probes(self._root)
 
 
-def _fill(maps: Maps, *, listeners: Mapping[Slot, socket.socket]) -> None:
+def encode(terms: Terms, *, away: bool = False) -> bytes:
+    """`struct terms` of terms.h: a bit for each port that is left alone, then the two switches."""
+    ports = 0
+    for first, last in terms.open_inbound():
+        ports |= (1 << (last + 1)) - (1 << first)
+    words = ports.to_bytes(_PORT_BYTES, "little")
+    return struct.pack(f"={_PORT_BYTES // 8}Q", *struct.unpack(f"<{_PORT_BYTES // 8}Q", words)) + struct.pack("=II", terms.fail_open, away)
+
+
+def _fill(maps: Maps, *, listeners: Mapping[Slot, socket.socket], terms: bytes) -> None:
+    if libbpf.read(maps[TERMS], _ONLY, len(terms)) != terms:
+        libbpf.write(maps[TERMS], _ONLY, terms)
     for slot, listener in listeners.items():
         cookie = listener.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _NUMBER_BYTES)
         if libbpf.read(maps[SLOTS], slot, _NUMBER_BYTES) != cookie:

@@ -13,6 +13,7 @@
 #include "prefilter.h"
 #include "probes.h"
 #include "steering.h"
+#include "terms.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
@@ -83,6 +84,20 @@ static __always_inline bool is_own(struct bpf_sk_lookup *ctx)
 	       ctx->remote_ip6[2] == ctx->local_ip6[2] && ctx->remote_ip6[3] == ctx->local_ip6[3];
 }
 
+/* HBONE is the mesh's own, and never open. */
+static __always_inline enum reason assign_or_open(struct bpf_sk_lookup *ctx)
+{
+	enum slot slot = slot_of(ctx->family, ctx->local_port);
+	enum reason reason;
+
+	if (slot == SLOT_HBONE)
+		return assign(ctx, slot);
+	if (is_open(true))
+		return REASON_OPEN;
+	reason = assign(ctx, slot);
+	return reason == REASON_NO_LISTENER && is_open(false) ? REASON_OPEN : reason;
+}
+
 static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 {
 	struct probe *probe;
@@ -106,9 +121,11 @@ static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 			probe->told_ns = bpf_ktime_get_ns();
 		return reason;
 	}
+	if (is_left_alone(ctx->local_port))
+		return REASON_LEFT_ALONE;
 	if (is_denied(ctx, &reason))
 		return reason;
-	return assign(ctx, slot_of(ctx->family, ctx->local_port));
+	return assign_or_open(ctx);
 }
 
 static __always_inline bool refused(enum reason reason)

@@ -21,24 +21,27 @@ enum slot {
 	SLOTS,
 };
 
-/* Why a lookup ended as it did: those up to OWN and PROBE leave it to the kernel, INBOUND, HBONE and PROBE_TOLD give it to a listener
- * of the proxy, the others refuse it.
- *
- * DENIED is by policy, once for each packet; DENIED_SAME is another look at one of those. PROBE_TOLD is the look of the rules at a probe,
- * ahead of TCP's.
- */
+/* Why a lookup ended as it did. New ones come last: another version may take over the map that counts them. */
 enum reason {
+	/* These three leave it to the kernel. */
 	REASON_NOT_TCP,
 	REASON_LOOPBACK,
 	REASON_OWN,
+	/* These two give it to the proxy. */
 	REASON_INBOUND,
 	REASON_HBONE,
+	/* These two refuse it. */
 	REASON_NO_LISTENER,
 	REASON_NOT_ASSIGNED,
+	/* By policy, once for each packet; the second is another look at one of those. */
 	REASON_DENIED,
 	REASON_DENIED_SAME,
+	/* The kubelet's: left to the kernel, after the rules, which look ahead of TCP, were told by a listener. */
 	REASON_PROBE,
 	REASON_PROBE_TOLD,
+	/* These two leave it to the application, as the workload's terms have it. */
+	REASON_LEFT_ALONE,
+	REASON_OPEN,
 	REASONS,
 };
 
@@ -53,7 +56,7 @@ struct lookups {
 
 _Static_assert(SLOTS <= SLOTS_ROOM && REASONS <= REASONS_ROOM, "raising the room makes another layout");
 _Static_assert(SLOTS == 5, "steering.py names each slot");
-_Static_assert(REASONS == 11, "steering.py names each reason");
+_Static_assert(REASONS == 13, "steering.py names each reason");
 _Static_assert(sizeof(struct lookups) == 8, "steering.py reads it as one 64-bit number");
 
 #endif

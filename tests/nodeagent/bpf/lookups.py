@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from nodeagent.bpf import libbpf
 from nodeagent.bpf.kubelet import PROBES
 from nodeagent.bpf.libbpf import Loaded
-from nodeagent.bpf.steering import MAPS, OBJECT, PROGRAM, REASONS, SLOTS, Reason, Slot
+from nodeagent.bpf.steering import MAPS, OBJECT, PROGRAM, REASONS, SLOTS, TERMS, Reason, Slot, encode
+from nodeagent.capture.terms import TOTAL, Terms
 
 DROP, PASS = 0, 1
 SO_COOKIE = 57
@@ -78,6 +79,13 @@ class Program:
             )
             self.listeners[slot] = listener
             libbpf.write(self.loaded.maps[SLOTS], slot, struct.pack("=Q", listener.fileno()))
+
+    @contextmanager
+    def on(self, terms: Terms, *, away: bool = False) -> Iterator[None]:
+        """On other terms for the length of the block."""
+        libbpf.write(self.loaded.maps[TERMS], 0, encode(terms, away=away))
+        yield
+        libbpf.write(self.loaded.maps[TERMS], 0, encode(TOTAL))
 
     def run(self, lookup: Lookup) -> tuple[int, Slot | None, Reason]:
         """Verdict, whose listener was chosen, and the reason that was counted."""

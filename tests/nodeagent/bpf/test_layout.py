@@ -12,6 +12,7 @@ from nodeagent.bpf import kubelet, libbpf, steering
 from nodeagent.bpf.info import Info, RunOptions
 from nodeagent.bpf.kubelet import Recording
 from nodeagent.bpf.steering import OBJECT, Reason, Slot
+from nodeagent.capture.terms import TOTAL
 
 SOURCES = Path(steering.__file__).parent / "src"
 
@@ -25,7 +26,8 @@ SOURCES = Path(steering.__file__).parent / "src"
     ],
 )
 def test_the_enumerations_are_those_of_the_header(header: str, name: str, ours: type[IntEnum], end: str) -> None:
-    [body] = re.findall(rf"enum {name} {{(.*?)}}", (SOURCES / header).read_text(), re.DOTALL)
+    text = re.sub(r"/\*.*?\*/", "", (SOURCES / header).read_text(), flags=re.DOTALL)
+    [body] = re.findall(rf"enum {name} {{(.*?)}}", text, re.DOTALL)
     *members, last = re.findall(r"\w+", body)
     assert last == end
     assert [member.removeprefix(f"{name.upper()}_") for member in members] == [member.name for member in ours]

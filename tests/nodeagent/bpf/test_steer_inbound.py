@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nodeagent.bpf import libbpf
 from nodeagent.bpf.steering import SLOTS, Reason, Slot
+from nodeagent.capture.terms import TOTAL, Terms
 from tests.nodeagent.bpf.lookups import DROP, PASS, Lookup, Program, program
 
 BUDGET_INSTRUCTIONS = 5000
@@ -133,6 +134,35 @@ def test_nothing_from_outside_is_left_to_the_applications(filled: Program, empty
         assert empty.run(lookup) == (DROP, None, Reason.NO_LISTENER)
     else:
         assert filled.run(lookup) == empty.run(lookup) == (PASS, None, reason)
+
+
+@given(lookups, st.frozensets(st.sampled_from([0, 1, 63, 64, 65535, 15006, 15008]) | st.integers(0, 65535), max_size=5), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_ports_that_are_left_alone_and_no_others(filled: Program, lookup: Lookup, ports: frozenset[int], include: bool) -> None:
+    some = tuple(sorted(ports - {0}))
+    terms = Terms(include_inbound_ports=some) if include else Terms(exclude_inbound_ports=some)
+    reason = lookup.expected()
+    with filled.on(terms):
+        if reason in {Reason.INBOUND, Reason.HBONE} and lookup.port and not terms.captures_inbound(lookup.port):
+            assert filled.run(lookup) == (PASS, None, Reason.LEFT_ALONE)
+        else:
+            assert filled.run(lookup)[2] == reason
+
+
+@pytest.mark.parametrize("lookup", [Lookup(), V6], ids=["ipv4", "ipv6"])
+def test_it_fails_open_where_it_may_and_hbone_never(filled: Program, empty: Program, lookup: Lookup) -> None:
+    hbone = replace(lookup, port=15008)
+    heard = filled.run(lookup)
+    with empty.on(Terms(fail_open=True)), filled.on(Terms(fail_open=True)):
+        assert empty.run(lookup) == (PASS, None, Reason.OPEN)
+        assert empty.run(hbone) == (DROP, None, Reason.NO_LISTENER)
+        assert filled.run(lookup) == heard
+    with filled.on(Terms(fail_open=True), away=True):
+        assert filled.run(lookup) == (PASS, None, Reason.OPEN)
+        assert filled.run(hbone) == (PASS, Slot.HBONE, Reason.HBONE)
+    with empty.on(TOTAL, away=True), filled.on(TOTAL, away=True):
+        assert empty.run(lookup) == (DROP, None, Reason.NO_LISTENER)
+        assert filled.run(lookup) == heard, "without leave it stays closed, whatever the agent says"
 
 
 def test_the_verifier_has_little_to_do(empty: Program) -> None:
