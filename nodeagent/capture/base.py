@@ -18,12 +18,16 @@ class Way(StrEnum):
     AUTO = "auto"
     EBPF = "ebpf"
     NFTABLES = "nftables"
+    REDIRECT = "redirect"
+    IPTABLES = "iptables"
 
 
 class CaptureState(StrEnum):
     ABSENT = "absent"
     """Nothing of ours is there."""
     CAPTURED = "captured"
+    OPEN = "open"
+    """Captured, but the proxy is noted as away: new connections go past it, as the terms have it."""
     DRAINING = "draining"
     """New connections go past the mesh; those that the proxy carries still work."""
     BROKEN = "broken"
@@ -41,6 +45,16 @@ class Inspection(Struct, frozen=True):
     """What is captured in a lesser way than was asked for, and why."""
 
 
+class Former(Protocol):
+    """What a capture that goes another way may have left in a namespace. Its groundwork is the next one's."""
+
+    def memory(self, namespace: Namespace) -> str | None:
+        """What its rules remember (`groundwork.as_it_is`); None if there are none. Blocks; raises KernelError."""
+
+    def clear(self, namespace: Namespace) -> None:
+        """Takes its rules off, and nothing else; fine if there are none. Blocks; raises KernelError."""
+
+
 class Capture(Protocol):
     """Programs one network namespace. Every method blocks, may be repeated, and raises KernelError.
 
@@ -56,6 +70,9 @@ class Capture(Protocol):
 
         `listeners` are the proxy's in this namespace; those that are given before stay in force where none are given.
         """
+
+    def open(self, namespace: Namespace, terms: Terms) -> None:
+        """The proxy is away: lets new connections past it until `apply`, if `terms` fail open; else changes nothing. After `apply` only."""
 
     def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
         """Lets new connections past the mesh, and keeps what the proxy's open ones need. Where nothing is applied, does nothing."""

@@ -1,13 +1,15 @@
 """Which way to capture on this node: what was asked for, or the best that this kernel carries, found by trying it in an empty namespace."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from nodeagent.bpf.bpffs import ensure
 from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
+from nodeagent.capture import redirected
 from nodeagent.capture.base import Capture, CaptureState, Inspection, Way
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.listeners import Listener, open_listeners
@@ -19,7 +21,7 @@ from nodeagent.linux.namespaces import Namespace, run_in_empty
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`reason`: why this way and no better one, for an operator."""
+    """`reason`: why this way, and of each better one why not, for an operator."""
 
     way: Capture
     reason: str
@@ -28,25 +30,45 @@ class Choice:
 
 
 def choose(way: Way, pins: Path = DIRECTORY) -> Choice:
-    """Raises KernelError if the way that was asked for can't be gone. Blocks, for some tens of milliseconds."""
-    steering, outbound = Steering(pins), Outbound(pins)
-    match way:
-        case Way.NFTABLES:
-            return Choice(_After(NftablesCapture(), steering, outbound), "asked for")
-        case Way.EBPF:
-            return Choice(_proven(steering, outbound, pins), "asked for", outbound)
-        case Way.AUTO:
-            try:
-                return Choice(_proven(steering, outbound, pins), "the best way, and this kernel carries it", outbound)
-            except OSError as error:
-                return Choice(_After(NftablesCapture(), steering, outbound), f"ebpf is not possible here: {error}")
+    """Raises KernelError if the way that was asked for can't be gone, or none can. Blocks, for some tens of milliseconds for each try."""
+    if way is not Way.AUTO:
+        return _chosen(_LADDER[way](pins), "asked for")
+    failed: list[str] = []
+    for rung, make in _LADDER.items():
+        try:
+            capture = make(pins)
+        except OSError as error:
+            failed.append(f"{rung} is not possible here: {error}")
+        else:
+            return _chosen(capture, "; ".join(failed) or "the best way, and this kernel carries it")
+    raise OSError(f"no way to capture: {'; '.join(failed)}")
 
 
-def _proven(steering: Steering, outbound: Outbound, pins: Path) -> EbpfCapture:
+def _chosen(capture: Capture, reason: str) -> Choice:
+    return Choice(capture, reason, capture.outbound if isinstance(capture, EbpfCapture) else None)
+
+
+def _ebpf(pins: Path) -> Capture:
     ensure(pins.parent)
+    steering, outbound = Steering(pins), Outbound(pins)
     steering.sweep()
     outbound.sweep()
-    capture = EbpfCapture(steering, outbound)
+    return _proven(EbpfCapture(steering, outbound))
+
+
+def _nftables(pins: Path) -> Capture:
+    return _After(_proven(NftablesCapture()), Steering(pins), Outbound(pins))
+
+
+def _redirect(pins: Path) -> Capture:
+    return _After(_proven(NftablesCapture(redirected.transaction, Way.REDIRECT)), Steering(pins), Outbound(pins))
+
+
+_LADDER: Final[dict[Way, Callable[[Path], Capture]]] = {Way.EBPF: _ebpf, Way.NFTABLES: _nftables, Way.REDIRECT: _redirect}
+"""The best first."""
+
+
+def _proven(capture: Capture) -> Capture:
     run_in_empty(_try, capture)
     return capture
 
@@ -77,6 +99,9 @@ class _After:
     def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
         self._capture.apply(namespace, listeners, terms)
         self._detach(namespace)
+
+    def open(self, namespace: Namespace, terms: Terms) -> None:
+        self._capture.open(namespace, terms)
 
     def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
         self._capture.drain(namespace, terms)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from nodeagent.bpf import bpffs
 from nodeagent.bpf.outbound import Outbound
-from nodeagent.bpf.steering import Reason, Slot, Steered, Steering
+from nodeagent.bpf.steering import Reason, Slot, Steered, Steering, encode
 from nodeagent.capture import looped
 from nodeagent.capture.base import CaptureState, Inspection
 from nodeagent.capture.listeners import Listener
@@ -29,6 +29,8 @@ _COUNTERS = {
     "probe": Reason.PROBE,
     "closed": Reason.NO_LISTENER,
     "unassigned": Reason.NOT_ASSIGNED,
+    "past": Reason.LEFT_ALONE,
+    "open": Reason.OPEN,
 }
 """What is shown of the steering program, beside the counters of the rules."""
 
@@ -40,15 +42,23 @@ class EbpfCapture:
 
     def __init__(self, steering: Steering, outbound: Outbound) -> None:
         self._steering = steering
+        self.outbound = outbound
         self._marking = Marking(outbound)
         self._table = NftablesCapture(looped.transaction)
 
     def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
         # In this order there is no moment in which neither this nor a former capture holds what comes in.
         self._table.prepare(namespace)
-        self._steering.attach(namespace, {slot: listener.socket for listener in listeners if (slot := slot_of(listener)) is not None})
+        self._steering.attach(
+            namespace, {slot: listener.socket for listener in listeners if (slot := slot_of(listener)) is not None}, terms
+        )
         self._table.apply(namespace, listeners, terms)
         self._marking.apply(namespace, terms)
+
+    def open(self, namespace: Namespace, terms: Terms) -> None:
+        if terms.fail_open:
+            self._table.open(namespace, terms)
+            self._steering.attach(namespace, {}, terms, away=True)
 
     def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
         self._marking.detach(namespace)
@@ -65,9 +75,11 @@ class EbpfCapture:
         steered = self._steering.inspect(namespace)
         marking = self._marking.inspect(namespace, terms)
         counters = table.counters | _counters(steered) | marking.counters
-        if table.state is CaptureState.CAPTURED:
-            problem = _problem(steered, ipv6=namespace.run(has_loopback6)) or marking.problem
-            return Inspection(CaptureState.BROKEN if problem else CaptureState.CAPTURED, counters, problem, marking.remark)
+        if table.state in {CaptureState.CAPTURED, CaptureState.OPEN}:
+            problem = _problem(steered, terms, ipv6=namespace.run(has_loopback6)) or marking.problem
+            is_open = table.state is CaptureState.OPEN or (steered and steered.terms == encode(terms, away=True))
+            state = CaptureState.BROKEN if problem else CaptureState.OPEN if is_open else CaptureState.CAPTURED
+            return Inspection(state, counters, problem, marking.remark)
         if table.state in {CaptureState.ABSENT, CaptureState.DRAINING} and steered is not None:
             return Inspection(CaptureState.BROKEN, counters, "the steering program is attached, but its rules are not in force")
         return Inspection(table.state, counters, table.problem)
@@ -86,11 +98,13 @@ def slot_of(listener: Listener) -> Slot | None:
             return None
 
 
-def _problem(steered: Steered | None, *, ipv6: bool) -> str:
+def _problem(steered: Steered | None, terms: Terms, *, ipv6: bool) -> str:
     if steered is None:
         return "the steering program is not attached"
     if not steered.current:
         return "the steering program is of another version"
+    if steered.terms not in {encode(terms), encode(terms, away=True)}:
+        return "the steering program has other terms"
     needed = frozenset(Slot) if ipv6 else frozenset(Slot) - {Slot.INBOUND6, Slot.PROBE6}
     if missing := sorted(slot.name.lower() for slot in needed - steered.listeners):
         return f"no listener for {', '.join(missing)}: refused"

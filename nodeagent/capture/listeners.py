@@ -13,6 +13,8 @@ from nodeagent.ztunnel.protocol import ListenerKind
 
 _LOOPBACK4: Final = "127.0.0.1"
 _LOOPBACK6: Final = "::1"
+_ANY4: Final = "0.0.0.0"
+_ANY6: Final = "::"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,18 @@ def _open() -> tuple[Listener, ...]:
     with ExitStack() as undo:
         made: list[Listener] = []
 
-        def add(kind: ListenerKind, address: str, port: int, *, mark: int = PROXY_MARK, transparent: bool = False) -> None:
-            made.append(Listener(kind, undo.enter_context(listener(address, port, mark=mark, transparent=transparent))))
+        def add(
+            kind: ListenerKind, address: str, port: int, *, mark: int = PROXY_MARK, transparent: bool = True, both: bool = False
+        ) -> None:
+            made.append(Listener(kind, undo.enter_context(listener(address, port, mark=mark, transparent=transparent, both=both))))
 
-        for address in (_LOOPBACK4, _LOOPBACK6) if ipv6 else (_LOOPBACK4,):
-            add(ListenerKind.OUTBOUND, address, OUTBOUND_PORT, transparent=True)
-            add(ListenerKind.INBOUND, address, INBOUND_PLAINTEXT_PORT, transparent=True)
-            add(ListenerKind.PROBE, address, PROBE_PORT, mark=PROBE_MARK, transparent=True)
-        add(ListenerKind.HBONE, "::" if ipv6 else "0.0.0.0", HBONE_PORT)
+        for loopback, any_address in (_LOOPBACK4, _ANY4), (_LOOPBACK6, _ANY6):
+            if loopback == _LOOPBACK6 and not ipv6:
+                continue
+            add(ListenerKind.OUTBOUND, loopback, OUTBOUND_PORT)
+            add(ListenerKind.PROBE, loopback, PROBE_PORT, mark=PROBE_MARK)
+            # Where connections are redirected, the kernel turns them to an address of the device that they came by.
+            add(ListenerKind.INBOUND, any_address, INBOUND_PLAINTEXT_PORT)
+        add(ListenerKind.HBONE, _ANY6 if ipv6 else _ANY4, HBONE_PORT, transparent=False, both=ipv6)
         undo.pop_all()
         return tuple(made)

@@ -1,11 +1,11 @@
-"""The nftables rules of a workload that eBPF captures: without conntrack and without translation. A pure function, like `ruleset`.
+"""The nftables rules of a workload that eBPF captures: without conntrack and without translation. A pure function, like `tproxied`.
 
 Handshakes from other devices are the steering program's (`nodeagent.bpf.steering`), before any application's listener. These rules do
 the rest:
 
 - *Outbound*: what the pod's applications send gets a mark that the routing rule knows, and so comes back on the loopback device with
   its addresses as they were; there it is given to the connection or listener of the proxy (`outbound` counts handshakes). Where
-  neither is, it is reset (`leftover`). Exempt are the same as in `ruleset`, and a connection to the pod's own address is none of them.
+  neither is, it is reset (`leftover`). Exempt are the same as in `tproxied`, and a connection to the pod's own address is none of them.
   What the programs of its cgroup have marked (`nodeagent.capture.marking`) is on this way, or past it, already.
 - *Answers* that the kernel gives itself, without a socket or for one in TIME_WAIT, take over the mark of what they answer. So what the
   proxy sends to the application in its peer's name gets the mark that brings the answer back to the proxy, instead of to that peer;
@@ -14,109 +14,184 @@ the rest:
   proxy's to the application, whose addresses are those of the client.
 - *Probes*: a handshake of the kubelet's finds, here, the listener that stands for probes (see probes.h), whose mark it is given; the
   application's side of the connection inherits that. It is no way out: a handshake with that mark from inside is reset.
-- *Leaving* (`leak`): as in `ruleset`, behind all others: no TCP but the proxy's leaves the pod.
+- *Leaving* (`leak`): as in `tproxied`, behind all others: no TCP but the proxy's, or what the terms leave alone, leaves the pod.
+- *Left alone*: a handshake to such a port marks the connection's socket, and that its answers. A connection to such a destination is
+  known by its addresses; where its answers would reach a socket of the proxy's instead, or a listener, they do not pass by this.
+- *Failing open* (`open-out`), where the terms have it: a looped handshake without a listener is dropped, and notes that the proxy is away
+  (`unheard`): repeated, and like others for the next seconds, it goes out past the proxy, and the connection is remembered by its
+  handshake (`passing`). The agent's word does the same. Who comes in while the proxy is away is the steering program's to say.
 - *Draining* needs no memory of what was captured: what is new since then is remembered by its handshake, and goes past the mesh.
 """
 
 from typing import Final
 
-from meshapi.wire import CONNECTION_MARK, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
-from nodeagent.capture.marks import CAPTURED_MARK, LOOP_MARK, PAST_MARK, PROBE_MARK
-from nodeagent.capture.ruleset import PROXY, RST, SYN, TO_APPLICATION, Mode, replacement
+from meshapi.wire import CONNECTION_MARK, HBONE_PORT, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
+from nodeagent.capture import left_alone
+from nodeagent.capture.left_alone import PAST
+from nodeagent.capture.marks import CAPTURED_MARK, LOOP_MARK, PROBE_MARK
+from nodeagent.capture.ruleset import (
+    AWAY,
+    IS_AWAY,
+    LATER,
+    NOT_TCP,
+    PROXY,
+    SYN,
+    TO_APPLICATION,
+    TO_LOOPBACK,
+    Mode,
+    away_set,
+    chain,
+    replacement,
+)
+from nodeagent.capture.terms import Terms
+from nodeagent.capture.tproxied import NO_LEAK, leaving
+
+_INBOUND: Final = "filter hook prerouting priority -150"
+_OUTBOUND: Final = "route hook output priority -150"
+_LOOP: Final = f"{LOOP_MARK:#x}"
+_CAPTURED: Final = f"{CAPTURED_MARK:#x}"
+_LET: Final = f"meta mark set {PAST} accept"
+_UNHEARD_S: Final = 5
+"""How long the absence of a listener is believed without another look."""
 
 
-def transaction(mode: Mode, before: str) -> str:
-    """See `ruleset.transaction`."""
-    return replacement(before, _ENFORCE if mode is Mode.ENFORCE else _DRAIN)
+def transaction(mode: Mode, before: str, terms: Terms) -> str:
+    """See `ruleset.Rules`."""
+    return replacement(before, _enforcing(terms) if mode is Mode.ENFORCE else _draining(terms))
 
 
 _PROBE: Final = f"{MARK_MASK:#x} == {PROBE_MARK:#x}"
 # A socket keeps its mark when its application connects it anew: the kubelet's connections only ever answer.
 _ANSWERS_PROBE: Final = f"meta mark & {_PROBE} tcp flags & (syn | ack) != syn accept"
 
-# How many connections may begin while others are drained.
+# How many connections may be remembered, each by its handshake.
 _PASSING: Final = 1 << 18
+_PASSING_IDLE: Final = "1h"
 
-_LOOPED: Final = f"""\
-		meta l4proto != tcp accept
-		iifname "lo" meta mark & {PROXY} meta mark set {CONNECTION_MARK:#x} accept
-		iifname "lo" meta mark {CAPTURED_MARK:#x} meta mark set {LOOP_MARK:#x}
-		iifname "lo" meta mark != {LOOP_MARK:#x} accept
-		iifname "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept
-		iifname "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept
-		iifname "lo" meta l4proto tcp counter reject with tcp reset comment "leftover"
-"""
 
-_EXEMPT: Final = f"""\
-		meta l4proto != tcp accept
-		meta mark & {PROXY} accept
-		{_ANSWERS_PROBE}
-		meta mark & {_PROBE} counter reject with tcp reset comment "misused"
-		meta mark {LOOP_MARK:#x} meta mark set {CONNECTION_MARK:#x} accept
-		meta mark & {TO_APPLICATION} accept
-		meta mark {PAST_MARK:#x} accept
-		ip daddr 127.0.0.0/8 accept
-		ip6 daddr ::1 accept
-"""
+def _passing(name: str, address: str, *, timeout: str = "") -> str:
+    forgotten = f"\t\tflags dynamic,timeout\n\t\ttimeout {timeout}\n" if timeout else "\t\tflags dynamic\n"
+    return f"\tset {name} {{\n\t\ttype {address} . inet_service . {address} . inet_service\n\t\tsize {_PASSING}\n{forgotten}\t}}\n"
 
-_ENFORCE: Final = f"""\
-	chain probe {{
-		meta mark set {PROBE_MARK:#x} accept
-	}}
-	chain inbound {{
-		type filter hook prerouting priority -150; policy accept;
-{_LOOPED}\
-		socket mark & {MARK_MASK:#x} vmap {{ {PROXY_MARK:#x} : accept, {PROBE_MARK:#x} : goto probe }}
-		socket mark {PAST_MARK:#x} accept
-		socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter meta mark set {PROXY_MARK:#x} \
-reject with tcp reset comment "reset"
-	}}
-	chain outbound {{
-		type route hook output priority -150; policy accept;
-{_EXEMPT}\
-		{SYN} counter comment "outbound"
-		meta mark set {LOOP_MARK:#x}
-	}}
-	chain leaving {{
-		type filter hook postrouting priority 300; policy accept;
-		oifname "lo" accept
-		meta l4proto != tcp accept
-		meta mark & {PROXY} accept
-		meta mark {PAST_MARK:#x} accept
-		{_ANSWERS_PROBE}
-		{RST} accept
-		meta l4proto tcp counter drop comment "leak"
-	}}
-"""
 
-_DRAIN: Final = f"""\
-	set passing {{
-		type ipv4_addr . inet_service . ipv4_addr . inet_service
-		size {_PASSING}
-		flags dynamic
-	}}
-	set passing6 {{
-		type ipv6_addr . inet_service . ipv6_addr . inet_service
-		size {_PASSING}
-		flags dynamic
-	}}
-	chain inbound {{
-		type filter hook prerouting priority -150; policy accept;
-{_LOOPED}\
-		socket mark & {TO_APPLICATION} counter drop comment "reset"
-	}}
-	chain outbound {{
-		type route hook output priority -150; policy accept;
-{_EXEMPT}\
-		tcp flags & syn == syn add @passing {{ ip saddr . tcp sport . ip daddr . tcp dport }} accept
-		tcp flags & syn == syn add @passing6 {{ ip6 saddr . tcp sport . ip6 daddr . tcp dport }} accept
-		ip saddr . tcp sport . ip daddr . tcp dport @passing accept
-		ip6 saddr . tcp sport . ip6 daddr . tcp dport @passing6 accept
-		meta mark set {LOOP_MARK:#x}
-	}}
-	chain leaving {{
-		type filter hook postrouting priority 300; policy accept;
-		oifname != "lo" meta l4proto tcp meta mark & {TO_APPLICATION} {RST} accept
-		oifname != "lo" meta l4proto tcp meta mark & {TO_APPLICATION} counter drop comment "leak"
-	}}
-"""
+_SETS: Final = (("passing", "ip"), ("passing6", "ip6"))
+_ADDRESS: Final = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
+
+
+def _tuple(family: str, *, answer: bool = False) -> str:
+    """The connection's ends, the pod's first."""
+    near, far = ("d", "s") if answer else ("s", "d")
+    return f"{family} {near}addr . tcp {near}port . {family} {far}addr . tcp {far}port"
+
+
+_LOOPED: Final = (
+    NOT_TCP,
+    f'iifname "lo" meta mark & {PROXY} meta mark set {CONNECTION_MARK:#x} accept',
+    f'iifname "lo" meta mark {_CAPTURED} meta mark set {_LOOP}',
+    f'iifname "lo" meta mark != {_LOOP} accept',
+    f'iifname "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept',
+    f'iifname "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept',
+)
+_LEFTOVER: Final = 'iifname "lo" meta l4proto tcp counter reject with tcp reset comment "leftover"'
+
+_NOT_THE_APPLICATIONS: Final = (
+    NOT_TCP,
+    f"meta mark & {PROXY} accept",
+    _ANSWERS_PROBE,
+    f'meta mark & {_PROBE} counter reject with tcp reset comment "misused"',
+    f"meta mark {_LOOP} meta mark set {CONNECTION_MARK:#x} accept",
+)
+_EXEMPT: Final = (f"meta mark & {TO_APPLICATION} accept", f"meta mark {PAST} accept", *TO_LOOPBACK)
+
+
+def _enforcing(terms: Terms) -> str:
+    return "".join(
+        (
+            chain("probe", f"meta mark set {PROBE_MARK:#x} accept"),
+            _failing_open() if terms.fail_open else "",
+            _known(terms),
+            _inbound(terms),
+            _outbound(terms),
+            leaving(f"meta mark {PAST} accept", _ANSWERS_PROBE),
+        )
+    )
+
+
+def _failing_open() -> str:
+    sets = "".join(_passing(name, _ADDRESS[family], timeout=_PASSING_IDLE) for name, family in _SETS)
+    # Without room to remember it, it returns, and is captured.
+    remembering = (f"{SYN} update @{name} {{ {_tuple(family)} }} {_LET}" for name, family in _SETS)
+    passing = (f"{_tuple(family)} @{name} update @{name} {{ {_tuple(family)} }} {_LET}" for name, family in _SETS)
+    open_out = chain("open-out", 'counter comment "open-out"', *remembering)
+    return away_set() + sets + open_out + chain("failing-open", f"{SYN} {IS_AWAY} jump open-out", *passing)
+
+
+def _known(terms: Terms) -> str:
+    """The chains that know a connection that is left alone by its destination."""
+    past_out = chain("past-out", f'{SYN} counter comment "past-out"', _LET) if terms.leaves_outbound_alone else ""
+    to, answers = (
+        left_alone.destinations("left-alone", terms, "goto past-out"),
+        left_alone.destinations("answers", terms, "accept", side="s"),
+    )
+    return past_out + to + answers
+
+
+def _inbound(terms: Terms) -> str:
+    return chain(
+        "inbound",
+        *_LOOPED,
+        f'iifname "lo" {SYN} update @{AWAY} {{ meta l4proto timeout {_UNHEARD_S}s }} counter drop comment "unheard"'
+        if terms.fail_open
+        else "",
+        _LEFTOVER,
+        f"socket mark & {MARK_MASK:#x} vmap {{ {PROXY_MARK:#x} : accept, {PROBE_MARK:#x} : goto probe }}",
+        f"socket mark {PAST} accept",
+        *_past_inbound(terms),
+        f'socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter meta mark set {PROXY_MARK:#x} reject with tcp reset comment "reset"',
+        base=_INBOUND,
+    )
+
+
+def _past_inbound(terms: Terms) -> tuple[str, ...]:
+    """From other devices, what is the applications' own, of what has no mark that says so."""
+    if terms.total and not terms.fail_open:
+        return ()
+    open_ports = f"!= {HBONE_PORT}" if terms.fail_open else left_alone.ports(terms)
+    return (
+        *((f"{LATER} {_tuple(family, answer=True)} @{name} accept" for name, family in _SETS) if terms.fail_open else ()),
+        f'socket mark & {TO_APPLICATION} counter meta mark set {PROXY_MARK:#x} reject with tcp reset comment "forged"',
+        # A listener bound to any address: the last packet of a handshake under SYN cookies belongs to no connection yet.
+        f"{SYN} tcp dport {open_ports} {_LET}" if open_ports else "",
+        f"tcp dport {open_ports} socket wildcard 1 {_LET}" if open_ports else "",
+        f"{LATER} socket wildcard 0 jump answers" if terms.leaves_outbound_alone else "",
+    )
+
+
+def _outbound(terms: Terms) -> str:
+    return chain(
+        "outbound",
+        *_NOT_THE_APPLICATIONS,
+        f"meta mark {_CAPTURED} jump failing-open" if terms.fail_open else "",
+        *_EXEMPT,
+        "jump failing-open" if terms.fail_open else "",
+        "jump left-alone" if terms.leaves_outbound_alone else "",
+        f'{SYN} counter comment "outbound"',
+        f"meta mark set {_LOOP}",
+        base=_OUTBOUND,
+    )
+
+
+def _draining(terms: Terms) -> str:
+    sets = "".join(_passing(name, _ADDRESS[family]) for name, family in _SETS)
+    inbound = chain("inbound", *_LOOPED, _LEFTOVER, f'socket mark & {TO_APPLICATION} counter drop comment "reset"', base=_INBOUND)
+    outbound = chain(
+        "outbound",
+        *_NOT_THE_APPLICATIONS,
+        *_EXEMPT,
+        *(f"tcp flags & syn == syn add @{name} {{ {_tuple(family)} }} accept" for name, family in _SETS),
+        *(f"{_tuple(family)} @{name} accept" for name, family in _SETS),
+        "jump left-alone" if terms.leaves_outbound_alone else "",
+        f"meta mark set {_LOOP}",
+        base=_OUTBOUND,
+    )
+    return sets + _known(terms) + inbound + outbound + NO_LEAK

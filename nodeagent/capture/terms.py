@@ -64,10 +64,14 @@ class Terms(Struct, frozen=True):
         return _between({*self.include_inbound_ports, HBONE_PORT})
 
     @property
+    def leaves_outbound_alone(self) -> bool:
+        """Whether there is a destination whose connections are not captured."""
+        return bool(self.exclude_outbound_ports or self.exclude_outbound_ranges) or self.include_outbound_ranges is not None
+
+    @property
     def total(self) -> bool:
-        """Whether all is captured."""
-        excluded = self.exclude_outbound_ports or self.exclude_outbound_ranges or self.open_inbound()
-        return not excluded and self.include_outbound_ranges is None
+        """Whether all is captured, as long as the proxy is there."""
+        return not self.leaves_outbound_alone and not self.open_inbound()
 
 
 TOTAL = Terms()

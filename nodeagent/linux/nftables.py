@@ -16,6 +16,8 @@ from nodeagent.linux.errors import KernelError
 from nodeagent.linux.threads import run_in_thread
 
 _JSON: Final = 1 << 4
+_TERSE: Final = 1 << 11
+"""Without the members of named sets, which packets may have filled by the hundred thousand. Older libraries list them all the same."""
 
 
 class Counter(msgspec.Struct, frozen=True):
@@ -33,7 +35,9 @@ class Table(msgspec.Struct, frozen=True):
     counters: dict[str, Counter]
     """Of the rules that have a comment, by that."""
     content: bytes
-    """All of it but handles and what was counted: equal if and only if two tables do the same."""
+    """All of it but handles, and what packets counted and filled in: equal if and only if two tables do the same."""
+    sets: tuple[str, ...] = ()
+    """The names of those that packets fill."""
 
 
 def transact(script: str) -> None:
@@ -45,25 +49,39 @@ def transact(script: str) -> None:
 
 def table(family: str, name: str) -> Table | None:
     """What the table holds; None if there is none. Raises KernelError."""
-    number, words, listing = _run(f"list table {family} {name}", flags=_JSON)
+    listing = _list(f"table {family} {name}", flags=_JSON | _TERSE)
+    return None if listing is None else read_listing(listing)
+
+
+def has_members(family: str, table: str, name: str) -> bool:
+    """Whether the set is there and has any. Raises KernelError."""
+    listing = _list(f"set {family} {table} {name}", flags=_JSON)
+    return listing is not None and any(entry.get("set", {}).get("elem") for entry in listing["nftables"])
+
+
+def _list(subject: str, *, flags: int) -> dict[str, Any] | None:
+    number, words, listing = _run(f"list {subject}", flags=flags)
     if number is None:
-        return read_listing(msgspec.json.decode(listing))
+        decoded: dict[str, Any] = msgspec.json.decode(listing)
+        return decoded
     if "No such file or directory" in words:
         return None
-    raise KernelError(number, f"nftables table {family} {name}", detail=words)
+    raise KernelError(number, f"nftables {subject}", detail=words)
 
 
 def read_listing(listing: dict[str, Any]) -> Table:
     """Reads nft's JSON form (libnftables-json(5)) of one table."""
     comments: list[str] = []
+    sets: list[str] = []
     counters: dict[str, Counter] = {}
     for entry in listing["nftables"]:
         entry.pop("metainfo", None)
         for thing in entry.values():
             thing.pop("handle", None)
-            # Filled by packets, not by who made the table.
-            if "dynamic" in thing.get("flags", ()):
+            # Filled by packets, not by who made the table. Of the two flags that such a set has, some versions list but the one.
+            if not {"dynamic", "timeout"}.isdisjoint(thing.get("flags", ())):
                 thing.pop("elem", None)
+                sets.append(thing["name"])
         rule = entry.get("rule", {})
         counted = [expression for expression in rule.get("expr", ()) if "counter" in expression]
         comment = rule.get("comment", "")
@@ -72,7 +90,7 @@ def read_listing(listing: dict[str, Any]) -> Table:
         for expression in counted:
             counters[comment] = msgspec.convert(expression["counter"], Counter)
             expression["counter"] = None
-    return Table(tuple(comments), counters, msgspec.json.encode(listing))
+    return Table(tuple(comments), counters, msgspec.json.encode(listing), tuple(sets))
 
 
 def _run(script: str, *, flags: int = 0) -> tuple[int | None, str, bytes]:

@@ -13,13 +13,14 @@ _SO_MARK: Final = 36
 _SO_NETNS_COOKIE: Final = 71
 _IP_TRANSPARENT: Final = 19
 _IPV6_TRANSPARENT: Final = 75
+_BACKLOG: Final = 4096
 _LOOPBACK6: Final = "00000000000000000000000000000001 "
 
 
-def listener(address: str, port: int, *, mark: int, transparent: bool = False, backlog: int = 4096) -> socket.socket:
-    """A listening, non-blocking TCP socket that carries `mark` from its first packet on. `::` takes IPv4 too; raises KernelError.
+def listener(address: str, port: int, *, mark: int, transparent: bool = False, both: bool = False) -> socket.socket:
+    """A listening, non-blocking TCP socket that carries `mark` from its first packet on; raises KernelError.
 
-    `transparent` lets it take connections to addresses other than its own (TPROXY).
+    `both` lets one of IPv6 take IPv4, too. `transparent` lets it take connections to addresses other than its own (TPROXY).
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -28,13 +29,13 @@ def listener(address: str, port: int, *, mark: int, transparent: bool = False, b
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
         if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
         if transparent and family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
         elif transparent:
             made.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
         made.bind((address, port))
-        made.listen(backlog)
+        made.listen(_BACKLOG)
     except OSError as error:
         made.close()
         hint = "another process in the namespace listens there" if error.errno == errno.EADDRINUSE else ""

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Self
 
-from meshapi.wire import CONNECTION_MARK, PROXY_MARK
+from meshapi.wire import CONNECTION_MARK, INBOUND_PLAINTEXT_PORT, PROXY_MARK
 from nodeagent.capture.listeners import Listener
 from nodeagent.ztunnel.protocol import ListenerKind
 from tests.nodeagent.pods import Side, family_of
@@ -104,7 +104,7 @@ class Proxy(Acceptor):
             pump(made, onward)
 
     def _inbound(self, made: socket.socket) -> None:
-        host, port = made.getsockname()[:2]
+        host, port = original_destination(made)
         self.seen.put((ListenerKind.INBOUND, host, port))
         with transparent(self.pod, made.getpeername()[0]) as onward:
             onward.connect((host, port))
@@ -134,7 +134,7 @@ def transparent(pod: Side, source: str) -> socket.socket:
 
 def original_destination(made: socket.socket) -> tuple[str, int]:
     host, port = made.getsockname()[:2]
-    if not ipaddress.ip_address(host).is_loopback:
+    if not ipaddress.ip_address(host).is_loopback and port != INBOUND_PLAINTEXT_PORT:
         return host, port
     if made.family == socket.AF_INET6:
         raw = made.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)

@@ -40,6 +40,8 @@ def test_the_maps_are_as_the_views_read_them() -> None:
     assert reasons.max_entries >= len(Reason)
     assert (slots.key_size, slots.value_size) == (4, 8)
     assert (reasons.key_size, reasons.value_size) == (4, 8)
+    terms = libbpf.shape(OBJECT, steering.TERMS)
+    assert (terms.key_size, terms.value_size, terms.max_entries) == (4, len(steering.encode(TOTAL)), 1)
     recordings = libbpf.shape(kubelet.OBJECT, kubelet.RECORDINGS)
     assert recordings.max_entries >= len(Recording)
     assert (recordings.key_size, recordings.value_size) == (4, 8)

@@ -10,7 +10,7 @@ import pytest
 
 from nodeagent.capture.base import Capture
 from nodeagent.capture.listeners import open_listeners
-from tests.nodeagent.capture.ways import only_nftables
+from tests.nodeagent.capture.ways import forged, only_rules, only_unredirected, unheard
 from tests.nodeagent.pods import Pair, Side, family_of
 from tests.nodeagent.standin import Application, Proxy
 
@@ -63,6 +63,7 @@ def raw(network: Pair) -> Iterator[socket.socket]:
         yield made
 
 
+@only_unredirected
 @pytest.mark.parametrize("captured", [True, False], ids=["captured", "control: not captured"])
 def test_a_cookie_earned_from_the_listener_is_worth_nothing_at_the_application(
     capture: Capture, network: Pair, raw: socket.socket, *, captured: bool
@@ -107,9 +108,9 @@ def test_an_injected_segment_does_not_reach_a_connection_of_the_proxy_to_the_app
             assert inside.recv(100)
             application_side = application.connections[-1]
             port = application_side.getpeername()[1]
-            before = counted(capture, pod, "reset")
+            before = counted(capture, pod, *forged(capture))
             raw.sendto(segment(here, there, port, ACK | PSH, seq=1, ack=1, data=b"injected"), (there, 0))
-            wait_counted(capture, pod, "reset", at_least=before + 1)
+            wait_counted(capture, pod, *forged(capture), at_least=before + 1)
             inside.sendall(b"y")
             assert inside.recv(100).endswith(b"y")
 
@@ -130,11 +131,11 @@ def test_a_handshake_in_fragments_is_seen_whole(capture: Capture, network: Pair)
                 + part,
                 (there, 0),
             )
-        wait_counted(capture, pod, "closed", at_least=1)
+        wait_counted(capture, pod, unheard(capture), at_least=1)
         assert application.peers.empty()
 
 
-@only_nftables
+@only_rules
 def test_a_segment_that_conntrack_can_not_place_ends_no_connection(capture: Capture, network: Pair) -> None:
     """It is not redirected with the others of its connection, and must neither leave nor be answered by a reset."""
     pod, client = network.pod, network.client
@@ -168,5 +169,5 @@ def test_extension_headers_hide_nothing(capture: Capture, network: Pair, headers
     packet = struct.pack("!IHBB", 6 << 28, len(payload), options if headers else tcp, 64) + ends + payload
     with Application(pod, PORT) as application, client.open_socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as made:
         made.sendto(packet, (there, 0))
-        wait_counted(capture, pod, "closed", at_least=1)
+        wait_counted(capture, pod, unheard(capture), at_least=1)
         assert application.peers.empty()

@@ -2,9 +2,12 @@
 
 import pytest
 
+from nodeagent.capture import groundwork
 from nodeagent.capture.base import CaptureState
 from nodeagent.capture.nftables import NftablesCapture
-from nodeagent.capture.ruleset import Mode, transaction
+from nodeagent.capture.ruleset import Mode
+from nodeagent.capture.terms import TOTAL
+from nodeagent.capture.tproxied import transaction
 from nodeagent.linux import nftables, sysctl
 from tests.nodeagent.pods import pair
 
@@ -16,7 +19,7 @@ def test_a_forged_memory_is_no_capture_and_is_replaced(before: str) -> None:
     with pair() as network:
         pod, capture = network.pod, NftablesCapture()
         capture.apply(pod.namespace)
-        pod.namespace.run(nftables.transact, transaction(Mode.ENFORCE, before))
+        pod.namespace.run(nftables.transact, transaction(Mode.ENFORCE, before, TOTAL))
         assert capture.inspect(pod.namespace).state is CaptureState.BROKEN
         capture.apply(pod.namespace)
         assert capture.inspect(pod.namespace).state is CaptureState.CAPTURED
@@ -27,7 +30,7 @@ def test_removal_is_whole_whatever_is_remembered() -> None:
     with pair() as network:
         pod, capture = network.pod, NftablesCapture()
         capture.apply(pod.namespace)
-        pod.namespace.run(nftables.transact, transaction(Mode.ENFORCE, "9 9 9 9"))
+        pod.namespace.run(nftables.transact, transaction(Mode.ENFORCE, "9 9 9 9", TOTAL))
         capture.remove(pod.namespace)
         assert pod.shell("nft", "list", "ruleset") == ""
         assert "0x111" not in pod.shell("ip", "rule") + pod.shell("ip", "-6", "rule")
@@ -36,9 +39,6 @@ def test_removal_is_whole_whatever_is_remembered() -> None:
 
 def test_words_that_would_end_the_comment_are_not_taken_over() -> None:
     """No tool writes a quote into a comment, but netlink takes one."""
-    from nodeagent.capture import nftables as module
-
     for rest in ('0 0 0" ', '0 0 0"}', "0\n0 0", "0\t0 0", "0 0 0\n", "\u0660 0 0"):
-        table = nftables.Table(comments=(f"before {rest}",), counters={}, content=b"")
-        assert module._before(table) is None
-    assert module._before(nftables.Table(comments=("before 0 1 -",), counters={}, content=b"")) == "0 1 -"
+        assert groundwork.remembered(f"before {rest}") is None
+    assert groundwork.remembered("before 0 1 -") == "0 1 -"

@@ -4,19 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.capture import looped
-from nodeagent.capture.ruleset import Mode, deletion, preparation, transaction
+from nodeagent.capture import looped, redirected, tproxied
+from nodeagent.capture.ruleset import Mode, deletion, preparation
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux import nftables
 from nodeagent.linux.namespaces import run_in_empty
 
 GOLDEN = Path(__file__).parent / "golden"
+WAYS = {"": tproxied, "redirected-": redirected, "looped-": looped}
+SOME = Terms(
+    fail_open=True,
+    include_outbound_ports=(80,),
+    exclude_outbound_ports=(3306, 9092),
+    include_outbound_ranges=("0.0.0.0/0", "fd00::/8"),
+    exclude_outbound_ranges=("10.1.0.0/16", "10.3.0.1/32", "2001:db8::/32"),
+    include_inbound_ports=(80, 443),
+)
 SCRIPTS = {
-    "enforce": transaction(Mode.ENFORCE, "0 1 -"),
-    "drain": transaction(Mode.DRAIN, "0 1 -"),
     "preparation": preparation("0 1 -"),
     "deletion": deletion(),
-    "looped-enforce": looped.transaction(Mode.ENFORCE, "0 1 -"),
-    "looped-drain": looped.transaction(Mode.DRAIN, "0 1 -"),
+    **{f"{name}{mode}": way.transaction(mode, "0 1 -", TOTAL) for name, way in WAYS.items() for mode in Mode},
+    **{f"{name}terms": way.transaction(Mode.ENFORCE, "0 1 -", SOME) for name, way in WAYS.items()},
+    "looped-drain-terms": looped.transaction(Mode.DRAIN, "0 1 -", SOME),
 }
 
 

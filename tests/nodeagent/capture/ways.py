@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
+from nodeagent.capture import redirected
 from nodeagent.capture.base import Capture, Inspection
 from nodeagent.capture.ebpf import EbpfCapture
 from nodeagent.capture.listeners import Listener
@@ -17,8 +18,20 @@ from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux.namespaces import Namespace
 from tests.nodeagent import cgroups
 
-only_nftables = pytest.mark.parametrize("capture", ["nftables"], indirect=True)
 only_ebpf = pytest.mark.parametrize("capture", ["ebpf", "ebpf-cgroup"], indirect=True)
+only_rules = pytest.mark.parametrize("capture", ["nftables", "redirect"], indirect=True)
+only_unredirected = pytest.mark.parametrize("capture", ["ebpf", "ebpf-cgroup", "nftables"], indirect=True)
+"""What comes in keeps its addresses."""
+
+
+def unheard(capture: Capture) -> str:
+    """What counts a handshake for which the proxy has no listener."""
+    return "closed" if capture.name in {"ebpf", "nftables"} else "inbound"
+
+
+def forged(capture: Capture) -> tuple[str, ...]:
+    """What counts a segment that belongs to no connection from outside."""
+    return ("reset",) if capture.name in {"ebpf", "nftables"} else ("reset", "invalid-in")
 
 
 class InCgroup(EbpfCapture):
@@ -44,5 +57,9 @@ def made(way: str, pins: Path) -> Iterator[Capture]:
                 yield capture
         case "ebpf":
             yield EbpfCapture(Steering(pins), Outbound(pins))
-        case _:
+        case "nftables":
             yield NftablesCapture()
+        case "redirect":
+            yield NftablesCapture(redirected.transaction, "redirect")
+        case _:
+            raise ValueError(way)

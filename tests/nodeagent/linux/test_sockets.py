@@ -15,7 +15,7 @@ def network() -> Iterator[Pair]:
 
 
 def test_a_listener_carries_its_mark_and_so_do_its_connections(network: Pair) -> None:
-    with network.pod.namespace.run(listener, "::", 15008, mark=0x539) as made:
+    with network.pod.namespace.run(listener, "::", 15008, mark=0x539, both=True) as made:
         assert made.getsockopt(socket.SOL_SOCKET, 36) == 0x539
         assert not made.getblocking()
         for address in network.pod.addresses.values():
@@ -39,7 +39,7 @@ def test_a_port_in_use_is_named(network: Pair) -> None:
         run(listener, "0.0.0.0", 15008, mark=1),
         pytest.raises(KernelError, match=r"listener :: port 15008.*another process in the namespace"),
     ):
-        run(listener, "::", 15008, mark=1)
+        run(listener, "::", 15008, mark=1, both=True)
 
 
 def test_whether_ipv6_is_in_use() -> None:
