@@ -25,10 +25,10 @@ the rest:
 
 from typing import Final
 
-from meshapi.wire import CONNECTION_MARK, HBONE_PORT, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
+from meshapi.wire import CONNECTION_MARK, HBONE_PORT, INBOUND_PLAINTEXT_PORT, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
 from nodeagent.capture import left_alone
 from nodeagent.capture.left_alone import PAST
-from nodeagent.capture.marks import CAPTURED_MARK, LOOP_MARK, PROBE_MARK
+from nodeagent.capture.marks import ADMITTED_MARK, CAPTURED_MARK, LOOP_MARK, PROBE_MARK
 from nodeagent.capture.ruleset import (
     AWAY,
     IS_AWAY,
@@ -50,6 +50,8 @@ _INBOUND: Final = "filter hook prerouting priority -150"
 _OUTBOUND: Final = "route hook output priority -150"
 _LOOP: Final = f"{LOOP_MARK:#x}"
 _CAPTURED: Final = f"{CAPTURED_MARK:#x}"
+_ADMITTED: Final = f"{ADMITTED_MARK:#x}"
+_ADMIT: Final = f"meta mark set {_ADMITTED} accept"
 _LET: Final = f"meta mark set {PAST} accept"
 _UNHEARD_S: Final = 5
 """How long the absence of a listener is believed without another look."""
@@ -63,6 +65,10 @@ def transaction(mode: Mode, before: str, terms: Terms) -> str:
 _PROBE: Final = f"{MARK_MASK:#x} == {PROBE_MARK:#x}"
 # A socket keeps its mark when its application connects it anew: the kubelet's connections only ever answer.
 _ANSWERS_PROBE: Final = f"meta mark & {_PROBE} tcp flags & (syn | ack) != syn accept"
+
+# The one port of the mesh's own that is open on any address.
+_NO_PROBE: Final = f"tcp dport {INBOUND_PLAINTEXT_PORT} meta mark set {PROXY_MARK:#x} reject with tcp reset"
+_PROBED: Final = chain("probe", _NO_PROBE, f"meta mark set {PROBE_MARK:#x} accept")
 
 # How many connections may be remembered, each by its handshake.
 _PASSING: Final = 1 << 18
@@ -107,12 +113,12 @@ _EXEMPT: Final = (f"meta mark & {TO_APPLICATION} accept", f"meta mark {PAST} acc
 def _enforcing(terms: Terms) -> str:
     return "".join(
         (
-            chain("probe", f"meta mark set {PROBE_MARK:#x} accept"),
+            _PROBED,
             _failing_open() if terms.fail_open else "",
             _known(terms),
             _inbound(terms),
             _outbound(terms),
-            leaving(f"meta mark {PAST} accept", _ANSWERS_PROBE),
+            leaving(f"meta mark {PAST} accept", f"meta mark {_ADMITTED} accept" if _open_ports(terms) else "", _ANSWERS_PROBE),
         )
     )
 
@@ -156,14 +162,30 @@ def _past_inbound(terms: Terms) -> tuple[str, ...]:
     """From other devices, what is the applications' own, of what has no mark that says so."""
     if terms.total and not terms.fail_open:
         return ()
-    open_ports = f"!= {HBONE_PORT}" if terms.fail_open else left_alone.ports(terms)
+    open_ports = _open_ports(terms)
     return (
         *((f"{LATER} {_tuple(family, answer=True)} @{name} accept" for name, family in _SETS) if terms.fail_open else ()),
         f'socket mark & {TO_APPLICATION} counter meta mark set {PROXY_MARK:#x} reject with tcp reset comment "forged"',
+        f"socket mark {_ADMITTED} tcp dport {open_ports} accept" if open_ports else "",
+        f"{SYN} tcp dport {open_ports} {_ADMIT}" if open_ports else "",
         # A listener bound to any address: the last packet of a handshake under SYN cookies belongs to no connection yet.
-        f"{SYN} tcp dport {open_ports} {_LET}" if open_ports else "",
-        f"tcp dport {open_ports} socket wildcard 1 {_LET}" if open_ports else "",
+        f"tcp dport {open_ports} socket wildcard 1 {_ADMIT}" if open_ports else "",
         f"{LATER} socket wildcard 0 jump answers" if terms.leaves_outbound_alone else "",
+    )
+
+
+def _open_ports(terms: Terms) -> str:
+    """As an expression of nft's: whose connections may be the applications' own."""
+    return f"!= {HBONE_PORT}" if terms.fail_open else left_alone.ports(terms)
+
+
+def _answers(terms: Terms) -> tuple[str, ...]:
+    """Of connections that were admitted. Their sockets keep the mark when the application connects them anew: that is no way out."""
+    if not (open_ports := _open_ports(terms)):
+        return ()
+    return (
+        f'{SYN} meta mark {_ADMITTED} counter reject with tcp reset comment "reused"',
+        f"meta mark {_ADMITTED} tcp sport {open_ports} accept",
     )
 
 
@@ -173,6 +195,7 @@ def _outbound(terms: Terms) -> str:
         *_NOT_THE_APPLICATIONS,
         f"meta mark {_CAPTURED} jump failing-open" if terms.fail_open else "",
         *_EXEMPT,
+        *_answers(terms),
         "jump failing-open" if terms.fail_open else "",
         "jump left-alone" if terms.leaves_outbound_alone else "",
         f'{SYN} counter comment "outbound"',
@@ -188,6 +211,7 @@ def _draining(terms: Terms) -> str:
         "outbound",
         *_NOT_THE_APPLICATIONS,
         *_EXEMPT,
+        f"meta mark {_ADMITTED} accept" if _open_ports(terms) else "",
         *(f"tcp flags & syn == syn add @{name} {{ {_tuple(family)} }} accept" for name, family in _SETS),
         *(f"{_tuple(family)} @{name} accept" for name, family in _SETS),
         "jump left-alone" if terms.leaves_outbound_alone else "",

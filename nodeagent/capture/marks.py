@@ -17,6 +17,9 @@ PROBE_MARK: Final = 0x222
 PAST_MARK: Final = 0x20000
 """Of a packet, a socket or a connection that goes past the proxy, as the workload's terms have it."""
 
+ADMITTED_MARK: Final = 0x80000
+"""Of a handshake that came in and was left to the application, as the terms have it; so of the connection's socket, and its answers."""
+
 CAPTURED_MARK: Final = 0x40000 | CONNECTION_MARK
 """Of a socket whose connection is the proxy's: its packets take the same way as looped ones, and become such on `lo`. It is not theirs,
 which the kernel's own answers to them take over."""
