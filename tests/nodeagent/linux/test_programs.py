@@ -17,7 +17,7 @@ def test_it_is_given_and_says_more_than_a_pipe_holds() -> None:
 
 
 def test_it_knows_nothing_of_our_environment() -> None:
-    assert set(line.partition("=")[0] for line in run(["/usr/bin/env"]).splitlines()) <= {"PATH", "LC_ALL", "_"}
+    assert {line.partition("=")[0] for line in run(["/usr/bin/env"]).splitlines()} <= {"PATH", "LC_ALL", "_"}
 
 
 def test_it_runs_where_the_thread_is() -> None:
