@@ -17,6 +17,7 @@ from meshapi.spiffe import AgentIdentity
 from meshapi.trust import Revocation as TrustRevocation
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
 from nodeagent.admin.explaining import Explainer
+from nodeagent.bpf.kubelet import KubeletRecorder
 from nodeagent.capture.choice import choose
 from nodeagent.capture.ebpf import DIRECTORY
 from nodeagent.capture.outside import OutsideDestinations
@@ -30,6 +31,7 @@ from nodeagent.identity.controller import Controller
 from nodeagent.identity.keeper import IdentityKeeper
 from nodeagent.identity.trust import Trust
 from nodeagent.linux import memory
+from nodeagent.probes.known import Probes
 from nodeagent.reporting import NodeReports
 from nodeagent.residents import ObservedRuntime, Residents
 from nodeagent.runtime.base import LocalWorkload
@@ -176,6 +178,14 @@ class Agent:
         turn = Turn()
         self.source = make_source(config, self.state, turn)
         observed = ObservedRuntime(self.source.runtime, self._on_workloads)
+        self.probes = Probes(
+            config,
+            KubeletRecorder(DIRECTORY),
+            self.state,
+            self.store,
+            capture=self.capture.way.name,
+            knows_connections=self.capture.outbound is not None,
+        )
         self.enrolment = Enrolment(observed, self.capture.way, self.residents.describe, self.state, turned=turn.tell)
         self.store.watch(lambda _, touched: self.enrolment.touch() if not self.residents.uids.isdisjoint(touched) else None)
         self.trust.watch(self._on_trust)
@@ -242,7 +252,7 @@ class Agent:
             "enrolment": self.enrolment.run(),
             "http": self._serve_http(),
         }
-        tasks |= self.source.tasks(self.reports)
+        tasks |= self.source.tasks(self.reports) | self.probes.tasks()
         if self.credential is not None:
             tasks["credential"] = self.credential.run()
         if self.kernel is not None:
@@ -278,6 +288,7 @@ class Agent:
         released = [f"{status.workload.namespace}/{status.workload.name}" for status in self.enrolment.status()]
         await self.source.remove()
         await self.enrolment.down(drain_s)
+        await self.probes.remove()
         await self.supervisor.stop(0.0, self.sessions.shutdown)
         if self.kernel is not None:
             await self.kernel.leave()

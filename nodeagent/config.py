@@ -1,5 +1,6 @@
 """What an agent is told when it starts."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -8,8 +9,11 @@ from msgspec import Struct
 
 from meshapi import wire
 from meshapi.spiffe import AgentIdentity, check_segment, check_trust_domain
+from meshapi.workload import IPAddress
 from nodeagent.capture.base import Way
 from nodeagent.cni.conflist import CNIPlaces
+from nodeagent.policy.addresses import AddressError, parse_address
+from nodeagent.probes.place import KubeletCgroup
 
 DEFAULT_ENGINE_SOCKET: Final = Path("/run/docker.sock")
 
@@ -93,6 +97,12 @@ class Config(Struct, frozen=True):
     outside: Outside = Outside.DIRECT
     tcp_telemetry: bool = True
     """The kernel counts connections between workloads, and records which process opened one."""
+    kubelet: KubeletCgroup | None = KubeletCgroup()
+    """Whose connections are probes; None: nobody's."""
+    probes_from_node: bool = False
+    """Where the kubelet's connections can't be known, plaintext from the node's addresses counts as probes."""
+    node_addresses: tuple[IPAddress, ...] = ()
+    """Those that count; none: all that the node has."""
     proxy_binary: Path | None = None
     proxy_workers: int | None = None
     proxy_drain_s: float = 300.0
@@ -124,6 +134,26 @@ def parse_listen(text: str, option: str) -> tuple[str, int]:
     if text.isascii() and text.isdigit():
         return _split(f"0.0.0.0:{text}", 0, f"{option} {text!r}")
     return _split(text, 0, f"{option} {text!r}")
+
+
+def parse_kubelet_cgroup(text: str) -> KubeletCgroup | None:
+    """Reads `auto`, `none`, or the path of a cgroup below its mount; raises ConfigError."""
+    match text:
+        case "auto":
+            return KubeletCgroup()
+        case "none":
+            return None
+    if not text.startswith("/") or "\0" in text or ".." in text.split("/") or not text.strip("/"):
+        raise ConfigError(f"--kubelet-cgroup {text!r}: must be auto, none, or a path like /system.slice/kubelet.service")
+    return KubeletCgroup(text)
+
+
+def parse_node_addresses(texts: Iterable[str]) -> tuple[IPAddress, ...]:
+    """Raises ConfigError."""
+    try:
+        return tuple(parse_address(text) for text in texts)
+    except AddressError as error:
+        raise ConfigError(f"--node-address: {error}") from error
 
 
 def parse_runtime(

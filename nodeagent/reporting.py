@@ -26,7 +26,9 @@ from nodeagent.admin.reports import (
     WorkloadReport,
 )
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
+from nodeagent.probes.known import Way
 from nodeagent.resolve.explain import Capture
+from nodeagent.resolve.explain_probe import KUBELET, explain_probe
 from nodeagent.resolve.explanation import Explanation
 from nodeagent.resolve.target import pod_uid
 from nodeagent.telemetry.gauges import Readings
@@ -76,6 +78,7 @@ class NodeReports:
             rejected=agent.client.rejected,
             proxy=self._proxy,
             tcp_telemetry=agent.kernel is not None and not agent.kernel.problem,
+            kubelet_connections=agent.probes.connections,
         )
 
     async def status(self) -> StatusReport:
@@ -95,6 +98,7 @@ class NodeReports:
             proxy=self._proxy_report(),
             capture=agent.capture.way.name,
             capture_reason=agent.capture.reason,
+            probes=agent.probes.known().words,
             tcp_telemetry=agent.kernel.problem if agent.kernel else "switched off",
             workloads=tuple(self.workloads()),
             denials=tuple(node.denial(record) for record in agent.access_log.denials()),
@@ -166,6 +170,15 @@ class NodeReports:
             records, position = await log.after(position)
 
     async def explain(self, source: str, destination: str) -> Explanation:
+        if source == KUBELET:
+            known = self._agent.probes.known()
+            return explain_probe(
+                self._agent.store.current,
+                destination,
+                known.words,
+                cluster=self._agent.config.cluster,
+                is_exempt=known.way is Way.KUBELET,
+            )
         return await self._agent.explainer.explain(source, destination, self._captured(source))
 
     async def down(self, drain_s: float) -> list[str]:

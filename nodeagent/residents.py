@@ -39,6 +39,7 @@ class Residents:
         self._has_identity = has_identity
         self._present: dict[WorkloadUID, WorkloadIdentity] = {}
         self._networks: dict[str, int] = {}
+        self._probe_ports: dict[WorkloadUID, frozenset[int]] = {}
 
     def __contains__(self, uid: str) -> bool:
         return uid in self._present
@@ -60,6 +61,7 @@ class Residents:
         """Takes the whole set that runs here now."""
         workloads = tuple(workloads)
         self._networks = {workload.uid: workload.network.inode for workload in workloads if workload.network is not None}
+        self._set_probe_ports(workloads)
         present = {WorkloadUID(workload.uid): identity for workload in workloads if (identity := self._identity_of(workload)) is not None}
         if present == self._present:
             return
@@ -70,6 +72,13 @@ class Residents:
         self._want(set(present.values()))
         self._subscriptions.need(sorted(fresh))
         self._subscriptions.drop(sorted(gone))
+
+    def _set_probe_ports(self, workloads: Iterable[LocalWorkload]) -> None:
+        ports = {WorkloadUID(workload.uid): frozenset(workload.probe_ports) for workload in workloads if workload.probe_ports}
+        changed = {uid: ports.get(uid) for uid in ports.keys() | self._probe_ports.keys() if ports.get(uid) != self._probe_ports.get(uid)}
+        self._probe_ports = ports
+        if changed:
+            self._store.apply(Update(probe_ports=tuple(changed.items())))
 
     def describe(self, workload: LocalWorkload, addresses: tuple[str, ...]) -> Description | None:
         """What the proxy is told of a workload; None for one that does not run here (any more)."""

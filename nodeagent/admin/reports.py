@@ -107,6 +107,8 @@ class StatusReport(Struct, frozen=True):
     capture: str
     """How workloads are captured here, and why this way."""
     capture_reason: str
+    probes: str = ""
+    """How the kubelet's probes are known here, in words."""
     tcp_telemetry: str = ""
     """Why the kernel does not count connections between workloads; empty if it does."""
     workloads: tuple[WorkloadReport, ...] = ()

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from nodeagent.bpf import libbpf
 from nodeagent.bpf.libbpf import AttachType, Descriptor
-from nodeagent.bpf.pinned import Maps, Pinned, Program, shared_map
+from nodeagent.bpf.pinned import Maps, Pinned, Place, Program, shared_map
 from nodeagent.linux.cgroups import Cgroup
 
 OBJECT: Final = Path(__file__).parent / "objects/record_kubelet.bpf.o"
@@ -60,8 +60,8 @@ class KubeletRecorder:
         with probes(self._root) as table:
             self._pinned.attach(cgroup, shared={PROBES: table})
 
-    def detach(self, cgroup: Cgroup) -> None:
-        """Ends it; fine if there is nothing."""
+    def detach(self, cgroup: Place) -> None:
+        """Ends it; fine if there is nothing, or if the cgroup is gone."""
         self._pinned.detach(cgroup)
         drop_probes(self._root)
 

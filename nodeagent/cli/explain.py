@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def explain(run_dir: Path, source: str, destination: str, output: str, *, no_exit_code: bool) -> None:
     """How a call of SOURCE to DESTINATION[:PORT] would go, from what this agent knows now.
 
-    SOURCE is namespace/pod, a workload's uid or an address. DESTINATION is an address, namespace/pod, or a service's name as its callers
-    write it. Exit code 1 if the call is denied or can't be explained.
+    SOURCE is namespace/pod, a workload's uid or an address, or the word kubelet, for a probe. DESTINATION is an address,
+    namespace/pod, or a service's name as its callers write it. Exit code 1 if the call is denied or can't be explained.
     """
     from nodeagent.resolve.explanation import Explanation, Outcome, Step
 

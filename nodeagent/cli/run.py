@@ -64,6 +64,24 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
     show_envvar=True,
     help="TCP's figures between workloads, and the process behind a connection, by eBPF.",
 )
+@click.option(
+    "--kubelet-cgroup",
+    default="auto",
+    show_envvar=True,
+    metavar="auto | none | PATH",
+    help="Whose connections are probes, and exempt from policy: those of the unit kubelet.service, nobody's, or of this cgroup"
+    " (a path below its mount). For this the capture must be ebpf.",
+)
+@click.option(
+    "--probes-from-node/--no-probes-from-node",
+    default=False,
+    show_envvar=True,
+    help="Where the kubelet's connections can't be told from others: let plaintext from the node's own addresses reach the ports that"
+    " workloads declare for probes. Any process of the node passes there, and so does what the node masquerades.",
+)
+@click.option(
+    "--node-address", multiple=True, show_envvar=True, help="With --probes-from-node: only from there; all that it has if not given."
+)
 @click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
 @click.option("--proxy-workers", type=click.IntRange(1, 1024), show_envvar=True, help="Its threads; all CPUs if not given.")
 @click.option(
@@ -108,7 +126,16 @@ def run(run_dir: Path, /, log_level: str, **options: Any) -> None:
 def _config(run_dir: Path, options: dict[str, Any]) -> Any:
     """Any: the type's module is not to be imported by the other commands."""
     from nodeagent.capture.base import Way
-    from nodeagent.config import Config, LogFormat, Outside, parse_controller, parse_listen, parse_runtime
+    from nodeagent.config import (
+        Config,
+        LogFormat,
+        Outside,
+        parse_controller,
+        parse_kubelet_cgroup,
+        parse_listen,
+        parse_node_addresses,
+        parse_runtime,
+    )
 
     return Config(
         node=options["node"],
@@ -134,6 +161,9 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         capture=Way(options["capture"]),
         outside=Outside(options["outside"]),
         tcp_telemetry=options["tcp_telemetry"] == "on",
+        kubelet=parse_kubelet_cgroup(options["kubelet_cgroup"]),
+        probes_from_node=options["probes_from_node"],
+        node_addresses=parse_node_addresses(options["node_address"]),
         proxy_binary=options["proxy_binary"],
         proxy_workers=options["proxy_workers"],
         proxy_drain_s=options["proxy_drain"],

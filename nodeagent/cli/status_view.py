@@ -24,6 +24,7 @@ def status(console: Console, report: StatusReport) -> None:
     console.print(_plain(f"configuration  {_configuration(report)}"))
     console.print(_plain(f"proxy          {_proxy(report)}"))
     console.print(_plain(f"capture        {report.capture}: {report.capture_reason}"))
+    console.print(_plain(f"probes         {report.probes}"))
     if report.tcp_telemetry:
         console.print(_plain(f"tcp telemetry  off: {report.tcp_telemetry}"))
     console.print()

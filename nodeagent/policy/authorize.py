@@ -37,6 +37,8 @@ class Verdict:
     policy: str | None = None
     holds: Holds = Holds.ANY_SOURCE
     dry_run: str | None = None
+    is_probe: bool = False
+    """It is let in for where it comes from: `View.probes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,21 @@ def authorize(view: View, question: VerdictQuestion) -> Verdict | Undecided:
     """Judges a connection by the policies of the workload's namespace, the global ones and those that the workload names."""
     if (question.via is Via.HBONE) != (question.peer is not None):
         return Verdict(allow=False, reason=f"{question.via} with{'' if question.peer else 'out'} a peer identity")
+    if question.via is Via.HBONE:
+        return _by_policy(view, question)
+    probes = view.probes(question.workload)
+    if question.port not in probes.ports:
+        return _by_policy(view, question)
+    if probes.has(plain(question.source), question.port):
+        # Also of a workload that the controller has not described yet: it would never become ready. Its address the proxy has checked.
+        reason = f"a probe: {question.source} is an address of this node, and port {question.port} is declared for probes"
+        return Verdict(allow=True, reason=reason, holds=Holds.THIS_SOURCE, is_probe=True)
+    verdict = _by_policy(view, question)
+    # Whatever holds for others does not hold for the node.
+    return replace(verdict, holds=Holds.THIS_SOURCE) if isinstance(verdict, Verdict) else verdict
+
+
+def _by_policy(view: View, question: VerdictQuestion) -> Verdict | Undecided:
     workload = _workload(view, question.workload)
     if not isinstance(workload, Workload):
         return workload

@@ -7,6 +7,7 @@ What can't be compiled is left to the proxy, which judges every connection that 
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_network
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -18,7 +19,7 @@ from nodeagent.policy.addresses import plain
 from nodeagent.policy.authorize import Bench, Undecided, Verdict, assemble
 from nodeagent.policy.compiled import CompiledPolicy, Connection
 from nodeagent.policy.partition import Partition, address, number, of_addresses, of_ports
-from nodeagent.snapshot.view import View
+from nodeagent.snapshot.view import NodeProbes, View
 from nodeagent.ztunnel.protocol import Via
 
 T = TypeVar("T")
@@ -80,15 +81,21 @@ def compile_prefilter(view: View, uid: WorkloadUID) -> Prefilter | Left:
             return Left(f"{waiting_for} is not known")
         case Verdict(_, reason):
             return Left(reason)
-    sources = of_addresses(_sets(bench.enforced, lambda match: (match.source_ips, match.not_source_ips)))
-    ports = of_ports(_sets(bench.enforced, lambda match: (match.destination_ports, match.not_destination_ports)))
+    probes = view.probes(uid)
+    sources = of_addresses([
+        *_sets(bench.enforced, lambda match: (match.source_ips, match.not_source_ips)),
+        tuple(map(ip_network, probes.sources)),
+    ])  # fmt: skip
+    ports = of_ports([*_sets(bench.enforced, lambda match: (match.destination_ports, match.not_destination_ports)), probes.ports])
     destinations = tuple(dict.fromkeys(map(plain, bench.workload.addresses)))
     if too_many := _too_many(destinations, sources, ports):
         return Left(too_many)
-    return _compile(bench, destinations, sources, ports)
+    return _compile(bench, probes, destinations, sources, ports)
 
 
-def _compile(bench: Bench, destinations: tuple[IPAddress, ...], sources: Partition, ports: Partition) -> Prefilter | Left:
+def _compile(
+    bench: Bench, probes: NodeProbes, destinations: tuple[IPAddress, ...], sources: Partition, ports: Partition
+) -> Prefilter | Left:
     denials: dict[Denial, int] = {}
 
     def refused(verdict: Verdict | Undecided) -> int:
@@ -96,10 +103,12 @@ def _compile(bench: Bench, destinations: tuple[IPAddress, ...], sources: Partiti
             return PASS
         return denials.setdefault(Denial(verdict.policy, verdict.reason), len(denials) + 1)
 
+    def judged(caller: IPAddress, destination: IPAddress, port: int) -> int:
+        return PASS if probes.has(caller, port) else refused(bench.judge(Connection(caller, destination, port, None)))
+
     callers = [address(sample) for sample in sources.samples]
     plaintext = tuple(
-        tuple(tuple(refused(bench.judge(Connection(caller, destination, port, None))) for port in ports.samples) for caller in callers)
-        for destination in destinations
+        tuple(tuple(judged(caller, destination, port) for port in ports.samples) for caller in callers) for destination in destinations
     )
     tunnels = tuple(refused(_tunnel(bench, caller, destinations)) for caller in callers)
     if len(denials) > MAX_DENIALS:

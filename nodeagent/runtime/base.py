@@ -27,6 +27,8 @@ class LocalWorkload(Struct, frozen=True, order=True):
     """On which it is captured; they may change while it runs."""
     terms_problem: str = ""
     """Why what was said of its terms can't be followed, in words; it is captured whole then."""
+    probe_ports: tuple[int, ...] = ()
+    """The ports that it declares for probes; they may change while it runs."""
     instance: str = ""
     """What tells it from another of its name: a pod's uid, a container's id."""
     started_ticks: int = 0
@@ -46,7 +48,7 @@ class LocalWorkload(Struct, frozen=True, order=True):
         return started_ticks(int(pid)) == self.started_ticks
 
 
-_PASSING = ("terms", "terms_problem", "netns", "started_ticks")
+_PASSING = ("terms", "terms_problem", "probe_ports", "netns", "started_ticks")
 
 
 class Runtime(Protocol):

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 import yaml
 
+from meshapi.decoding import MAX_PORT
 from meshapi.spiffe import IdentityError, check_segment
 from meshapi.wire import DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT
 from nodeagent.capture.annotations import read_terms
@@ -44,6 +45,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     netns: str
     service_account: str = DEFAULT_SERVICE_ACCOUNT
     uid: str = ""
+    probe_ports: tuple[int, ...] = ()
     annotations: dict[str, str] = {}
     cgroup: str = ""
 
@@ -152,7 +154,16 @@ def _workload(entry: _Entry, index: int, cluster: str) -> LocalWorkload:
     if not Path(entry.netns).is_absolute() or "\0" in entry.netns:
         raise ListError(f"{entry.netns!r} must be an absolute path - at `$[{index}].netns`")
     terms, problem = read_terms(entry.annotations, cgroup=_cgroup(entry.cgroup, index))
-    return LocalWorkload(uid, entry.name, entry.namespace, entry.service_account, entry.netns, terms=terms, terms_problem=problem)
+    return LocalWorkload(
+        uid,
+        entry.name,
+        entry.namespace,
+        entry.service_account,
+        entry.netns,
+        terms=terms,
+        terms_problem=problem,
+        probe_ports=_ports(entry.probe_ports, index),
+    )
 
 
 def _cgroup(path: str, index: int) -> str:
@@ -160,6 +171,13 @@ def _cgroup(path: str, index: int) -> str:
     if "\0" in path or any(part in {"", ".", ".."} for part in parts):
         raise ListError(f"{path[:80]!r} is no path below the mount of cgroup v2 - at `$[{index}].cgroup`")
     return "/".join(parts)
+
+
+def _ports(ports: tuple[int, ...], index: int) -> tuple[int, ...]:
+    for port in ports:
+        if not 0 < port <= MAX_PORT:
+            raise ListError(f"{port} is no port: 1 to {MAX_PORT} - at `$[{index}].probe_ports`")
+    return tuple(sorted(set(ports)))
 
 
 def _line(text: bytes, error: str) -> str:

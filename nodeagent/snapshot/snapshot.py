@@ -8,7 +8,7 @@ from meshapi import wire
 from meshapi.workload import IPAddress, NetworkMode, Service, ServiceKey, Workload, WorkloadUID
 from nodeagent.policy.compiled import CompiledPolicy
 from nodeagent.snapshot.persistent import PersistentMap
-from nodeagent.snapshot.view import Missing, address_dependency
+from nodeagent.snapshot.view import Missing, NodeProbes, address_dependency
 
 GLOBAL_NAMESPACE = ""
 """Under which policies of global scope are indexed."""
@@ -39,12 +39,20 @@ class Snapshot:
     """Policies that could not be understood, with the error."""
     policies_arrived: bool = False
     local_identities: PersistentMap[WorkloadUID, str] = field(default_factory=PersistentMap)
+    probe_sources: frozenset[IPAddress] = frozenset()
+    """The node's addresses, while plaintext from there counts as probes."""
+    probe_ports: PersistentMap[WorkloadUID, frozenset[int]] = field(default_factory=PersistentMap)
+    """Of the workloads of this node that declare any."""
 
     def workload(self, uid: WorkloadUID) -> Workload | Missing:
         return self.workloads.get(uid) or self._missing(uid)
 
     def local_identity(self, uid: WorkloadUID) -> str | None:
         return self.local_identities.get(uid)
+
+    def probes(self, uid: WorkloadUID) -> NodeProbes:
+        ports = self.probe_ports.get(uid)
+        return NodeProbes(self.probe_sources, ports) if ports and self.probe_sources else NodeProbes()
 
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
         own = self._known(self.service_addresses.get(address_dependency(network, address)) or ())

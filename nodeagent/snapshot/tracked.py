@@ -6,7 +6,7 @@ from meshapi.workload import IPAddress, Service, ServiceKey, Workload, WorkloadU
 from nodeagent.policy.compiled import CompiledPolicy
 from nodeagent.snapshot.places import BLOCKS_TOUCHED
 from nodeagent.snapshot.rules import ALL_POLICIES, namespace_dependency, policy_dependency
-from nodeagent.snapshot.view import Missing, View, address_dependency
+from nodeagent.snapshot.view import PROBE_SOURCES, Missing, NodeProbes, View, address_dependency
 
 
 class TrackedView:
@@ -24,6 +24,10 @@ class TrackedView:
     def local_identity(self, uid: WorkloadUID) -> str | None:
         self.depends_on.add(uid)
         return self._view.local_identity(uid)
+
+    def probes(self, uid: WorkloadUID) -> NodeProbes:
+        self.depends_on |= {uid, PROBE_SOURCES}
+        return self._view.probes(uid)
 
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
         self._needed(address_dependency(network, address))

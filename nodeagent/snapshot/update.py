@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from meshapi.authorization import Policy
-from meshapi.workload import Service, Workload, WorkloadUID
+from meshapi.workload import IPAddress, Service, Workload, WorkloadUID
 from nodeagent.snapshot.places import PlacesEdit
 from nodeagent.snapshot.rules import ALL_POLICIES, RulesEdit
 from nodeagent.snapshot.snapshot import Snapshot
-from nodeagent.snapshot.view import Missing
+from nodeagent.snapshot.view import PROBE_SOURCES, Missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ class Update:
     policies_arrived: bool = False
     local_identities: tuple[tuple[WorkloadUID, str | None], ...] = ()
     """Workloads of this node and their SPIFFE ids; None: runs here no more."""
+    probe_ports: tuple[tuple[WorkloadUID, frozenset[int] | None], ...] = ()
+    """Workloads of this node and the ports that they declare for probes; None: runs here no more."""
+    probe_sources: frozenset[IPAddress] | None = None
+    """The whole set; None: as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ def apply(snapshot: Snapshot, update: Update) -> Applied:
     _edit_places(places, update)
     _edit_rules(rules, update)
     arrived = update.policies_arrived and not snapshot.policies_arrived
-    local_identities = dict(update.local_identities)
+    local_identities, probe_ports = dict(update.local_identities), dict(update.probe_ports)
+    probe_sources = snapshot.probe_sources if update.probe_sources is None else update.probe_sources
     following = replace(
         snapshot,
         generation=snapshot.generation + 1,
@@ -66,8 +71,12 @@ def apply(snapshot: Snapshot, update: Update) -> Applied:
         rejected=rules.rejected.applied(),
         policies_arrived=snapshot.policies_arrived or arrived,
         local_identities=snapshot.local_identities.changed(local_identities),
+        probe_sources=probe_sources,
+        probe_ports=snapshot.probe_ports.changed(probe_ports),
     )
-    touched = places.touched | rules.touched | local_identities.keys()
+    touched = places.touched | rules.touched | local_identities.keys() | probe_ports.keys()
+    if probe_sources != snapshot.probe_sources:
+        touched |= {PROBE_SOURCES}
     return Applied(following, frozenset(touched | {ALL_POLICIES} if arrived else touched))
 
 

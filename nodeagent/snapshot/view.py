@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from meshapi.workload import AddressKey, IPAddress, Service, ServiceKey, Workload, WorkloadUID
 from nodeagent.policy.addresses import address_text
@@ -20,6 +20,21 @@ class Missing(Enum):
     """Never asked, or not answered yet: a reason to ask."""
 
 
+PROBE_SOURCES: Final = "the node's addresses"
+"""Touched when they change, or begin or cease to count."""
+
+
+class NodeProbes(NamedTuple):
+    """Plaintext that counts as a probe of a workload, for want of a better way to know one: from `sources` to `ports`."""
+
+    sources: frozenset[IPAddress] = frozenset()
+    ports: frozenset[int] = frozenset()
+
+    def has(self, source: IPAddress, port: int) -> bool:
+        """Whether this connection is one. `source` in plain form."""
+        return port in self.ports and source in self.sources
+
+
 class View(Protocol):
     """Looks things up; nothing of what it returns changes."""
 
@@ -28,6 +43,9 @@ class View(Protocol):
 
     def local_identity(self, uid: WorkloadUID) -> str | None:
         """The SPIFFE id that the node itself gives a workload that runs on it."""
+
+    def probes(self, uid: WorkloadUID) -> NodeProbes:
+        """What counts as a probe of a workload of this node."""
 
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
         """Whose address it is: services before the workload (never an empty tuple)."""

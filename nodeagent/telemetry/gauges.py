@@ -28,6 +28,8 @@ class Readings:
     proxy: ProxyStatus | None = None
     tcp_telemetry: bool = False
     """The kernel counts connections between workloads."""
+    kubelet_connections: int = 0
+    """That were recorded, so that they pass as probes."""
 
 
 class AgentMetrics:
@@ -65,6 +67,11 @@ class _AgentCollector(Collector):
             {u: len(n) for u, n in readings.rejected.items()},
         )
         yield from _certificates(readings.certificates)
+        yield CounterMetricFamily(
+            "nodemesh_kubelet_connections_recorded",
+            "Connections of the kubelet's own processes, known to the kernel as such.",
+            value=readings.kubelet_connections,
+        )
         yield from self._counts()
         if readings.proxy is not None:
             yield from _proxy(readings.proxy)
@@ -72,6 +79,11 @@ class _AgentCollector(Collector):
     def _counts(self) -> Iterator[Family]:
         recorder = self._recorder
         yield _counter("nodemesh_denied_connections", "Connections denied, by the policy that decided.", "policy", recorder.denied)
+        yield CounterMetricFamily(
+            "nodemesh_probe_connections_from_node",
+            "Connections let in as probes for coming from the node's own addresses.",
+            value=recorder.probes_from_node,
+        )
         yield _counter(
             "nodemesh_access_log_lost_entries",
             "Entries of the access log that were shed.",

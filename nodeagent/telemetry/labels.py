@@ -20,6 +20,11 @@ REQUEST_PROTOCOL: Final = "tcp"
 LOG: Final = "log"
 """The key of the attributes under which the access log's own fields are (pod names, which metrics leave out for their number)."""
 
+PROBE: Final = "probe"
+"""The access log's field for a connection that was let in as a probe; its value says how it was known to be one."""
+PROBE_FROM_NODE: Final = "node"
+PROBE_OF_KUBELET: Final = "kubelet"
+
 KEPT_PARTS: Final = 4096
 """How many workloads, peers and services are kept encoded: the same few are in most answers."""
 
@@ -74,6 +79,7 @@ def flow_attributes(
     source_principal: str | None = None,
     destination_principal: str | None = None,
     mutual_tls: bool = False,
+    is_probe: bool = False,
 ) -> Attributes:
     """Returns what the proxy hands back with counters and log entries of a flow; what is missing reads `unknown` in the metrics.
 
@@ -85,6 +91,7 @@ def flow_attributes(
         _side("source", "src", source, source_principal),
         _side("destination", "dst", destination, destination_principal),
         _NOTHING if service is None else _service_part(service.hostname, service.namespace, service.name),
+        _PROBE if is_probe else _NOTHING,
     )
     labels = b",".join([part.labels for part in parts if part.labels])
     log = b",".join([part.log for part in parts if part.log])
@@ -170,6 +177,7 @@ def _members(values: dict[str, str]) -> bytes:
 
 
 _NOTHING: Final = _Part(b"", b"")
+_PROBE: Final = _part({}, {PROBE: PROBE_FROM_NODE})
 _LOG: Final = f',"{LOG}":{{'.encode()
 
 

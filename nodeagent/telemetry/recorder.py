@@ -5,6 +5,7 @@ from typing import Final, Protocol
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.flow_metrics import FlowMetrics
 from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
+from nodeagent.telemetry.labels import PROBE, PROBE_FROM_NODE
 from nodeagent.telemetry.records import Record, record
 from nodeagent.telemetry.series import SeriesTable
 from nodeagent.ztunnel.protocol import Closed, ConnectionEntry, Counters
@@ -33,6 +34,8 @@ class Recorder:
         self.flows = FlowMetrics()
         self.denied: dict[str, int] = {}
         """Denied connections by the policy that decided."""
+        self.probes_from_node = 0
+        """Connections that were let in as probes for their address alone."""
         self.unattributed_rows = 0
         """Rows of counters whose series is not known any more."""
         self.lost_entries = 0
@@ -82,6 +85,7 @@ class SessionRecorder:
             flow = self._series.find(entry.series)
             line = record(entry, flow.log if flow is not None else {}, self._recorder.last_sighting(entry))
             records.append(line)
+            self._recorder.probes_from_node += line.fields.get(PROBE) == PROBE_FROM_NODE
             if line.denied:
                 self._recorder.count_denial(entry.policy or NO_POLICY)
         self._recorder.access_log.add(records)

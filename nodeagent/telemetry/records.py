@@ -9,7 +9,8 @@ from typing import Final
 import msgspec
 
 from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
-from nodeagent.ztunnel.protocol import ConnectionEntry
+from nodeagent.telemetry.labels import PROBE, PROBE_OF_KUBELET
+from nodeagent.ztunnel.protocol import ConnectionEntry, Via
 
 FIELDS: Final = (
     "src.addr",
@@ -34,6 +35,7 @@ FIELDS: Final = (
     "tcp.retransmits",
     "error",
     "policy",
+    "probe",
     "flag",
 )
 DENIED_FLAG: Final = "UAEX"
@@ -78,6 +80,7 @@ def record(entry: ConnectionEntry, log: Mapping[str, str], sighting: Sighting = 
         "tcp.retransmits": sighting.retransmits,
         "error": entry.error,
         "policy": entry.policy,
+        PROBE: PROBE_OF_KUBELET if entry.via is Via.PROBE else log.get(PROBE),
         "flag": entry.flag,
     }
     fields = {name: _bounded(value) for name in FIELDS if (value := known.get(name)) is not None}

@@ -1,6 +1,9 @@
 """The workloads of the node: identities wanted and keys subscribed for exactly those, and what the proxy is told of each."""
 
 from collections.abc import AsyncIterator, Collection, Iterable
+from ipaddress import ip_address
+
+from msgspec.structs import replace
 
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import TunnelProtocol, Workload, WorkloadUID
@@ -66,6 +69,18 @@ def test_the_same_set_again_changes_nothing() -> None:
     generation = scene.store.current.generation
     scene.residents.set([WEB])
     assert scene.store.current.generation == generation
+
+
+def test_the_ports_for_probes_follow_the_set() -> None:
+    scene = Scene()
+    scene.store.apply(Update(probe_sources=frozenset({ip_address("192.0.2.1")})))
+    for ports in ((80, 8080), (81,), ()):
+        scene.residents.set([replace(WEB, probe_ports=ports), API])
+        assert scene.store.current.probes(WorkloadUID("web")).ports == set(ports)
+        assert not scene.store.current.probes(WorkloadUID("api")).ports
+    scene.residents.set([replace(WEB, probe_ports=(80,))])
+    scene.residents.set([])
+    assert not scene.store.current.probes(WorkloadUID("web")).ports
 
 
 def test_another_service_account_under_the_same_uid_is_another_identity() -> None:

@@ -53,6 +53,7 @@ GOOD = StatusReport(
     ),
     capture="ebpf",
     capture_reason="the best way, and this kernel carries it",
+    probes="the kubelet's own connections pass, whatever the policies; they are those of the cgroup /system.slice/kubelet.service",
     workloads=(WORKLOAD,),
     denials=(
         DenialReport(NOW_S - 30, "inbound", "10.0.2.3:40000", "10.0.1.2:8080", "denied by default/only-api", "UAEX", "default/only-api"),
@@ -70,6 +71,7 @@ BAD = StatusReport(
     proxy=ProxyReport(problem="exit code 1"),
     capture="nftables",
     capture_reason="ebpf is not possible here: eBPF link: Operation not permitted",
+    probes="not told from other plaintext: capture by nftables can't tell whose a connection is",
     workloads=(WORKLOAD, BROKEN),
     problems=(Problem("the controller can't be reached: UNAVAILABLE: connection refused", "what is known stays in force"),),
 )

@@ -170,6 +170,48 @@ def test_a_workload_that_runs_here_as_somebody_else_is_denied() -> None:
         assert judge(apply(snapshot, Update(local_identities=((UID, identity),))).snapshot, ask()).allow is allowed
 
 
+NODE, NODE6, STRANGER = "10.0.0.200", "fd00::200", "10.0.0.1"
+STRICT = policy(Match(not_principals=(Present(),)), action=Action.DENY, name="strict")
+
+
+def probing(sources: tuple[str, ...] = (NODE, NODE6), ports: tuple[int, ...] = (80,), **more: bool) -> Snapshot:
+    """STRICT, and a fall-back for probes."""
+    update = Update(probe_sources=frozenset(map(ip_address, sources)), probe_ports=((UID, frozenset(ports)),))
+    return apply(knowing(STRICT, **more), update).snapshot
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "question", "allowed"),
+    [
+        (probing(), ask(None, NODE), True),
+        (probing(), ask(None, NODE6, destination=ip_address("fd00::9")), True),
+        (probing(), ask(None, f"::ffff:{NODE}"), True),
+        (probing(arrived=False), ask(None, NODE), True),
+        (probing(), ask(None, NODE, port=81), False),
+        (probing(), ask(None, STRANGER), False),
+        (probing(sources=()), ask(None, NODE), False),
+        (probing(ports=()), ask(None, NODE), False),
+        (apply(probing(), Update(probe_ports=((UID, None),))).snapshot, ask(None, NODE), False),
+        (apply(probing(), Update(probe_sources=frozenset())).snapshot, ask(None, NODE), False),
+        (
+            apply(Snapshot(), Update(probe_sources=frozenset({ip_address(NODE)}), probe_ports=((UID, frozenset({80})),))).snapshot,
+            ask(None, NODE),
+            True,
+        ),
+    ],
+)
+def test_plaintext_from_the_node_to_a_port_for_probes_is_let_in(snapshot: Snapshot, question: VerdictQuestion, allowed: bool) -> None:
+    verdict = judge(snapshot, question)
+    assert verdict.allow is verdict.is_probe is allowed
+
+
+def test_a_probe_is_no_answer_for_others_and_others_are_none_for_probes() -> None:
+    for source in (NODE, STRANGER):
+        assert judge(probing(), ask(None, source)).holds is Holds.THIS_SOURCE
+    assert judge(probing(), ask(None, STRANGER, port=81)).holds is Holds.ANY_SOURCE
+    assert judge(probing(), ask(WEB, NODE)).is_probe is False, "who has an identity is judged by it"
+
+
 def test_dry_run_never_decides_but_says_what_it_would() -> None:
     trial = Policy("try", "shop", PolicyScope.NAMESPACE, Action.DENY, rules=((),), dry_run=True)
     verdict = judge(knowing(trial), ask())

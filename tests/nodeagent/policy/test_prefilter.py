@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshapi.authorization import Action, Exact, Match, Policy, PolicyScope, Present
-from meshapi.workload import Workload
+from meshapi.workload import IPAddress, Workload
 from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
 from nodeagent.policy.prefilter import Denial, Left, compile_prefilter
 from nodeagent.snapshot.snapshot import Snapshot
@@ -107,9 +107,18 @@ def test_too_many_kinds_are_left_to_the_proxy() -> None:
 @given(
     st.lists(generated.policies, max_size=4, unique_by=lambda policy: policy.key),
     st.lists(st.sampled_from(["shop/a", "other/b", "shop/missing"]), max_size=2).map(tuple),
+    st.frozensets(st.sampled_from(SOURCES), max_size=2),
+    st.frozensets(st.sampled_from(PORTS), max_size=2),
 )
-def test_it_refuses_plaintext_exactly_as_the_evaluator_and_tunnels_never_beyond(policies: list[Policy], named: tuple[str, ...]) -> None:
-    snapshot = knowing(*policies, workload=Workload(UID, "api", "shop", addresses=ADDRESSES, authorization_policies=named))
+def test_it_refuses_plaintext_exactly_as_the_evaluator_and_tunnels_never_beyond(
+    policies: list[Policy], named: tuple[str, ...], probe_sources: frozenset[IPAddress], probe_ports: frozenset[int]
+) -> None:
+    snapshot = knowing(
+        *policies,
+        workload=Workload(UID, "api", "shop", addresses=ADDRESSES, authorization_policies=named),
+        probe_sources=probe_sources,
+        probe_ports=((UID, probe_ports),),
+    )
     table = compiled(snapshot)
     for source in SOURCES:
         for destination in ADDRESSES:

@@ -44,9 +44,18 @@ def test_terms_come_from_annotations_and_bad_ones_are_told_with_the_workload(pat
     assert exclude in bad.terms_problem
 
 
+def test_ports_for_probes_are_read(path: Path) -> None:
+    path.write_text("- {name: a, namespace: b, netns: /a, probe_ports: [8080, 80, 80]}\n")
+    [one] = read(path)
+    assert one.probe_ports == (80, 8080)
+    assert one.is_same(LocalWorkload("Kubernetes//Pod/b/a", "a", "b", "default", "/a")), "the same pod, whatever it declares"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("- {name: a, namespace: x, netns: /n, probe_ports: [0]}", ":1: 0 is no port"),
+        ("- {name: a, namespace: x, netns: /n, probe_ports: [65536]}", ":1: 65536 is no port"),
         ("- {name: a, namespace: x, netns: /n, cgroup: a/../b}", r":1: 'a/../b' is no path below"),
         ("- {name: a, namespace: x, netns: /n, annotations: {a: 1}}", r":1: .*Expected `str`"),
         ("- {name: a", r"workloads\.yaml: .*line 1"),

@@ -53,6 +53,12 @@ def test_a_connection_that_went_well() -> None:
     )
 
 
+def test_a_probe_is_told_with_how_it_was_known() -> None:
+    assert record(msgspec.structs.replace(ENTRY, via=Via.PROBE), {}).fields["probe"] == "kubelet"
+    assert record(msgspec.structs.replace(ENTRY, via=Via.PLAINTEXT), {"probe": "node"}).fields["probe"] == "node"
+    assert "probe" not in record(ENTRY, LOG).fields
+
+
 def test_a_connection_that_was_denied_and_of_which_little_is_known() -> None:
     entry = msgspec.structs.replace(
         ENTRY,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -29,6 +30,7 @@ READINGS = Readings(
     ),
     rejected={"type.googleapis.com/istio.security.Authorization": {"ns/bad": "no"}},
     proxy=ProxyStatus(1, 5, 2, 3, 10, 20, 0, 12345678, {"memory": 4}),
+    kubelet_connections=12,
 )
 
 
@@ -47,13 +49,18 @@ def denied(policy: str | None, series: int | None = 1) -> ConnectionEntry:
     )
 
 
+def probed(series: int) -> ConnectionEntry:
+    return msgspec.structs.replace(denied(None, series), direction=Direction.INBOUND, flag=None)
+
+
 def recorded() -> tuple[Recorder, SessionRecorder]:
     recorder = Recorder(AccessLog(None, as_json))
     session = recorder.begin_session()
     session.on_counters(
         Counters((CounterRow(1, given_back(flow_attributes(Reporter.SOURCE)), opened=1), CounterRow(2, opened=1)), lost_log_entries=7)
     )
-    session.on_closed(Closed((denied("bank/deny"), denied(None, None))))
+    session.on_counters(Counters((CounterRow(3, given_back(flow_attributes(Reporter.DESTINATION, is_probe=True))),)))
+    session.on_closed(Closed((denied("bank/deny"), denied(None, None), probed(3), probed(1))))
     return recorder, session
 
 
@@ -113,6 +120,8 @@ async def test_the_page_holds_flows_and_the_agents_own_and_is_fresh() -> None:
         f"nodemesh_certificate_failed_tries {ID}-new": 3,
         "nodemesh_denied_connections_total bank/deny": 1,
         "nodemesh_denied_connections_total -": 1,
+        "nodemesh_probe_connections_from_node_total": 1,
+        "nodemesh_kubelet_connections_recorded_total": 12,
         "nodemesh_access_log_lost_entries_total proxy": 7,
         "nodemesh_access_log_lost_entries_total agent": 0,
         "nodemesh_flow_metrics_lost_total label_sets": 0,
