@@ -33,11 +33,24 @@ class KubernetesSource:
         self._book = PodBook(exempt_namespaces=choice.exempt_namespaces)
         self._attachments = Attachments(state)
         self._watch: PodWatch | None = None
-        self.runtime = KubernetesRuntime(self._book, self._attachments, self._sync_problem, turn, cluster=config.cluster)
+        self.runtime = KubernetesRuntime(self._book, self._attachments, self, turn, cluster=config.cluster)
         self._installation: Installation | None = None
         if choice.cni is not None:
             entry = PluginEntry(str((config.run_dir / SOCKET).absolute()), choice.exempt_namespaces)
             self._installation = Installation(choice.cni, entry)
+
+    @property
+    def problem(self) -> str:
+        """See `runtime.kubernetes.Server`."""
+        refused = self._watch.problem if self._watch is not None else ""
+        if refused:
+            return f"the API server can't be read: {refused}"
+        return "" if self._book.synced else "the API server has not told of this node's pods yet"
+
+    async def refresh(self, namespace: str) -> None:
+        """See `runtime.kubernetes.Server`."""
+        if self._watch is not None:
+            await self._watch.refresh(namespace)
 
     def tasks(self, node: "Node") -> dict[str, Coroutine[Any, Any, Any]]:
         """See `source.Source`."""
@@ -50,8 +63,8 @@ class KubernetesSource:
             made["CNI plugin"] = self._installation.run()
         return made
 
-    def problem(self) -> str:
-        """What keeps pods from being captured before they start."""
+    def installation_problem(self) -> str:
+        """See `source.Source`."""
         return self._installation.problem if self._installation is not None else ""
 
     async def remove(self) -> None:
@@ -72,9 +85,3 @@ class KubernetesSource:
             turn=self._turn,
         )
         await self._watch.run()
-
-    def _sync_problem(self) -> str:
-        refused = self._watch.problem if self._watch is not None else ""
-        if refused:
-            return f"the API server can't be read: {refused}"
-        return "" if self._book.synced else "the API server has not told of this node's pods yet"

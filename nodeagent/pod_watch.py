@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -21,6 +22,8 @@ from nodeagent.runtime.pods import Namespace, Pod, PodBook
 from nodeagent.turn import Turn
 
 log = logging.getLogger(__name__)
+PODS: Final = "/api/v1/pods"
+NAMESPACES: Final = "/api/v1/namespaces"
 _RETRY_S: Final = 2.0
 _T = TypeVar("_T")
 _pods: Final = msgspec.json.Decoder(Pod)
@@ -47,6 +50,7 @@ class PodWatch:
         self._markings = markings
         self._turn = turn
         self._followers: tuple[Follower, ...] = ()
+        self._client: KubeClient | None = None
         self._refused = ""
 
     @property
@@ -58,12 +62,26 @@ class PodWatch:
         """Until cancelled."""
         access = await self._access()
         async with KubeClient(access) as client:
+            self._client = client
             self._followers = (self._pod_follower(client), self._namespace_follower(client))
             async with asyncio.TaskGroup() as tasks:
                 for follower, name in zip(self._followers, ("pods", "namespaces"), strict=True):
                     tasks.create_task(follower.run(), name=f"follow {name}")
                 tasks.create_task(self._mark(client), name="mark pods")
         raise AssertionError("only cancellation ends it")
+
+    async def refresh(self, namespace: str) -> None:
+        """Reads one namespace ahead of its watch. Without an answer, what the watch has told stays."""
+        if self._client is None:
+            return
+        try:
+            body = await self._client.request("GET", f"{NAMESPACES}/{quote(namespace, safe='')}")
+        except APIError as error:
+            log.warning("Kubernetes: namespace %s is not looked at again: %s", namespace, error)
+            return
+        if (found := _decoded(_namespaces, body)) is not None:
+            self._book.put_namespace(found)
+            self._changed()
 
     async def _access(self) -> Access:
         while True:
@@ -90,7 +108,7 @@ class PodWatch:
             self._delivered(Pod, listed=watching.listed)
 
         query = {"fieldSelector": f"spec.nodeName={self._node}"}
-        return Follower(client, "/api/v1/pods", watching, deliver, Unobserved(), query=query)
+        return Follower(client, PODS, watching, deliver, Unobserved(), query=query)
 
     def _namespace_follower(self, client: KubeClient) -> Follower:
         watching = Watching(random.random)
@@ -103,7 +121,7 @@ class PodWatch:
                     self._book.put_namespace(namespace)
             self._delivered(Namespace, listed=watching.listed)
 
-        return Follower(client, "/api/v1/namespaces", watching, deliver, Unobserved())
+        return Follower(client, NAMESPACES, watching, deliver, Unobserved())
 
     def _delivered(self, kind: type[Pod | Namespace], *, listed: bool) -> None:
         if listed:

@@ -106,7 +106,7 @@ class NodeReports:
         found = node.problems(
             report,
             runtime=agent.source.runtime.problem,
-            installed=agent.source.problem(),
+            installed=agent.source.installation_problem(),
             kept=agent.keeper.last_error,
             not_ready=not_ready,
         )

@@ -30,8 +30,8 @@ class Source(Protocol):
     def tasks(self, node: Node) -> dict[str, Coroutine[Any, Any, Any]]:
         """What is to run beside the runtime, by name, until it is cancelled."""
 
-    def problem(self) -> str:
-        """What is wrong with it, in words; empty if nothing is."""
+    def installation_problem(self) -> str:
+        """Why what it installs on the node is not as it should be, in words; empty if it is."""
 
     async def remove(self) -> None:
         """Takes off the node what it installed there; the node leaves the mesh."""
@@ -46,8 +46,8 @@ class StaticSource:
     def tasks(self, _node: Node) -> dict[str, Coroutine[Any, Any, Any]]:
         return {}
 
-    def problem(self) -> str:
-        return self.runtime.problem
+    def installation_problem(self) -> str:
+        return ""
 
     async def remove(self) -> None:
         return

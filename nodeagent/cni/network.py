@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Protocol
 
 from nodeagent.cni import protocol
@@ -26,6 +25,9 @@ class Pods(Protocol):
 
     def lacks(self, uid: str) -> str:
         """What keeps the pod with that uid from being found, in words."""
+
+    async def refresh(self, namespace: str) -> None:
+        """Asks the API server of a namespace now; what is known stays if it does not answer."""
 
     def look(self) -> None:
         """Where its namespace is may have been told."""
@@ -55,12 +57,16 @@ class PodNetwork:
         await asyncio.to_thread(self._prove, attachment)
         await asyncio.to_thread(self._attachments.put, attachment)
         self._pods.look()
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(deadline_s):
-                while self._waits_for(attachment) is not None:
-                    await self._turn.wait()
-        if (reason := self._waits_for(attachment)) is not None:
-            raise Refusal(protocol.TRY_AGAIN, f"pod {attachment.pod} is not in the mesh within {deadline_s:g} s: {reason}")
+                await self._await(attachment)
+                # A label that was set just before the pod was made may come after the pod: the two are watched each on its own.
+                await self._pods.refresh(attachment.namespace)
+                await self._await(attachment)
+        except TimeoutError as error:
+            reason = self._waits_for(attachment) or "the API server does not say whether its namespace is"
+            words = f"pod {attachment.pod} is not in the mesh within {deadline_s:g} s: {reason}"
+            raise Refusal(protocol.TRY_AGAIN, words) from error
 
     async def check(self, attachment: Attachment) -> None:
         if (reason := self._waits_for(attachment)) is not None:
@@ -86,6 +92,10 @@ class PodNetwork:
             raise Refusal(
                 protocol.TRY_AGAIN, f"the network namespace of pod {attachment.pod} is not as the plugin says", str(error)
             ) from error
+
+    async def _await(self, attachment: Attachment) -> None:
+        while self._waits_for(attachment) is not None:
+            await self._turn.wait()
 
     def _waits_for(self, attachment: Attachment) -> str | None:
         """What is missing before the pod may run, None if nothing is."""

@@ -1,9 +1,8 @@
 """The Kubernetes runtime: the pods of this node that are in the mesh, each with its network namespace once that is found and proved."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
 
 from meshapi.wire import DEFAULT_CLUSTER
 from nodeagent.capture.annotations import read_terms
@@ -13,26 +12,36 @@ from nodeagent.runtime.places import Place, Places, Sought
 from nodeagent.runtime.pods import Pod, PodBook, Standing
 from nodeagent.turn import Turn
 
-log = logging.getLogger(__name__)
 _LOOK_S: Final = 0.1
 """Between two looks at whether namespaces are still there: a `stat` each, which costs a microsecond."""
 
 
+class Server(Protocol):
+    """The API server, as far as it is asked."""
+
+    @property
+    def problem(self) -> str:
+        """Why it can't be read now, in words; empty if it can."""
+
+    async def refresh(self, namespace: str) -> None:
+        """Has the namespace as it is now written into the book."""
+
+
 class KubernetesRuntime:
-    """See `Runtime`. `book` is written by who watches the API server, which calls `look` after; `sync_problem` says how that goes."""
+    """See `Runtime`. `book` is written by who watches the API server, which calls `look` after."""
 
     def __init__(
         self,
         book: PodBook,
         attachments: Attachments,
-        sync_problem: Callable[[], str],
+        server: Server,
         turn: Turn,
         *,
         cluster: str = DEFAULT_CLUSTER,
     ) -> None:
         self._book = book
         self._attachments = attachments
-        self._sync_problem = sync_problem
+        self._server = server
         self._turn = turn
         self._cluster = cluster
         self._wake = asyncio.Event()
@@ -40,7 +49,7 @@ class KubernetesRuntime:
 
     @property
     def problem(self) -> str:
-        return self._sync_problem()
+        return self._server.problem
 
     def look(self) -> None:
         """Pods, namespaces or attachments may have changed."""
@@ -54,6 +63,10 @@ class KubernetesRuntime:
     def lacks(self, uid: str) -> str:
         """What keeps a pod from being found, in words; empty if nothing does."""
         return self._missing.get(uid, "")
+
+    async def refresh(self, namespace: str) -> None:
+        """See `Server.refresh`."""
+        await self._server.refresh(namespace)
 
     async def watch(self) -> AsyncIterator[tuple[LocalWorkload, ...]]:
         """See `Runtime`. Nothing before all is known: a set that lacks pods would take them out of the mesh."""

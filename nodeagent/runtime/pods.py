@@ -14,7 +14,7 @@ _STATIC_UID: Final = "kubernetes.io/config.hash"
 _TUNNEL_LABEL: Final = "networking.istio.io/tunnel"
 
 
-class Meta(Struct, frozen=True):
+class Meta(Struct, frozen=True, rename="camel"):
     """Of an object; only what is used."""
 
     name: str
@@ -22,6 +22,12 @@ class Meta(Struct, frozen=True):
     uid: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    resource_version: str = ""
+
+    @property
+    def revision(self) -> int:
+        """Grows with each change of anything in the cluster."""
+        return int(self.resource_version) if self.resource_version.isdecimal() else 0
 
 
 class PodSpec(Struct, frozen=True, rename="camel"):
@@ -97,7 +103,7 @@ class PodBook:
     def __init__(self, *, exempt_namespaces: Collection[str] = ()) -> None:
         self._exempt = frozenset(exempt_namespaces)
         self._pods: dict[Name, Pod] = {}
-        self._modes: dict[str, str | None] = {}
+        self._namespaces: dict[str, Namespace] = {}
         self._parting: dict[str, Pod] = {}
         self.listed: set[type[Pod | Namespace]] = set()
         """The kinds of which all has been told that there is."""
@@ -120,15 +126,18 @@ class PodBook:
             self._part(pod)
 
     def put_namespace(self, namespace: Namespace) -> None:
-        self._modes[namespace.metadata.name] = namespace.metadata.labels.get(wire.LABEL_DATAPLANE_MODE)
+        """What is older than what is known is no news: it may be asked for ahead of the watch."""
+        before = self._namespaces.get(namespace.metadata.name)
+        if before is None or namespace.metadata.revision >= before.metadata.revision:
+            self._namespaces[namespace.metadata.name] = namespace
 
     def drop_namespace(self, name: str) -> None:
-        self._modes.pop(name, None)
+        self._namespaces.pop(name, None)
 
     def standing(self, namespace: str, name: str, uid: str) -> Standing:
         """Of the pod with that uid. One of another uid under its name is another pod."""
         pod = self._pods.get((namespace, name))
-        if not self.synced or pod is None or namespace not in self._modes:
+        if not self.synced or pod is None or namespace not in self._namespaces:
             return Standing.UNKNOWN
         # A static pod has one uid with the kubelet, and another with the API server, whose mirror of it names the first.
         if _MIRROR in pod.metadata.annotations and pod.metadata.annotations.get(_STATIC_UID) == uid:
@@ -155,5 +164,7 @@ class PodBook:
             self._parting[pod.uid] = pod
 
     def _wanted(self, pod: Pod) -> bool:
-        namespace = pod.metadata.namespace
-        return namespace not in self._exempt and enrolled(pod, self._modes.get(namespace))
+        name = pod.metadata.namespace
+        namespace = self._namespaces.get(name)
+        mode = None if namespace is None else namespace.metadata.labels.get(wire.LABEL_DATAPLANE_MODE)
+        return name not in self._exempt and enrolled(pod, mode)

@@ -31,7 +31,8 @@ def _configuration(mesh: Mesh) -> dict[str, str]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
-    mesh = getattr(item, "funcargs", {}).get("mesh")
+    given = getattr(item, "funcargs", {})
+    mesh = given.get("mesh") or getattr(given.get("node"), "mesh", None)
     if report.failed and isinstance(mesh, Mesh):
         report.sections.append(("logs of the mesh", mesh.tails()))
     return report

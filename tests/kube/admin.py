@@ -9,6 +9,7 @@ from urllib.parse import urlencode, urlsplit
 Manifest = dict[str, Any]
 PLURALS = {"EndpointSlice": "endpointslices", "AuthorizationPolicy": "authorizationpolicies", "NetworkPolicy": "networkpolicies"}
 PLURALS |= {"ServiceEntry": "serviceentries", "WorkloadEntry": "workloadentries", "Ingress": "ingresses"}
+PLURALS |= {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}
 CLUSTER_WIDE = {"Namespace", "Node", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "PriorityClass", "TokenReview"}
 CLUSTER_WIDE |= {"CSIDriver", "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}
 

@@ -57,12 +57,16 @@ class Sandbox:
             time.sleep(0.002)
         return process
 
-    def end(self) -> None:
-        """As a runtime ends a pod: processes, namespace, cgroup."""
+    def kill(self) -> None:
+        """Its processes end."""
         for process in self.processes:
             process.kill()
             process.wait()
         self.processes.clear()
+
+    def end(self) -> None:
+        """As a runtime ends a pod: processes, namespace."""
+        self.kill()
         subprocess.run(["ip", "netns", "delete", self.name], check=False, capture_output=True, timeout=10)
 
 

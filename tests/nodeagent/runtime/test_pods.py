@@ -129,3 +129,16 @@ def test_a_static_pod_is_known_by_the_kubelet_s_uid_and_lends_it_to_nobody() -> 
     one = book(Pod(Meta("static", "shop", "u1", {}, mirror)), Pod(Meta("thief", "shop", "u2", {}, {"kubernetes.io/config.hash": "u1"})))
     assert one.standing("shop", "static", "h") is Standing.OUTSIDE
     assert one.standing("shop", "thief", "u1") is Standing.UNKNOWN, "who only says that it is another pod is not"
+
+
+def test_what_was_asked_ahead_of_the_watch_is_not_undone_by_it() -> None:
+    def at(revision: str, mode: str) -> Namespace:
+        return Namespace(Meta("shop", labels={MODE: mode}, resource_version=revision))
+
+    one = book(pod(), mode=None)
+    one.put_namespace(at("9", "none"))
+    one.put_namespace(at("11", "ambient"))
+    one.put_namespace(at("10", "none"))
+    assert uids(one) == ["u1"], "the watch comes to that later"
+    one.put_namespace(at("12", "none"))
+    assert uids(one) == []
