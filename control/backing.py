@@ -1,27 +1,50 @@
 """What a controller stands on: a directory of files and join tokens, or Kubernetes."""
 
+import asyncio
+import os
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from control.ca.service_accounts import Accounts, TrustedAccounts
 from control.ca.token_review import TokenReviewer
+from control.cluster.duties import do_duties
+from control.cluster.election import Terms
+from control.cluster.elector import Elector
+from control.cluster.root_configmaps import RootConfigMaps
+from control.cluster.root_secret import RootSecret
+from control.cluster.status_writer import StatusWriter
+from control.kinds import Kind
 from control.kube.access import from_kubeconfig, in_cluster
 from control.kube.client import KubeClient
 from control.metrics import Metrics
+from control.model.mesh import Mesh
 from control.source import Source
 from control.source.directory import DirectorySource
 from control.source.kubernetes.source import KubernetesSource
 
+Work = Callable[[Mesh, Callable[[], str]], Awaitable[None]]
+"""Goes on beside serving, once the mesh is whole; gets the mesh, and the roots (PEM) of now."""
+
+
+async def no_work(_mesh: Mesh, _roots: Callable[[], str]) -> None:
+    """For a backing that nothing is written to."""
+
 
 @dataclass(frozen=True)
 class Backing:
-    """Where configuration comes from, and whose word counts about who calls; without `accounts` only join tokens do."""
+    """Where configuration comes from, and whose word counts about who calls; without `accounts` only join tokens do.
+
+    `authority_dir`: an authority that is not the controller's own.
+    """
 
     source: Source
     accounts: Accounts | None = None
+    authority_dir: Path | None = None
+    work: Work = no_work
 
 
 OpenBacking = Callable[[Metrics], AbstractAsyncContextManager[Backing]]
@@ -29,31 +52,69 @@ OpenBacking = Callable[[Metrics], AbstractAsyncContextManager[Backing]]
 
 @dataclass(frozen=True)
 class KubernetesSettings:
-    """`kubeconfig` None = as the service account of our own pod."""
+    """`kubeconfig` None = as the service account of our own pod. `namespace` is where our lease and the root are; None = our own.
+
+    `state_dir` is the controller's; with `authority_dir` the root is not in the cluster.
+    """
 
     root_namespace: str
     trusted: TrustedAccounts
+    state_dir: Path
+    trust_domain: str
+    authority_dir: Path | None = None
     kubeconfig: Path | None = None
+    namespace: str | None = None
+    terms: Terms = field(default_factory=Terms)
 
 
-def directory(config: Path, root_namespace: str) -> OpenBacking:
+def directory(config: Path, root_namespace: str, authority_dir: Path | None) -> OpenBacking:
     """Files, read from `config`."""
 
     @asynccontextmanager
     async def opened(_metrics: Metrics) -> AsyncIterator[Backing]:
-        yield Backing(DirectorySource(config, root_namespace))
+        yield Backing(DirectorySource(config, root_namespace), authority_dir=authority_dir)
 
     return opened
 
 
 def kubernetes(settings: KubernetesSettings) -> OpenBacking:
-    """The Kubernetes API; opening raises AccessError where it can't be found."""
+    """The Kubernetes API; opening raises AccessError where it can't be found, and waits for the mesh's root."""
 
     @asynccontextmanager
     async def opened(metrics: Metrics) -> AsyncIterator[Backing]:
         access = from_kubeconfig(settings.kubeconfig) if settings.kubeconfig else in_cluster()
         async with KubeClient(access) as client:
-            source = KubernetesSource(client, settings.root_namespace, metrics)
-            yield Backing(source, Accounts(settings.trusted, TokenReviewer(client, time.monotonic)))
+            namespace = settings.namespace or client.namespace or settings.root_namespace
+            root = None
+            if settings.authority_dir is None:
+                root = RootSecret(client, namespace, settings.state_dir / "ca", settings.trust_domain, time.time)
+                await root.prepare()
+            yield Backing(
+                source=KubernetesSource(client, settings.root_namespace, metrics),
+                accounts=Accounts(settings.trusted, TokenReviewer(client, time.monotonic)),
+                authority_dir=settings.state_dir / "ca" if root is not None and root.given else settings.authority_dir,
+                work=_work(client, namespace, settings.terms, root, metrics),
+            )
 
     return opened
+
+
+def _work(client: KubeClient, namespace: str, terms: Terms, root: RootSecret | None, metrics: Metrics) -> Work:
+    async def work(mesh: Mesh, roots: Callable[[], str]) -> None:
+        # A container that is started again in its pod is another candidate, too.
+        elector = Elector(client, namespace, f"{socket.gethostname()}_{os.urandom(4).hex()}", time.monotonic, terms)
+        published = RootConfigMaps(client, lambda: _namespaces(mesh), roots, metrics)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(elector.run(), name="leader election")
+            tasks.create_task(published.follow(), name="follow root ConfigMaps")
+            tasks.create_task(do_duties(elector, StatusWriter(client, mesh), published), name="leader's duties")
+            if root is not None:
+                tasks.create_task(root.follow(), name="follow root secret")
+
+    return work
+
+
+def _namespaces(mesh: Mesh) -> Collection[str]:
+    """Those that take new objects."""
+    found = ((key, record.object) for key, record in mesh.records.items() if key.kind is Kind.NAMESPACE)
+    return [key.name for key, item in found if item is not None and not item.metadata.deletion_timestamp]

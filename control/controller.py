@@ -138,6 +138,10 @@ class Controller:
     def _issuer_end_s(self) -> float:
         return self._authority.issuer.certificate.not_valid_after_utc.timestamp()
 
+    def roots(self) -> str:
+        """The roots that are trusted now, in PEM."""
+        return self._authority.issuer.roots_pem.decode("ascii")
+
     async def run(self, synced: asyncio.Event, ready: asyncio.Event) -> None:
         """Serves until cancelled; listens for agents only once `synced` is set, since a part of the model would read as removals."""
         async with AsyncExitStack() as opened:

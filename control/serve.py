@@ -4,6 +4,7 @@ import asyncio
 import logging
 import resource
 import signal
+from dataclasses import replace
 from functools import partial
 
 from control.backing import OpenBacking
@@ -25,19 +26,23 @@ async def serve(
     settings: Settings, mesh_settings: MeshSettings, open_backing: OpenBacking, stop: asyncio.Event, ready: asyncio.Event
 ) -> None:
     """Serves until `stop` is set; sets `ready` when agents can connect."""
-    mesh, metrics = Mesh(mesh_settings), Metrics()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(_run(settings, Mesh(mesh_settings), open_backing, ready), name="controller")
+        await stop.wait()
+        log.info("stopping")
+        running.cancel()
+
+
+async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready: asyncio.Event) -> None:
+    metrics, synced = Metrics(), asyncio.Event()
     async with open_backing(metrics) as backing:
+        settings = replace(settings, authority_dir=backing.authority_dir)
         controller = Controller(settings, mesh, partial(objects, mesh), metrics=metrics, accounts=backing.accounts)
-        synced = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(follow(backing.source, mesh, synced), name="configuration source"),
-                tasks.create_task(controller.run(synced, ready), name="controller"),
-            ]
-            await stop.wait()
-            log.info("stopping")
-            for task in running:
-                task.cancel()
+            tasks.create_task(follow(backing.source, mesh, synced), name="configuration source")
+            tasks.create_task(controller.run(synced, ready), name="serving")
+            await synced.wait()
+            await backing.work(mesh, controller.roots)
 
 
 async def follow(source: Source, mesh: Mesh, synced: asyncio.Event) -> None:

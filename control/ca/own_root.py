@@ -30,7 +30,7 @@ def ensure_own_authority(directory: Path, trust_domain: str, now_s: float) -> bo
     now = datetime.fromtimestamp(now_s, UTC)
     root_key_path, own_root_path = directory / ROOT_KEY_FILE, directory / OWN_ROOT_FILE
     if not root_key_path.exists() and not (directory / KEY_FILE).exists():
-        _make_root(directory, trust_domain, now)
+        _make_root(directory, trust_domain, now_s)
     elif _intermediate_serves(directory, now):
         return False
     root_key = _load_own_key(root_key_path)
@@ -47,15 +47,21 @@ def _intermediate_serves(directory: Path, now: datetime) -> bool:
     return issuer.certificate.not_valid_after_utc - now > RENEW_INTERMEDIATE_BEFORE
 
 
-def _make_root(directory: Path, trust_domain: str, now: datetime) -> None:
+def make_root(trust_domain: str, now_s: float) -> tuple[bytes, bytes]:
+    """A new root: its certificate and its key, in PEM."""
+    now = datetime.fromtimestamp(now_s, UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(f"nodemesh root of {trust_domain}")
     root = _authority(name, key.public_key(), path_length=None, not_after=now + ROOT_LIFETIME, now=now).issuer_name(name)
-    pem = _sign(root, key, key.public_key()).public_bytes(Encoding.PEM)
+    return _sign(root, key, key.public_key()).public_bytes(Encoding.PEM), _key_pem(key)
+
+
+def _make_root(directory: Path, trust_domain: str, now_s: float) -> None:
+    pem, key = make_root(trust_domain, now_s)
     write_private(directory / OWN_ROOT_FILE, pem)
     write_private(directory / ROOTS_FILE, pem)
     # The key last: where it exists, what belongs to it does too.
-    write_private(directory / ROOT_KEY_FILE, _key_pem(key))
+    write_private(directory / ROOT_KEY_FILE, key)
 
 
 def _make_intermediate(

@@ -14,10 +14,12 @@ from meshapi import wire
 
 if TYPE_CHECKING:
     from control.backing import OpenBacking
+    from control.controller import Settings
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 DEFAULT_AGENT_ACCOUNT = f"{wire.DEFAULT_ROOT_NAMESPACE}/ztunnel"
+BACKING = ("source", "config", "kubeconfig", "namespace", "agent_accounts", "token_audience", "token_source")
 ACCOUNT_HELP = "Service account (namespace/name) whose tokens prove a node's agent, with --source kubernetes."
 SOURCE_HELP = "From where a token may be shown: from its own node only, or from anywhere where node addresses are hidden."
 
@@ -26,6 +28,7 @@ SOURCE_HELP = "From where a token may be shown: from its own node only, or from 
 @click.option("--source", type=click.Choice(["directory", "kubernetes"]), default="directory", help="Where the mesh's objects are.")
 @click.option("--config", type=DIRECTORY, help="Directory of Kubernetes and Istio YAML, watched for changes.")
 @click.option("--kubeconfig", type=FILE, help="How to reach the Kubernetes API; as the service account of this pod, without it.")
+@click.option("--namespace", help="Where the lease and the root of the mesh are in the cluster; our own namespace, without it.")
 @click.option("--agent-account", "agent_accounts", multiple=True, default=[DEFAULT_AGENT_ACCOUNT], help=ACCOUNT_HELP)
 @click.option("--token-audience", default="istio-ca", help="What the agents' service-account tokens must be made for.")
 @click.option("--token-source", type=click.Choice(["node", "any"]), default="node", help=SOURCE_HELP)
@@ -61,8 +64,9 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
     from meshapi.spiffe import check_trust_domain
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=log_level.upper())
-    backing = _backing(options, root_namespace)
+    about_backing = {name: options.pop(name) for name in BACKING}
     settings = Settings(state_dir=state, authority_dir=ca_dir, **options)
+    backing = _backing(about_backing, settings, root_namespace)
     try:
         check_trust_domain(settings.trust_domain)
         names(settings.hostnames)
@@ -81,21 +85,30 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
         sys.exit(EXIT_PROBLEM)
 
 
-def _backing(options: dict[str, Any], root_namespace: str) -> "OpenBacking":
-    """Takes the options that are about it out of `options`."""
+def _backing(options: dict[str, Any], settings: "Settings", root_namespace: str) -> "OpenBacking":
+    """From the options that are about it."""
     from control.backing import KubernetesSettings, directory, kubernetes
     from control.ca.service_accounts import TrustedAccounts
 
-    source, config, kubeconfig = (options.pop(name) for name in ("source", "config", "kubeconfig"))
-    accounts, audience, shown_from = (options.pop(name) for name in ("agent_accounts", "token_audience", "token_source"))
-    if (config is None) == (source == "directory"):
+    in_files, config, accounts = options["source"] == "directory", options["config"], options["agent_accounts"]
+    shown_from = options["token_source"]
+    if (config is not None) != in_files:
         raise click.UsageError("--config is needed with --source directory, and only there")
-    if source == "directory":
-        return directory(config, root_namespace)
+    if in_files:
+        return directory(config, root_namespace, settings.authority_dir)
     if any(len(account.split("/")) != 2 or not all(account.split("/")) for account in accounts):
         raise click.UsageError("--agent-account is namespace/name")
-    trusted = TrustedAccounts(frozenset(accounts), audience, any_source=shown_from == "any")
-    return kubernetes(KubernetesSettings(root_namespace, trusted, kubeconfig))
+    return kubernetes(
+        KubernetesSettings(
+            root_namespace=root_namespace,
+            trusted=TrustedAccounts(frozenset(accounts), options["token_audience"], any_source=shown_from == "any"),
+            state_dir=settings.state_dir,
+            trust_domain=settings.trust_domain,
+            authority_dir=settings.authority_dir,
+            kubeconfig=options["kubeconfig"],
+            namespace=options["namespace"],
+        )
+    )
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

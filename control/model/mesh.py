@@ -40,6 +40,8 @@ class Mesh:
         self.synced = False
         """Whether the source has delivered all that was there at the start."""
         self.file_findings: dict[str, tuple[Finding, ...]] = {}
+        self.batches = 0
+        """How many batches of changes there were: with none more, nothing can have changed."""
         self.derivations: Counter[Kind] = Counter()
         """How often the resources of an object were computed, by kind."""
         self.records: dict[ObjectKey, Record] = {}
@@ -53,6 +55,7 @@ class Mesh:
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Applies a batch: computes anew what it touches, and then tells the watchers once."""
+        self.batches += 1
         dirty: set[ObjectKey] = set()
         for change in changes:
             match change:

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from control.kinds import AuthorizationPolicy, Kind, MeshObject, ObjectKey, PeerAuthentication, Service, ServiceEntry
 from control.model.derivation import Derived, rivals_text
 from control.model.labels import ANYWHERE
 from control.model.mesh import Mesh, Record
+from control.validation.decoding import KINDS
 from control.validation.document import Manifest
 from control.validation.finding import Finding, Severity
 
@@ -135,7 +137,7 @@ def _describe(mesh: Mesh, key: ObjectKey, record: Record) -> Description:
         bound=count,
         summary=_summary(findings),
         conditions=conditions,
-        manifest=_with_status(record.manifest, conditions),
+        manifest=_with_status(_manifest(record), conditions),
     )
 
 
@@ -145,18 +147,12 @@ def _summary(findings: list[Finding]) -> str:
         return ""
     first = min(findings, key=lambda finding: (finding.severity is not Severity.ERROR, finding))
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    return f"line {first.origin.line}: {first.what}{more}"
+    where = f"line {first.origin.line}: " if first.origin.line else ""
+    return f"{where}{first.what}{more}"
 
 
 def _conditions(record: Record, findings: list[Finding], count: int | None, *, accepted: bool) -> Iterator[Condition]:
-    errors, warnings = (
-        [
-            f"{one.origin}: {one.what} ({one.hint})" if one.hint else f"{one.origin}: {one.what}"
-            for one in sorted(findings)
-            if one.severity is kind
-        ]
-        for kind in (Severity.ERROR, Severity.WARNING)
-    )
+    errors, warnings = ([_told(one) for one in sorted(findings) if one.severity is kind] for kind in (Severity.ERROR, Severity.WARNING))
     if accepted:
         yield Condition("Accepted", "True", "Accepted", f"as in {record.origin}")
     else:
@@ -167,12 +163,26 @@ def _conditions(record: Record, findings: list[Finding], count: int | None, *, a
         yield Condition("Bound", "True" if count else "False", "Workloads", f"{count} workloads")
 
 
+def _told(finding: Finding) -> str:
+    where = f"{finding.origin}: " if finding.origin.line else ""
+    return f"{where}{finding.what} ({finding.hint})" if finding.hint else f"{where}{finding.what}"
+
+
 def _instead(record: Record) -> list[str]:
     if not record.rejected:
         return []
     if record.closed:
         return ["until it is corrected, a policy that denies stands in for it"]
     return ["its last good form stays in force"] if record.object is not None else ["it is not used"]
+
+
+def _manifest(record: Record) -> Manifest:
+    """What was written; or, where that was not kept, what was read of it."""
+    if record.manifest or record.object is None:
+        return record.manifest
+    known = next(version for version, kind in KINDS if KINDS[version, kind] is type(record.object))
+    read: Manifest = msgspec.to_builtins(record.object)
+    return {"apiVersion": known, "kind": str(record.object.kind_of), **read}
 
 
 def _with_status(manifest: Manifest, conditions: tuple[Condition, ...]) -> Manifest:

@@ -12,6 +12,7 @@ import yaml
 
 from control.backing import KubernetesSettings, kubernetes
 from control.ca.service_accounts import TrustedAccounts
+from control.cluster.election import Terms
 from control.controller import Settings
 from control.model.settings import MeshSettings
 from control.serve import serve
@@ -20,6 +21,7 @@ from tests.kube.admin import Manifest
 from tests.kube.cluster import REPOSITORY, Cluster
 from tests.kube.objects import node, run_pod
 from tests.kube.ports import free_ports
+from tests.kube.relay import Relay, relay
 
 RBAC = REPOSITORY / "deploy/daemonset/base/controller-rbac.yaml"
 ACCOUNT = "nodemesh-controller"
@@ -56,8 +58,10 @@ def controller_kubeconfig(kube: Cluster, directory: Path, *, server: str | None 
 class KubeWorld:
     """A running controller, in a namespace of its own where the agents' account is, too."""
 
-    def __init__(self, kube: Cluster, path: Path, namespace: str, kubeconfig: Path) -> None:
+    def __init__(self, kube: Cluster, path: Path, namespace: str, kubeconfig: Path, between: Relay) -> None:
         self.kube = kube
+        self.stop = asyncio.Event()
+        self._between = between
         self.namespace = namespace
         self.kubeconfig = kubeconfig
         self.state = path / f"state-{secrets.token_hex(3)}"
@@ -72,6 +76,11 @@ class KubeWorld:
             metrics_listen="127.0.0.1",
             metrics_port=self.metrics_port,
         )
+
+    def cut_off(self) -> None:
+        """From the API server, for good."""
+        self._between.refusing = True
+        self._between.cut()
 
     def node(self) -> str:
         """A node where this machine's loopback address is."""
@@ -105,15 +114,39 @@ class KubeWorld:
 
 
 @asynccontextmanager
-async def kube_world(kube: Cluster, path: Path, *, server: str | None = None) -> AsyncIterator[KubeWorld]:
-    """Serves when it is entered. The controller trusts the account `agent` of its namespace."""
-    kubeconfig, namespace = controller_kubeconfig(kube, path, server=server)
-    kube.service_account(namespace, "agent")
-    world = KubeWorld(kube, path, namespace, kubeconfig)
-    trusted = TrustedAccounts(frozenset({f"{namespace}/agent"}), AUDIENCE)
-    settings = KubernetesSettings("istio-system", trusted, world.kubeconfig)
-    stop, ready = asyncio.Event(), asyncio.Event()
-    task = asyncio.ensure_future(serve(world.settings, MeshSettings(), kubernetes(settings), stop, ready))
+async def kube_world(
+    kube: Cluster, path: Path, *, beside: KubeWorld | None = None, namespace: str | None = None
+) -> AsyncIterator[KubeWorld]:
+    """Serves when it is entered: in a namespace of its own, or as another replica `beside` one, or in a `namespace` that is prepared.
+
+    The controller trusts the account `agent` of its namespace.
+    """
+    where = beside.namespace if beside else namespace
+    if where is None:
+        where = kube.namespace("controller")
+        install_rights(kube, where)
+        kube.service_account(where, "agent")
+    async with relay(kube.port) as between:
+        token = kube.admin.token(where, ACCOUNT)
+        kubeconfig = kube.kubeconfig(path / f"kubeconfig-{secrets.token_hex(3)}", token, server=between.server)
+        world = KubeWorld(kube, path, where, kubeconfig, between)
+        async with _serving(world):
+            yield world
+
+
+@asynccontextmanager
+async def _serving(world: KubeWorld) -> AsyncIterator[None]:
+    settings = KubernetesSettings(
+        root_namespace="istio-system",
+        trusted=TrustedAccounts(frozenset({f"{world.namespace}/agent"}), AUDIENCE),
+        state_dir=world.state,
+        trust_domain="cluster.local",
+        kubeconfig=world.kubeconfig,
+        namespace=world.namespace,
+        terms=Terms(lease_s=2, renew_s=1.5, retry_s=0.3),
+    )
+    ready = asyncio.Event()
+    task = asyncio.ensure_future(serve(world.settings, MeshSettings(), kubernetes(settings), world.stop, ready))
     try:
         async with asyncio.timeout(READY_S):
             waiting = asyncio.ensure_future(ready.wait())
@@ -121,8 +154,8 @@ async def kube_world(kube: Cluster, path: Path, *, server: str | None = None) ->
             waiting.cancel()
         if task.done():
             task.result()
-        yield world
+        yield
     finally:
-        stop.set()
+        world.stop.set()
         async with asyncio.timeout(READY_S):
             await asyncio.gather(task, return_exceptions=True)

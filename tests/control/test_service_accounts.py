@@ -16,7 +16,6 @@ from tests.control.world import refused
 from tests.kube.admin import Manifest
 from tests.kube.cluster import Cluster
 from tests.kube.objects import node, pod, run_pod
-from tests.kube.relay import relay
 
 UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
 WAIT_S = 10.0
@@ -68,7 +67,7 @@ async def refused_as(world: KubeWorld, check: str, token: str, node_name: str, i
 
 async def test_an_agent_joins_by_its_token_and_renews_by_its_certificate(kube: Cluster, tmp_path: Path) -> None:
     """Renewals ask Kubernetes nothing: they go on while it is away."""
-    async with relay(kube.port) as between, kube_world(kube, tmp_path, server=between.server) as world:
+    async with kube_world(kube, tmp_path) as world:
         name = world.node()
         app = run_pod(kube.admin, world.namespace, "app", "10.9.9.1", node=name)
         identity = f"spiffe://cluster.local/ns/{world.namespace}/sa/{app['spec']['serviceAccountName']}"
@@ -76,8 +75,7 @@ async def test_an_agent_joins_by_its_token_and_renews_by_its_certificate(kube: C
         await granted(world, token, name, identity)
         agent = await world.agent(name)
         await agent.join(token)
-        between.refusing = True
-        between.cut()
+        world.cut_off()
         assert await agent.certificate(agent.identity)
         assert await agent.certificate(identity)
         other = world.token(world.agent_pod(name))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, assert_never
 
 from control.kube.client import APIError, KubeClient
@@ -14,17 +14,27 @@ PAGE_S: Final = 60.0
 OPEN_S: Final = 30.0
 SILENCE_S: Final = 150.0
 """Bookmarks come about every minute: a watch that brings nothing for longer than this is taken for dead, whatever TCP thinks."""
+NO_SELECTOR: Final[Mapping[str, str]] = {}
 log = logging.getLogger(__name__)
 
 
 class Follower:
-    """Lists and watches the collection at `path` for ever; `deliver` gets each delivery, in order."""
+    """Lists and watches the collection at `path`, or what `selector` selects of it, for ever; `deliver` gets each delivery, in order."""
 
-    def __init__(self, client: KubeClient, path: str, watching: Watching, deliver: Callable[[Delivery], None], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        path: str,
+        watching: Watching,
+        deliver: Callable[[Delivery], None],
+        metrics: Metrics,
+        selector: Mapping[str, str] = NO_SELECTOR,
+    ) -> None:
         self._client = client
         self._path = path
         self._watching = watching
         self._deliver = deliver
+        self._selector = selector
         self._metrics = metrics
         self._complaint = ""
 
@@ -49,7 +59,7 @@ class Follower:
                 self._failed(error, error.status)
 
     async def _get(self, todo: GetPage) -> None:
-        query = {"limit": str(todo.limit)} if todo.limit else {}
+        query = {**self._selector} | ({"limit": str(todo.limit)} if todo.limit else {})
         if todo.continue_token:
             query["continue"] = todo.continue_token
         page = read_page(await self._client.request("GET", self._path, query, deadline_s=PAGE_S))
@@ -60,6 +70,7 @@ class Follower:
 
     async def _watch(self, todo: OpenWatch) -> None:
         query = {
+            **self._selector,
             "watch": "1",
             "allowWatchBookmarks": "true",
             "resourceVersion": todo.version,

@@ -24,11 +24,6 @@ class ResourceType(Struct, frozen=True):
         """Where all objects of all namespaces are."""
         return f"{f'/apis/{self.group}' if self.group else '/api'}/{self.version}/{self.plural}"
 
-    def object_path(self, namespace: str, name: str) -> str:
-        """Where one object is."""
-        root = self.path.removesuffix(self.plural)
-        return f"{root}namespaces/{namespace}/{self.plural}/{name}" if self.kind.namespaced else f"{root}{self.plural}/{name}"
-
 
 BUILT_IN: Final = (
     ResourceType(Kind.NAMESPACE, "", "v1", "namespaces"),
@@ -53,6 +48,12 @@ VERSIONS: Final = {
 }
 """Those that are understood, the best first."""
 DEFINITIONS_PATH: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+def status_path(api_version: str, kind: Kind, namespace: str, name: str) -> str:
+    """Where the status of an object of a custom kind is."""
+    plural = next(definition.partition(".")[0] for definition, one in CUSTOM.items() if one is kind)
+    return f"/apis/{api_version}/namespaces/{namespace}/{plural}/{name}/status"
 
 
 def custom_type(definition: str, served: tuple[str, ...]) -> ResourceType | None:
