@@ -19,7 +19,7 @@ from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
 from nodeagent.admin.explaining import Explainer
 from nodeagent.bpf.kubelet import KubeletRecorder
 from nodeagent.capture.choice import choose
-from nodeagent.capture.ebpf import DIRECTORY
+from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.outside import OutsideDestinations
 from nodeagent.config import Config, ConfigError, LogFormat, Outside
 from nodeagent.enrolment import records
@@ -31,6 +31,8 @@ from nodeagent.identity.controller import Controller
 from nodeagent.identity.keeper import IdentityKeeper
 from nodeagent.identity.trust import Trust
 from nodeagent.linux import memory
+from nodeagent.prefilter.owner import PrefilterOwner
+from nodeagent.prefilter.telling import Telling
 from nodeagent.probes.known import Probes
 from nodeagent.reporting import NodeReports
 from nodeagent.residents import ObservedRuntime, Residents
@@ -93,6 +95,7 @@ class Agent:
             self.store, self.subscriptions, self.recorder, Settings(), self.outside, succession_drain_s=config.proxy_drain_s
         )
         self._enrol()
+        self._refuse()
         self._serve_proxy()
         self._report()
 
@@ -175,8 +178,8 @@ class Agent:
             want=self.identities.want,
             has_identity=self.sessions.has_identity,
         )
-        turn = Turn()
-        self.source = make_source(config, self.state, turn)
+        self._turn = Turn()
+        self.source = make_source(config, self.state, self._turn)
         observed = ObservedRuntime(self.source.runtime, self._on_workloads)
         self.probes = Probes(
             config,
@@ -186,9 +189,19 @@ class Agent:
             capture=self.capture.way.name,
             knows_connections=self.capture.outbound is not None,
         )
-        self.enrolment = Enrolment(observed, self.capture.way, self.residents.describe, self.state, turned=turn.tell)
+        self.enrolment = Enrolment(observed, self.capture.way, self.residents.describe, self.state, turned=self._on_turn)
         self.store.watch(lambda _, touched: self.enrolment.touch() if not self.residents.uids.isdisjoint(touched) else None)
         self.trust.watch(self._on_trust)
+
+    def _refuse(self) -> None:
+        way = self.capture.way
+        self.prefilter = PrefilterOwner(
+            self.store,
+            way.first_packets if isinstance(way, EbpfCapture) else None,
+            self.enrolment.status,
+            Telling(self.store, self.recorder),
+            enabled=self.config.prefilter,
+        )
 
     def _serve_proxy(self) -> None:
         config = self.config
@@ -208,7 +221,7 @@ class Agent:
     def _report(self) -> None:
         config = self.config
         self.reports = NodeReports(self)
-        self.explainer = Explainer(self.store, self.subscriptions, cluster=config.cluster)
+        self.explainer = Explainer(self.store, self.subscriptions, cluster=config.cluster, at_syn=self.prefilter.refusal)
         self.telemetry: TelemetryServer | None = None
         """None until it is there: see `_serve_http`."""
 
@@ -220,6 +233,10 @@ class Agent:
     def _on_certificate(self, identity: str, chain_pem: str, key_pem: str) -> None:
         self.sessions.set_identity(identity, chain_pem, key_pem)
         self.enrolment.touch()
+
+    def _on_turn(self) -> None:
+        self._turn.tell()
+        self.prefilter.touch()
 
     def _on_trust(self, roots: Any, revoked: tuple[TrustRevocation, ...]) -> None:
         """Any: a mapping from trust domains to roots (PEM)."""
@@ -250,6 +267,7 @@ class Agent:
             ),
             "proxy": self.supervisor.run(),
             "enrolment": self.enrolment.run(),
+            "prefilter": self.prefilter.run(),
             "http": self._serve_http(),
         }
         tasks |= self.source.tasks(self.reports) | self.probes.tasks()

@@ -103,6 +103,8 @@ class Config(Struct, frozen=True):
     """Where the kubelet's connections can't be known, plaintext from the node's addresses counts as probes."""
     node_addresses: tuple[IPAddress, ...] = ()
     """Those that count; none: all that the node has."""
+    prefilter: bool = True
+    """Refuse at the first packet what needs no identity to be denied."""
     proxy_binary: Path | None = None
     proxy_workers: int | None = None
     proxy_drain_s: float = 300.0

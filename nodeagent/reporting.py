@@ -60,7 +60,8 @@ class NodeReports:
         return None
 
     async def refresh(self) -> None:
-        """Asks the proxy what it counted."""
+        """Asks kernel and proxy what they counted."""
+        await self._agent.prefilter.collect()
         try:
             self._proxy = await self._agent.sessions.report()
         except NoAnswerError:
@@ -100,6 +101,7 @@ class NodeReports:
             capture_reason=agent.capture.reason,
             probes=agent.probes.known().words,
             tcp_telemetry=agent.kernel.problem if agent.kernel else "switched off",
+            prefilter=agent.prefilter.summary(),
             workloads=tuple(self.workloads()),
             denials=tuple(node.denial(record) for record in agent.access_log.denials()),
         )
@@ -151,7 +153,11 @@ class NodeReports:
     async def captures(self) -> list[CaptureReport]:
         agent = self._agent
         return [
-            node.capture(status, await asyncio.to_thread(node.inspect, agent.capture.way, status.workload))
+            node.capture(
+                status,
+                await asyncio.to_thread(node.inspect, agent.capture.way, status.workload),
+                agent.prefilter.words(status.workload.uid),
+            )
             for status in agent.enrolment.status()
         ]
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from meshapi.workload import IPAddress, Workload, WorkloadUID
 from nodeagent.policy.addresses import AddressError, parse_address
-from nodeagent.resolve.explain import Capture, explain
+from nodeagent.resolve.explain import AtSYN, Capture, explain, nowhere
 from nodeagent.resolve.explanation import Explanation, Outcome, Step
 from nodeagent.resolve.target import pod_uid
 from nodeagent.snapshot.store import SnapshotStore
@@ -19,7 +19,9 @@ MAX_ROUNDS: Final = 8
 class Explainer:
     """Asks the controller for what an explanation lacks, for a while."""
 
-    def __init__(self, store: SnapshotStore, subscriptions: Subscriptions, *, cluster: str) -> None:
+    def __init__(self, store: SnapshotStore, subscriptions: Subscriptions, *, cluster: str, at_syn: AtSYN = nowhere) -> None:
+        """`at_syn`: what the kernel of this node refuses."""
+        self._at_syn = at_syn
         self._store = store
         self._subscriptions = subscriptions
         self._cluster = cluster
@@ -48,12 +50,12 @@ class Explainer:
         with suppress(AddressError):
             return self._from_address(parse_address(source), destination, here)
         uid = WorkloadUID(source) if source.count("/") > 1 else pod_uid(self._cluster, source)
-        return explain(snapshot, uid, destination, here=here)
+        return explain(snapshot, uid, destination, here=here, at_syn=self._at_syn)
 
     def _from_address(self, address: IPAddress, destination: str, here: Capture | None) -> Explanation:
         found = self._store.current.workload_at("", address)
         if isinstance(found, Workload):
-            return explain(self._store.current, found.uid, destination, here=here)
+            return explain(self._store.current, found.uid, destination, here=here, at_syn=self._at_syn)
         key = f"/{address}"
         if key in self._store.current.absent:
             return Explanation(Outcome.UNKNOWN, (Step("source", f"{address} is no workload's address"),))

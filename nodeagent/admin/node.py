@@ -56,7 +56,7 @@ def inspect(way: Capture, workload: LocalWorkload) -> Inspection | None:
         return Inspection(CaptureState.BROKEN, problem=str(error))
 
 
-def capture(status: WorkloadStatus, found: Inspection | None) -> CaptureReport:
+def capture(status: WorkloadStatus, found: Inspection | None, prefilter: str) -> CaptureReport:
     """What is in force in its namespace, and how far enrolment is with it."""
     return CaptureReport(
         name=status.workload.name,
@@ -66,6 +66,7 @@ def capture(status: WorkloadStatus, found: Inspection | None) -> CaptureReport:
         way=status.capture,
         state="gone" if found is None else found.state.value,
         problem=status.problem or (found.problem if found is not None else "its network namespace is gone"),
+        prefilter=prefilter,
         counters=tuple(CounterReport(rule, counter.packets, counter.bytes) for rule, counter in (found.counters if found else {}).items()),
     )
 

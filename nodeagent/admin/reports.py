@@ -111,6 +111,8 @@ class StatusReport(Struct, frozen=True):
     """How the kubelet's probes are known here, in words."""
     tcp_telemetry: str = ""
     """Why the kernel does not count connections between workloads; empty if it does."""
+    prefilter: str = ""
+    """What is refused at the first packet, in words."""
     workloads: tuple[WorkloadReport, ...] = ()
     denials: tuple[DenialReport, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -204,6 +206,8 @@ class CaptureReport(Struct, frozen=True):
     way: str
     state: str
     problem: str = ""
+    prefilter: str = ""
+    """What is refused at the first packet, in words."""
     counters: tuple[CounterReport, ...] = ()
 
 

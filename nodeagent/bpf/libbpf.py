@@ -7,7 +7,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -207,13 +207,22 @@ def entries(table: Descriptor, size_bytes: int) -> Iterator[tuple[bytes, bytes]]
 
     One that comes or goes meanwhile is among them or is not; of those that stay each is there once.
     """
+    return _batches(library().bpf_map_lookup_batch, table, size_bytes)
+
+
+def take(table: Descriptor, size_bytes: int) -> list[tuple[bytes, bytes]]:
+    """All entries of a hash table, which are taken out of it: none is had twice."""
+    return list(_batches(library().bpf_map_lookup_and_delete_batch, table, size_bytes))
+
+
+def _batches(fetch: Callable[..., int], table: Descriptor, size_bytes: int) -> Iterator[tuple[bytes, bytes]]:
     key_bytes = map_info(table).key_size
     count = _BATCH
     position: ctypes.Array[ctypes.c_char] | None = None
     while True:
         keys, values = ctypes.create_string_buffer(count * key_bytes), ctypes.create_string_buffer(count * size_bytes)
         found, after = ctypes.c_uint32(count), ctypes.create_string_buffer(max(key_bytes, _POSITION_BYTES))
-        result = library().bpf_map_lookup_batch(table.fileno(), position, after, keys, values, ctypes.byref(found), None)
+        result = fetch(table.fileno(), position, after, keys, values, ctypes.byref(found), None)
         if result == -errno.ENOSPC:  # more entries have the same hash than there is room for
             count *= 2
             continue

@@ -55,6 +55,7 @@ def library() -> ctypes.CDLL:
         ("bpf_map_lookup_elem", number, (number, text, pointer)),
         ("bpf_map_delete_elem", number, (number, text)),
         ("bpf_map_lookup_batch", number, (number, pointer, pointer, pointer, pointer, pointer, pointer)),
+        ("bpf_map_lookup_and_delete_batch", number, (number, pointer, pointer, pointer, pointer, pointer, pointer)),
         ("bpf_prog_test_run_opts", number, (number, pointer)),
         ("libbpf_num_possible_cpus", number, ()),
     ):  # fmt: skip

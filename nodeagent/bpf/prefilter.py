@@ -4,7 +4,7 @@ Its layout is `src/prefilter.h`.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, TypeVar
 
@@ -32,24 +32,20 @@ _HEADER: Final = struct.Struct("=QQ")
 _REFUSAL: Final = struct.Struct("=QQ16s16sHH4x")
 _TELLING: Final = struct.Struct("=QQQ")
 _NUMBER: Final = struct.Struct("=Q")
-_COUNTED: Final = 2 * (MAX_DENIALS + 1)
 
 
 class Table(Struct, frozen=True):
-    """What is published: `body` for the kernel, `denials` the numbers that it counts by."""
+    """What is published. `digest` is of its content."""
 
     digest: int
     body: bytes
-    denials: frozenset[int]
 
 
 class Published(Struct, frozen=True):
-    """What is in force. `digest`: of the table, None without one. `denied`: connections by number, of former tables too."""
+    """What is in force. `digest`: of the table, None without one. `shed`: refusals that were counted only, and not told one by one."""
 
     digest: int | None
-    denied: dict[int, int]
     shed: int
-    """How many of those were not told one by one."""
 
 
 class Refusal(Struct, frozen=True):
@@ -88,7 +84,7 @@ def encode(prefilter: Prefilter) -> Table:
         struct.pack(f"={MAX_DENIALS + 1}Q", *_filled((0, *numbers), MAX_DENIALS + 1, 0)),
     ))  # fmt: skip
     digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
-    return Table(digest, _HEADER.pack(digest, 0) + content, frozenset(numbers))
+    return Table(digest, _HEADER.pack(digest, 0) + content)
 
 
 def decode(record: bytes) -> Refusal:
@@ -102,7 +98,6 @@ def publish(maps: Maps, table: Table | None) -> None:
     if table is None:
         libbpf.delete(maps[PREFILTER], 0)
         return
-    _make_room(maps, table.denials)
     with libbpf.create(PREFILTER, MapInfo(_ARRAY, 4, TABLE_BYTES, 1)) as inner:
         libbpf.write(inner, 0, table.body)
         # The kernel waits here for those that read the former.
@@ -111,17 +106,14 @@ def publish(maps: Maps, table: Table | None) -> None:
 
 def published(maps: Maps) -> Published:
     """What is in force there. Of maps that a former version did not have there is nothing."""
-    return Published(_digest(maps) if PREFILTER in maps else None, _denied(maps), _shed(maps) if TELLING in maps else 0)
+    return Published(_digest(maps) if PREFILTER in maps else None, _shed(maps) if TELLING in maps else 0)
 
 
-def _make_room(maps: Maps, denials: frozenset[int]) -> None:
-    """Of former tables the counts stay as long as there is room."""
-    there = _denied(maps)
-    if len(denials | there.keys()) > _COUNTED:
-        for former in there.keys() - denials:
-            libbpf.delete(maps[DENIED], _NUMBER.pack(former))
-    for fresh in denials - there.keys():
-        libbpf.write(maps[DENIED], _NUMBER.pack(fresh), _NUMBER.pack(0))
+def take_denied(maps: Maps) -> dict[int, int]:
+    """How many connections were refused since this was last asked, by the number of what denied them; whoever asks first has them."""
+    if DENIED not in maps:
+        return {}
+    return {_NUMBER.unpack(key)[0]: _NUMBER.unpack(count)[0] for key, count in libbpf.take(maps[DENIED], _NUMBER.size)}
 
 
 def _digest(maps: Maps) -> int | None:
@@ -130,12 +122,6 @@ def _digest(maps: Maps) -> int | None:
         return None
     with libbpf.map_by_id(struct.unpack("=I", identifier)[0]) as inner:
         return int(_HEADER.unpack_from(libbpf.read(inner, 0, TABLE_BYTES) or bytes(TABLE_BYTES))[0])
-
-
-def _denied(maps: Mapping[str, libbpf.Descriptor]) -> dict[int, int]:
-    if DENIED not in maps:
-        return {}
-    return {_NUMBER.unpack(key)[0]: _NUMBER.unpack(count)[0] for key, count in libbpf.entries(maps[DENIED], _NUMBER.size)}
 
 
 def _shed(maps: Maps) -> int:

@@ -120,9 +120,14 @@ class Steering:
             prefilter.publish(found.maps, table)
 
     def refusing(self, namespace: Namespace) -> Published | None:
-        """By which table it refuses, and whom it has refused; None if the program is not attached."""
+        """By which table it refuses; None if the program is not attached."""
         with self._pinned.open(namespace) as found:
             return None if found is None else prefilter.published(found.maps)
+
+    def take_denied(self, namespace: Namespace) -> dict[int, int]:
+        """How many connections it has refused since this was last asked; see `prefilter.take_denied`."""
+        with self._pinned.open(namespace) as found:
+            return {} if found is None else prefilter.take_denied(found.maps)
 
     def refusals(self, namespace: Namespace) -> RingBuffer:
         """What it tells of refused connections, each a record for `prefilter.decode`; raises KernelError where nothing is attached."""

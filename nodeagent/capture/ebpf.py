@@ -31,6 +31,7 @@ _COUNTERS = {
     "unassigned": Reason.NOT_ASSIGNED,
     "past": Reason.LEFT_ALONE,
     "open": Reason.OPEN,
+    "denied": Reason.DENIED,
 }
 """What is shown of the steering program, beside the counters of the rules."""
 
@@ -43,6 +44,8 @@ class EbpfCapture:
     def __init__(self, steering: Steering, outbound: Outbound) -> None:
         self._steering = steering
         self.outbound = outbound
+        self.first_packets = steering
+        """Refuses connections at their first packet."""
         self._marking = Marking(outbound)
         self._table = NftablesCapture(looped.transaction)
 

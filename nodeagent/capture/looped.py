@@ -14,6 +14,7 @@ the rest:
   proxy's to the application, whose addresses are those of the client.
 - *Probes*: a handshake of the kubelet's finds, here, the listener that stands for probes (see probes.h), whose mark it is given; the
   application's side of the connection inherits that. It is no way out: a handshake with that mark from inside is reset.
+- *Denied* (`denied`): a handshake that the steering program refuses by policy is answered with a reset that can leave.
 - *Leaving* (`leak`): as in `tproxied`, behind all others: no TCP but the proxy's, or what the terms leave alone, leaves the pod.
 - *Left alone*: a handshake to such a port marks the connection's socket, and that its answers. A connection to such a destination is
   known by its addresses; where its answers would reach a socket of the proxy's instead, or a listener, they do not pass by this.
@@ -109,6 +110,16 @@ _NOT_THE_APPLICATIONS: Final = (
 )
 _EXEMPT: Final = (f"meta mark & {TO_APPLICATION} accept", f"meta mark {PAST} accept", *TO_LOOPBACK)
 
+_DENY: Final = f"counter meta mark set {PROXY_MARK:#x} reject with tcp reset"
+_DENIED: Final = (
+    f"{SYN} socket transparent <= 1 accept",
+    f'{SYN} meta nfproto ipv4 tproxy ip to 127.0.0.1:{INBOUND_PLAINTEXT_PORT} {_DENY} comment "denied"',
+    f'{SYN} meta nfproto ipv6 tproxy ip6 to [::1]:{INBOUND_PLAINTEXT_PORT} {_DENY} comment "denied6"',
+)
+"""For whom the steering program has no socket while the proxy listens, who is denied, that is: told so. TPROXY is how to ask for a
+listener; what is still somebody's, a connection in TIME_WAIT say, is transparent or is not. While the proxy is away handshakes get no
+answer, so that clients try again."""
+
 
 def _enforcing(terms: Terms) -> str:
     return "".join(
@@ -154,6 +165,7 @@ def _inbound(terms: Terms) -> str:
         f"socket mark {PAST} accept",
         *_past_inbound(terms),
         f'socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter meta mark set {PROXY_MARK:#x} reject with tcp reset comment "reset"',
+        *_DENIED,
         base=_INBOUND,
     )
 

@@ -82,6 +82,13 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--node-address", multiple=True, show_envvar=True, help="With --probes-from-node: only from there; all that it has if not given."
 )
+@click.option(
+    "--prefilter",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_envvar=True,
+    help="Let the kernel refuse at the first packet what policies deny whoever comes (capture by ebpf only); off leaves it to the proxy.",
+)
 @click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
 @click.option("--proxy-workers", type=click.IntRange(1, 1024), show_envvar=True, help="Its threads; all CPUs if not given.")
 @click.option(
@@ -164,6 +171,7 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         kubelet=parse_kubelet_cgroup(options["kubelet_cgroup"]),
         probes_from_node=options["probes_from_node"],
         node_addresses=parse_node_addresses(options["node_address"]),
+        prefilter=options["prefilter"] == "on",
         proxy_binary=options["proxy_binary"],
         proxy_workers=options["proxy_workers"],
         proxy_drain_s=options["proxy_drain"],

@@ -27,6 +27,8 @@ def status(console: Console, report: StatusReport) -> None:
     console.print(_plain(f"probes         {report.probes}"))
     if report.tcp_telemetry:
         console.print(_plain(f"tcp telemetry  off: {report.tcp_telemetry}"))
+    if report.prefilter:
+        console.print(_plain(f"at the SYN     {report.prefilter}"))
     console.print()
     tables.workloads(console, report.workloads, now_s)
     _denials(console, report)

@@ -154,6 +154,8 @@ def captures(console: Console, reports: Sequence[CaptureReport]) -> None:
             escape(printable(f"{report.namespace}/{report.name}  {report.way or '-'}  {report.state}{problem}  ({report.netns})")),
             style="bold",
         )
+        if report.prefilter:
+            console.print(escape(printable(f"  at the SYN: {report.prefilter}")))
         rows = [[f"  {counter.rule}", str(counter.packets), size(counter.bytes)] for counter in report.counters]
         draw(console, ("  RULE", "PACKETS", "BYTES"), rows, nothing="  no rules")
     if not reports:

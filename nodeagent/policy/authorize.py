@@ -160,5 +160,9 @@ def _evaluate(policies: Sequence[CompiledPolicy], connection: Connection) -> Ver
     for policy in allows:
         if policy.matches(connection):
             return Verdict(allow=True, reason=f"allowed by {policy.key}", policy=policy.key, holds=holds)
-    names = ", ".join(policy.key for policy in allows[:3]) + (" ..." if len(allows) > 3 else "")
-    return Verdict(allow=False, reason=f"no ALLOW policy matches ({names})", holds=holds)
+    return Verdict(allow=False, reason=unmatched(allows), holds=holds)
+
+
+def unmatched(allows: Sequence[CompiledPolicy]) -> str:
+    """In words, that none of these ALLOW policies matches."""
+    return f"no ALLOW policy matches ({', '.join(policy.key for policy in allows[:3])}{' ...' if len(allows) > 3 else ''})"

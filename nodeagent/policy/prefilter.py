@@ -12,11 +12,11 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from meshapi.authorization import Match
+from meshapi.authorization import Action, Match
 from meshapi.workload import IPAddress, WorkloadUID
 from nodeagent.policy import foregone
 from nodeagent.policy.addresses import plain
-from nodeagent.policy.authorize import Bench, Undecided, Verdict, assemble
+from nodeagent.policy.authorize import Bench, Undecided, Verdict, assemble, unmatched
 from nodeagent.policy.compiled import CompiledPolicy, Connection
 from nodeagent.policy.partition import Partition, address, number, of_addresses, of_ports
 from nodeagent.snapshot.view import NodeProbes, View
@@ -122,8 +122,8 @@ def _tunnel(bench: Bench, caller: IPAddress, destinations: Sequence[IPAddress]) 
     if not found or None in found or (bench.missing is not None and (None,) in found):
         return Undecided("who comes in it, and what for")
     policy = next((key for (key,) in filter(None, found) if key is not None), None)
-    reason = "no ALLOW policy can match" if policy is None else f"denied by {policy}"
-    return Verdict(allow=False, reason=f"{reason}, whoever it is", policy=policy)
+    allows = [one for one in bench.enforced if one.policy.action is Action.ALLOW]
+    return Verdict(allow=False, reason=unmatched(allows) if policy is None else f"denied by {policy}", policy=policy)
 
 
 def _sets(policies: Iterable[CompiledPolicy], fields: Callable[[Match], tuple[tuple[T, ...], ...]]) -> Iterable[tuple[T, ...]]:

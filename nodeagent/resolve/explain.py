@@ -1,10 +1,12 @@
 """How a call would go, in steps: made of the same functions that decide, so that it cannot say anything else."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from meshapi.workload import TunnelProtocol, Workload, WorkloadUID
+from meshapi.workload import IPAddress, TunnelProtocol, Workload, WorkloadUID
 from nodeagent.policy.addresses import parse_socket_address
 from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
+from nodeagent.policy.prefilter import Denial
 from nodeagent.resolve.endpoints import choose_address
 from nodeagent.resolve.explanation import Explanation, Outcome, Step
 from nodeagent.resolve.resolve import RouteQuestion, Unknown, resolve
@@ -23,10 +25,21 @@ class Capture:
     """What it dials outside the mesh goes past the proxy."""
 
 
-def explain(view: View, source: WorkloadUID, destination: str, *, here: Capture | None = None) -> Explanation:
+class AtSYN(Protocol):
+    """What the kernel refuses of connections to a workload of this node: None if it is not, or no such workload's."""
+
+    def __call__(self, uid: str, source: IPAddress, destination: IPAddress, port: int, via: Via) -> Denial | None: ...
+
+
+def nowhere(uid: str, source: IPAddress, destination: IPAddress, port: int, via: Via) -> Denial | None:  # noqa: ARG001
+    """Nothing."""
+    return None
+
+
+def explain(view: View, source: WorkloadUID, destination: str, *, here: Capture | None = None, at_syn: AtSYN = nowhere) -> Explanation:
     """Explains a call of `source` to `destination`: `ip:port`, `host:port`, `namespace/pod:port`, or without a port where there is but one.
 
-    `here` says how the source is captured if it runs on this node.
+    `here` says how the source is captured if it runs on this node, `at_syn` what this node's kernel refuses.
     """
     found = view.workload(source)
     if not isinstance(found, Workload):
@@ -48,14 +61,22 @@ def explain(view: View, source: WorkloadUID, destination: str, *, here: Capture 
             text = f"{target.address} is not the mesh's: {how}, in plaintext, nothing here decides about it"
             return Explanation(Outcome.OUTSIDE, (*steps, Step("route", text)))
         case Forward(endpoints):
-            return _forwarded(view, found, endpoints, steps, in_mesh=in_mesh)
+            return _forwarded(_Asking(view, found, in_mesh, at_syn), endpoints, steps)
 
 
-def _forwarded(view: View, source: Workload, endpoints: tuple[Endpoint, ...], steps: list[Step], *, in_mesh: bool) -> Explanation:
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    view: View
+    source: Workload
+    in_mesh: bool
+    at_syn: AtSYN
+
+
+def _forwarded(asking: _Asking, endpoints: tuple[Endpoint, ...], steps: list[Step]) -> Explanation:
     outcomes = set()
     for endpoint in endpoints:
-        steps.append(Step("endpoint", _endpoint_text(endpoint, in_mesh=in_mesh)))
-        outcome, step = _verdict(view, source, endpoint, in_mesh=in_mesh)
+        steps.append(Step("endpoint", _endpoint_text(endpoint, in_mesh=asking.in_mesh)))
+        outcome, step = _verdict(asking, endpoint)
         outcomes.add(outcome)
         steps.append(step)
     for outcome in (Outcome.DENIED, Outcome.UNKNOWN, Outcome.OUTSIDE):
@@ -77,20 +98,23 @@ def _application(endpoint: Endpoint) -> str:
     return endpoint.tunnel.authority if endpoint.tunnel is not None else endpoint.address
 
 
-def _verdict(view: View, source: Workload, endpoint: Endpoint, *, in_mesh: bool) -> tuple[Outcome, Step]:
+def _verdict(asking: _Asking, endpoint: Endpoint) -> tuple[Outcome, Step]:
+    view, source = asking.view, asking.source
     if endpoint.tunnel is None:
         return Outcome.OUTSIDE, Step("verdict", f"{endpoint.uid} is not captured: nothing there decides about it")
     address, port = parse_socket_address(_application(endpoint))
     client = choose_address(source.addresses, address)
     if client is None:
         return Outcome.UNKNOWN, Step("verdict", f"{source.uid} has no address")
-    via, peer = (Via.HBONE, source.identity) if in_mesh else (Via.PLAINTEXT, None)
+    via, peer = (Via.HBONE, source.identity) if asking.in_mesh else (Via.PLAINTEXT, None)
     verdict = authorize(view, VerdictQuestion(WorkloadUID(endpoint.uid), address, port, via, client, peer))
     if isinstance(verdict, Undecided):
         return Outcome.UNKNOWN, Step("verdict", f"{verdict.waiting_for} is not known")
     words = f"{endpoint.uid} {'allows' if verdict.allow else 'denies'} it: {verdict.reason}"
     if verdict.dry_run is not None:
         words += f"; dry run: {verdict.dry_run}"
+    if refused := asking.at_syn(endpoint.uid, client, address, port, via):
+        words += f"; refused at the SYN by {refused.policy or 'want of an ALLOW policy'}"
     return Outcome.ALLOWED if verdict.allow else Outcome.DENIED, Step("verdict", words)
 
 

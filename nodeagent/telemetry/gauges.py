@@ -85,10 +85,13 @@ class _AgentCollector(Collector):
             value=recorder.probes_from_node,
         )
         yield _counter(
+            "nodemesh_refused_at_syn", "Those of them that the kernel refused at their first packet.", "policy", recorder.refused_at_syn
+        )
+        yield _counter(
             "nodemesh_access_log_lost_entries",
             "Entries of the access log that were shed.",
             "by",
-            {"proxy": recorder.lost_entries, "agent": recorder.access_log.lost},
+            {"proxy": recorder.lost_entries, "agent": recorder.access_log.lost, "kernel": recorder.untold_refusals},
         )
         yield _counter(
             "nodemesh_flow_metrics_lost",

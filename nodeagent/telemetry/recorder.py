@@ -6,9 +6,9 @@ from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.flow_metrics import FlowMetrics
 from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
 from nodeagent.telemetry.labels import PROBE, PROBE_FROM_NODE
-from nodeagent.telemetry.records import Record, record
-from nodeagent.telemetry.series import SeriesTable
-from nodeagent.ztunnel.protocol import Closed, ConnectionEntry, Counters
+from nodeagent.telemetry.records import DENIED_FLAG, Record, record
+from nodeagent.telemetry.series import SeriesTable, label_text
+from nodeagent.ztunnel.protocol import Closed, ConnectionEntry, CounterRow, Counters, GivenBack
 
 MAX_POLICIES: Final = 1000
 NO_POLICY: Final = "-"
@@ -36,6 +36,10 @@ class Recorder:
         """Denied connections by the policy that decided."""
         self.probes_from_node = 0
         """Connections that were let in as probes for their address alone."""
+        self.refused_at_syn: dict[str, int] = {}
+        """Those of them that the kernel refused at their first packet."""
+        self.untold_refusals = 0
+        """How many of these are not in the access log: it has a part of a flood."""
         self.unattributed_rows = 0
         """Rows of counters whose series is not known any more."""
         self.lost_entries = 0
@@ -53,10 +57,25 @@ class Recorder:
         self._observer.forget(entry)
         return sighting
 
-    def count_denial(self, policy: str) -> None:
+    def count_denial(self, policy: str | None) -> None:
         """One more of this policy, or of no one's."""
-        name = policy if policy in self.denied or len(self.denied) < MAX_POLICIES else OTHER_POLICY
-        self.denied[name] = self.denied.get(name, 0) + 1
+        _count(self.denied, policy, 1)
+
+    def on_refused(self, lines: list[Record]) -> None:
+        """Logs connections that the kernel refused; `count_refused` counts them."""
+        self.access_log.add(lines)
+
+    def count_refused(self, attributes: GivenBack, policy: str | None, count: int) -> None:
+        """Counts connections that the kernel refused: failed ones, like those that the proxy denies."""
+        _count(self.denied, policy, count)
+        _count(self.refused_at_syn, policy, count)
+        self.flows.add(label_text(attributes), CounterRow(series=0, failed={DENIED_FLAG: count}))
+
+
+def _count(by_policy: dict[str, int], policy: str | None, count: int) -> None:
+    name = policy or NO_POLICY
+    name = name if name in by_policy or len(by_policy) < MAX_POLICIES else OTHER_POLICY
+    by_policy[name] = by_policy.get(name, 0) + count
 
 
 class SessionRecorder:
@@ -87,5 +106,5 @@ class SessionRecorder:
             records.append(line)
             self._recorder.probes_from_node += line.fields.get(PROBE) == PROBE_FROM_NODE
             if line.denied:
-                self._recorder.count_denial(entry.policy or NO_POLICY)
+                self._recorder.count_denial(entry.policy)
         self._recorder.access_log.add(records)

@@ -65,14 +65,14 @@ def answer_verdict(number: int, question: VerdictQuestion, view: View) -> Reply:
     if isinstance(verdict, Undecided):
         return Reply(NotYet(verdict.waiting_for, verdict.lapses), frozenset(tracked.depends_on), frozenset(tracked.needs))
     reason = verdict.reason if verdict.dry_run is None else f"{verdict.reason}; dry run: {verdict.dry_run}"
-    attributes, unlabelled = _inbound_attributes(tracked, question, is_probe=verdict.is_probe)
+    attributes, unlabelled = inbound_attributes(tracked, question, is_probe=verdict.is_probe)
     # One service account may serve several workloads, and the labels name which: those of one are not another's.
     holds = verdict.holds if question.peer is None else Holds.THIS_SOURCE
     answer = AnswerVerdict(number, verdict.allow, holds, reason, attributes, verdict.policy)
     return Reply(answer, frozenset(tracked.depends_on), frozenset(tracked.needs), unlabelled)
 
 
-def _inbound_attributes(view: View, question: VerdictQuestion, *, is_probe: bool) -> tuple[Attributes, bool]:
+def inbound_attributes(view: View, question: VerdictQuestion, *, is_probe: bool) -> tuple[Attributes, bool]:
     """The labels of a connection that came in, and whether its source is still to be known: of that, only what the certificate proves."""
     target = view.workload(question.workload)
     if not isinstance(target, Workload):

@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 
+from control.model.peer_modes import STATIC_STRICT
 from demo import manifests
 from demo.cluster import API_VIPS
 from demo.manifests import Manifest
 from demo.topology import Pod
 from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, closed_after, echoes, principal
+from tests.e2e.test_reports import samples
 
 CLOSED_S = 1.0
 NOISE_S = 1.0
 """What a busy machine may add to it."""
+DENIED = ("nodemesh_denied_connections_total", "nodemesh_refused_at_syn_total")
 HEADLESS = manifests.service("direct", app="api", vips=())
 
 
@@ -113,6 +116,51 @@ def test_sources_by_address_are_the_clients_own(mesh: Mesh) -> None:
         assert {name for name, *way in ways(mesh) if answered(mesh, *way)} == set()
         open_ones = {name for name, *way in plain_ways(mesh) if answered(mesh, *way)}
         assert open_ones == {"plaintext to api-1, IPv6", "plaintext to api-2, IPv6"}
+
+
+def test_what_needs_no_identity_is_refused_by_the_kernel(mesh: Mesh) -> None:
+    """By address and by STRICT: no connection to the proxy, and the same traces as of a denial by the proxy."""
+    shop, outside, far = mesh.pods["shop"], mesh.topology.hosts["outside"], mesh.pods["api-2"]
+    by_address = deny()
+    by_address["spec"]["rules"] = [{"from": [{"source": {"ipBlocks": [f"{outside.ipv4}/32", f"{shop.ipv4}/32"]}}]}]
+    strict = manifests.peer_authentication("strict", "STRICT", namespace="default", app="api")
+    for document, policy in ((by_address, "default/deny"), (strict, f"istio-system/{STATIC_STRICT}")):
+        with mesh.applied("kernel", document):
+            mesh.wait(lambda: not mesh.call(mesh.outside, far.ipv4).ok, "it to be in force")
+            mesh.wait(lambda policy=policy: policy in words(mesh), "the kernel to have it")
+            before = denied(mesh, policy)
+            for _ in range(3):
+                with pytest.raises(ConnectionRefusedError):
+                    mesh.dial(mesh.outside, far.ipv4, HTTP)
+            expected = [former + 3 for former in before]
+            assert denied(mesh, policy) == expected, "each is the kernel's, and none the proxy's"
+            lines = [line for line in mesh.cluster.nodeagent("n2", "logs").splitlines() if "refused at the SYN" in line]
+            assert f'policy="{policy}"' in lines[-1]
+            assert f"src.addr={outside.ipv4}:" in lines[-1]
+            assert policy in mesh.cluster.nodeagent("n2", "status")
+        mesh.wait(lambda: mesh.call(mesh.outside, far.ipv4).ok, "it to be open again")
+    with mesh.applied("kernel", by_address):
+        mesh.wait(lambda: "refused at the SYN by default/deny" in explained(mesh), "the table of a tunnel")
+        assert not mesh.call(shop, far.ipv4).ok
+        assert mesh.call(mesh.pods["api-1"], far.ipv4).ok
+    every = [(source, pod.ipv4) for source in (mesh.outside, shop) for pod in mesh.pods.values() if pod is not shop]
+    mesh.wait(lambda: all(mesh.call(*one).ok for one in every), "all of it to be open again")
+
+
+def words(mesh: Mesh) -> str:
+    """What is refused at the first packet of connections to api-2."""
+    return next(str(one["prefilter"]) for one in mesh.admin("n2", "/capture") if one["name"] == "api-2")
+
+
+def explained(mesh: Mesh) -> str:
+    return mesh.cluster.nodeagent("n2", "explain", "default/shop", f"default/api-2:{HTTP}")
+
+
+def denied(mesh: Mesh, policy: str) -> list[float]:
+    """Connections that the node has denied by a policy, and those of them that its kernel has refused."""
+    mesh.admin("n2", "/status")  # asks kernel and proxy, which the page does at most every tenth of a second
+    page = samples(mesh, "n2")
+    return [sum(one.value for one in page if one.name == name and one.labels["policy"] == policy) for name in DENIED]
 
 
 @pytest.mark.parametrize(

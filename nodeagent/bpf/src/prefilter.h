@@ -92,7 +92,7 @@ struct {
 	});
 } prefilter SEC(".maps");
 
-/* Refused connections by `denials`; the agent puts them there, and takes them off. */
+/* Refused connections by `denials`, since the agent took them last. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -175,6 +175,18 @@ static __always_inline __u8 of_plaintext(const struct prefilter_table *table, co
 	return 0;
 }
 
+static __always_inline void count_denial(__u64 denial)
+{
+	__u64 *count = bpf_map_lookup_elem(&denied, &denial);
+	__u64 first = 1;
+
+	/* Another CPU may have been faster. */
+	if (!count && bpf_map_update_elem(&denied, &denial, &first, BPF_NOEXIST))
+		count = bpf_map_lookup_elem(&denied, &denial);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
 static __always_inline void tell(const struct refusal *refusal)
 {
 	__u32 key = 0;
@@ -233,7 +245,6 @@ static __always_inline bool is_denied(struct bpf_sk_lookup *ctx, enum reason *re
 {
 	struct refusal it = described(ctx);
 	const struct prefilter_table *table;
-	__u64 *count;
 	void *tables;
 	__u32 key = 0, source;
 	__u8 found;
@@ -255,9 +266,7 @@ static __always_inline bool is_denied(struct bpf_sk_lookup *ctx, enum reason *re
 		return true;
 	}
 	*reason = REASON_DENIED;
-	count = bpf_map_lookup_elem(&denied, &it.denial);
-	if (count)
-		__sync_fetch_and_add(count, 1);
+	count_denial(it.denial);
 	tell(&it);
 	return true;
 }

@@ -90,15 +90,15 @@ class _Capture:
 def test_a_capture_is_reported_as_the_kernel_has_it() -> None:
     status = WorkloadStatus(WEB, EnrolmentState.CAPTURED, "nftables")
     there = Inspection(CaptureState.CAPTURED, {"leak": Counter(1, 60)})
-    assert node.capture(status, node.inspect(_Capture(there), WEB)) == CaptureReport(
-        "web", "shop", "web", WEB.netns, "nftables", "captured", counters=(CounterReport("leak", 1, 60),)
+    assert node.capture(status, node.inspect(_Capture(there), WEB), "switched off") == CaptureReport(
+        "web", "shop", "web", WEB.netns, "nftables", "captured", prefilter="switched off", counters=(CounterReport("leak", 1, 60),)
     )
-    failed = node.capture(status, node.inspect(_Capture(OSError("no permission")), WEB))
+    failed = node.capture(status, node.inspect(_Capture(OSError("no permission")), WEB), "")
     assert (failed.state, failed.problem) == ("broken", "no permission")
     replaced = msgspec.structs.replace(WEB, network=None)
-    assert node.capture(status, node.inspect(_Capture(there), replaced)).state == "gone"
+    assert node.capture(status, node.inspect(_Capture(there), replaced), "").state == "gone"
     missing = msgspec.structs.replace(WEB, netns="/nonexistent")
-    assert node.capture(status, node.inspect(_Capture(there), missing)).state == "broken"
+    assert node.capture(status, node.inspect(_Capture(there), missing), "").state == "broken"
 
 
 def test_a_denial_names_who_and_why() -> None:

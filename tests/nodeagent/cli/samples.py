@@ -54,6 +54,7 @@ GOOD = StatusReport(
     capture="ebpf",
     capture_reason="the best way, and this kernel carries it",
     probes="the kubelet's own connections pass, whatever the policies; they are those of the cgroup /system.slice/kubelet.service",
+    prefilter="1 of 1 workloads refuse at the first packet",
     workloads=(WORKLOAD,),
     denials=(
         DenialReport(NOW_S - 30, "inbound", "10.0.2.3:40000", "10.0.1.2:8080", "denied by default/only-api", "UAEX", "default/only-api"),
@@ -113,6 +114,7 @@ CAPTURE = CaptureReport(
     "/run/netns/shop",
     "nftables",
     "captured",
+    prefilter="refuses denied by default/[strict]",
     counters=(CounterReport("redirected", 12, 720), CounterReport("dropped", 0, 0)),
 )
 EXPLANATION = Explanation(Outcome.DENIED, (Step("source", "default/shop [is] captured"), Step("verdict", "denied by default/only-api")))

@@ -5,12 +5,14 @@ from ipaddress import ip_address
 import msgspec
 import pytest
 
-from meshapi.authorization import Action, Exact, Match, Policy, PolicyScope
-from meshapi.workload import NetworkAddress, Port, Service, ServiceKey, TunnelProtocol, Workload, WorkloadUID
+from meshapi.authorization import Action, Exact, Match, Policy, PolicyScope, Present
+from meshapi.workload import IPAddress, NetworkAddress, Port, Service, ServiceKey, TunnelProtocol, Workload, WorkloadUID
+from nodeagent.policy.prefilter import Denial, Prefilter, compile_prefilter
 from nodeagent.resolve.explain import Capture, explain
 from nodeagent.resolve.explanation import Explanation, Outcome
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.update import Update, apply
+from nodeagent.ztunnel.protocol import Via
 
 KEY = ServiceKey("default/api.default.svc.cluster.local")
 
@@ -146,3 +148,20 @@ def test_headless_services_and_missing_ports() -> None:
     two = msgspec.structs.replace(SERVICE, ports=(Port(80), Port(81)))
     assert told("api", Update(services=(two,))).steps[-1].text == f"say which port, as in api:80: {KEY} has the ports 80, 81"
     assert "say which port" in told("default/shop").steps[-1].text
+
+
+def test_what_the_kernel_refuses_is_said() -> None:
+    """The table of the node that explains, for a caller outside of the mesh; of other nodes' tables nothing is known."""
+    strict = Policy("strict", "default", PolicyScope.NAMESPACE, Action.DENY, rules=((((Match(not_principals=(Present(),)),)),),))
+    outside = msgspec.structs.replace(SHOP, tunnel_protocol=TunnelProtocol.NONE)
+    snapshot = apply(apply(Snapshot(), MESH).snapshot, Update(workloads=(outside,), policies=(strict,))).snapshot
+    table = compile_prefilter(snapshot, API.uid)
+    assert isinstance(table, Prefilter)
+
+    def here(uid: str, source: IPAddress, destination: IPAddress, port: int, via: Via) -> Denial | None:
+        return table.refusal(source, destination, port, via) if uid == API.uid else None
+
+    said = explain(snapshot, SHOP.uid, "api:80", at_syn=here)
+    assert said.outcome is Outcome.DENIED
+    assert said.steps[-1].text == ("Kubernetes//Pod/default/api denies it: denied by default/strict; refused at the SYN by default/strict")
+    assert explain(snapshot, SHOP.uid, "api:80").steps[-1].text == "Kubernetes//Pod/default/api denies it: denied by default/strict"

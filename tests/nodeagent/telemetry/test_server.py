@@ -124,6 +124,7 @@ async def test_the_page_holds_flows_and_the_agents_own_and_is_fresh() -> None:
         "nodemesh_kubelet_connections_recorded_total": 12,
         "nodemesh_access_log_lost_entries_total proxy": 7,
         "nodemesh_access_log_lost_entries_total agent": 0,
+        "nodemesh_access_log_lost_entries_total kernel": 0,
         "nodemesh_flow_metrics_lost_total label_sets": 0,
         "nodemesh_flow_metrics_lost_total rows": 1,
         "nodemesh_flow_metrics_lost_total tcp_label_sets": 0,

@@ -1,0 +1,232 @@
+"""Owns the tables of this node's workloads: made again when what they depend on changes, looked after, and read for what they refused.
+
+Tables stay in force without the agent, as answers that the proxy holds do. Whatever fails here costs work, and opens nothing: the proxy
+judges every connection that gets to it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, NoReturn, ParamSpec, TypeVar
+
+from meshapi.workload import IPAddress, WorkloadUID
+from nodeagent.bpf.prefilter import decode, denial_number
+from nodeagent.bpf.ringbuffer import RingBuffer
+from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
+from nodeagent.policy.prefilter import Denial, Left, Prefilter
+from nodeagent.prefilter.kernel import OFF, FirstPackets, Renewed, refusals, renew
+from nodeagent.prefilter.telling import Telling
+from nodeagent.runtime.base import LocalWorkload
+from nodeagent.snapshot.snapshot import Snapshot
+from nodeagent.snapshot.store import SnapshotStore
+from nodeagent.ztunnel.protocol import Via
+
+log = logging.getLogger(__name__)
+
+CHECK_S: Final = 10.0
+"""How often the kernel is asked whether what is in force is still what should be."""
+MAX_NAMES: Final = 1000
+"""Of a workload's policies, those of former tables included: what they refused may be told after they went."""
+THREADS: Final = 4
+"""The kernel waits when it replaces a table; several of these waits are over at one time."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Held:
+    """A workload's table as it was made last. `touched`: what has changed since its making began, None if none is being made."""
+
+    workload: LocalWorkload
+    compiled: Prefilter | Left | None = None
+    depends_on: frozenset[str] = frozenset()
+    touched: set[str] | None = None
+    ring: RingBuffer | None = None
+    names: dict[int, Denial] = field(default_factory=dict)
+    shed: int | None = None
+    problem: str = ""
+
+
+class PrefilterOwner:
+    """Used from one event loop; what blocks runs in threads of its own.
+
+    `kernel`: None where the capture has no such part. `enrolled`: the workloads of this node as they are.
+    """
+
+    def __init__(
+        self,
+        store: SnapshotStore,
+        kernel: FirstPackets | None,
+        enrolled: Callable[[], Iterable[WorkloadStatus]],
+        telling: Telling,
+        *,
+        enabled: bool = True,
+    ) -> None:
+        self._store = store
+        self._kernel = kernel
+        self._enrolled = enrolled
+        self._telling = telling
+        self._enabled = enabled
+        self._held: dict[WorkloadUID, _Held] = {}
+        self._stale: set[WorkloadUID] = set()
+        self._wake = asyncio.Event()
+        self._check_at_s = 0.0
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="prefilter")
+        if enabled and kernel is not None:
+            store.watch(self._on_snapshot)
+
+    async def run(self) -> NoReturn:
+        """Until it is cancelled. What is in force stays."""
+        try:
+            while True:
+                if self._kernel is not None:
+                    await self._follow(self._kernel)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, self._check_at_s - time.monotonic()) if self._kernel else None):
+                        await self._wake.wait()
+        finally:
+            for held in self._held.values():
+                _stop_reading(held)
+            self._threads.shutdown(wait=True)
+
+    def touch(self) -> None:
+        """Which workloads are captured may have changed."""
+        self._wake.set()
+
+    async def collect(self) -> None:
+        """Counts what was refused up to now."""
+        kernel = self._kernel
+        if kernel is not None:
+            await self._renew_all(kernel, [uid for uid, held in self._held.items() if held.ring is not None])
+
+    def refusal(self, uid: str, source: IPAddress, destination: IPAddress, port: int, via: Via) -> Denial | None:
+        """Whether the kernel refuses such a connection to a workload of this node, and why."""
+        held = self._held.get(WorkloadUID(uid))
+        if held is None or held.problem or not isinstance(held.compiled, Prefilter):
+            return None
+        return held.compiled.refusal(source, destination, port, via)
+
+    def words(self, uid: str) -> str:
+        """What is in force for a workload, for an operator."""
+        if not self._enabled:
+            return OFF.why
+        if self._kernel is None:
+            return "not in this capture: all is left to the proxy"
+        held = self._held.get(WorkloadUID(uid))
+        if held is None or held.compiled is None:
+            return "nothing yet: all is left to the proxy" + (f": {held.problem}" if held is not None and held.problem else "")
+        if held.problem:
+            return f"not known: {held.problem}"
+        if isinstance(held.compiled, Left):
+            return f"all is left to the proxy: {held.compiled.why}"
+        if not held.compiled.denials:
+            return "no policy denies what a first packet shows"
+        return "refuses " + ", ".join(dict.fromkeys(denial.reason for denial in held.compiled.denials))
+
+    def summary(self) -> str:
+        """The same for the whole node."""
+        if not self._enabled:
+            return OFF.why
+        if self._kernel is None:
+            return "not in this capture: the proxy refuses what policies deny"
+        tables = [held for held in self._held.values() if isinstance(held.compiled, Prefilter) and held.compiled.denials]
+        left = [held for held in self._held.values() if isinstance(held.compiled, Left) or held.problem]
+        words = f"{len(tables)} of {len(self._held)} workloads refuse at the first packet"
+        return words + (f", {len(left)} left to the proxy (`nodeagent capture` says why)" if left else "")
+
+    # ---- following
+
+    def _on_snapshot(self, _snapshot: Snapshot, touched: Collection[str]) -> None:
+        for uid, held in self._held.items():
+            if held.touched is not None:
+                held.touched.update(touched)
+            elif not held.depends_on.isdisjoint(touched):
+                self._stale.add(uid)
+        if self._stale:
+            self._wake.set()
+
+    async def _follow(self, kernel: FirstPackets) -> None:
+        self._wake.clear()
+        present = {
+            WorkloadUID(status.workload.uid): status.workload
+            for status in self._enrolled()
+            if status.state in {EnrolmentState.CAPTURED, EnrolmentState.CLOSED} and status.workload.network is not None
+        }
+        for uid, held in list(self._held.items()):
+            if present.get(uid) is None or present[uid].network != held.workload.network:
+                _stop_reading(self._held.pop(uid))
+        due = self._stale | (present.keys() - self._held.keys()) | {uid for uid, held in self._held.items() if held.problem}
+        self._stale = set()
+        if time.monotonic() >= self._check_at_s:
+            self._check_at_s = time.monotonic() + CHECK_S
+            due = set(present)
+        for uid in due & present.keys():
+            self._held.setdefault(uid, _Held(present[uid]))
+        await self._renew_all(kernel, due & present.keys())
+
+    async def _renew_all(self, kernel: FirstPackets, uids: Iterable[WorkloadUID]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for uid in uids:
+                held = self._held[uid]
+                if held.touched is None:  # else one is being made
+                    held.touched = set()
+                    group.create_task(self._renew(kernel, uid, held), name=f"prefilter: {uid}")
+
+    async def _renew(self, kernel: FirstPackets, uid: WorkloadUID, held: _Held) -> None:
+        view = self._store.current if self._enabled else None
+        problem = ""
+        try:
+            renewed = await self._off(renew, kernel, view, held.workload)
+            if held.ring is None and isinstance(renewed.compiled, Prefilter) and renewed.compiled.denials:
+                self._read(uid, held, await self._off(refusals, kernel, held.workload))
+        except OSError as error:
+            problem = str(error)
+        else:
+            self._take(uid, held, renewed)
+        finally:
+            touched, held.touched = held.touched or set(), None
+        if problem and problem != held.problem:
+            log.warning("workload %s: what is refused at the first packet can't be set: %s", uid, problem)
+        held.problem = problem
+        if not held.depends_on.isdisjoint(touched):
+            self._stale.add(uid)
+            self._wake.set()
+
+    def _take(self, uid: WorkloadUID, held: _Held, renewed: Renewed) -> None:
+        held.compiled, held.depends_on = renewed.compiled, renewed.depends_on
+        if isinstance(renewed.compiled, Prefilter):
+            names = {denial_number(denial.policy): denial for denial in renewed.compiled.denials}
+            held.names = (held.names if len(held.names) < MAX_NAMES else {}) | names
+        if renewed.denied:
+            self._telling.counts(uid, renewed.denied, held.names)
+        if held.shed is not None:
+            self._telling.untold(renewed.shed - held.shed)
+        held.shed = renewed.shed
+
+    # ---- reading what was refused
+
+    def _read(self, uid: WorkloadUID, held: _Held, ring: RingBuffer) -> None:
+        if self._held.get(uid) is not held:
+            ring.close()
+            return
+        held.ring = ring
+        asyncio.get_running_loop().add_reader(ring.fileno(), self._on_refused, uid, held)
+
+    def _on_refused(self, uid: WorkloadUID, held: _Held) -> None:
+        if held.ring is not None:
+            self._telling.lines(uid, map(decode, held.ring.read()), held.names)
+
+    async def _off(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+
+def _stop_reading(held: _Held) -> None:
+    if held.ring is not None:
+        with suppress(RuntimeError):  # the loop has ended
+            asyncio.get_running_loop().remove_reader(held.ring.fileno())
+        held.ring.close()
+        held.ring = None
