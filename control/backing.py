@@ -18,13 +18,13 @@ from control.cluster.root_configmaps import RootConfigMaps
 from control.cluster.root_secret import RootSecret
 from control.cluster.status_writer import StatusWriter
 from control.kinds import Kind
-from control.kube.access import from_kubeconfig, in_cluster
-from control.kube.client import KubeClient
 from control.metrics import Metrics
 from control.model.mesh import Mesh
 from control.source import Source
 from control.source.directory import DirectorySource
 from control.source.kubernetes.source import KubernetesSource
+from kubeapi.access import from_kubeconfig, in_cluster
+from kubeapi.client import KubeClient
 
 Work = Callable[[Mesh, Callable[[], str]], Awaitable[None]]
 """Goes on beside serving, once the mesh is whole; gets the mesh, and the roots (PEM) of now."""

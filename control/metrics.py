@@ -43,6 +43,14 @@ class Metrics:
             "nodemesh_authority_issuer_expiry_seconds", "When the issuing certificate ends, in Unix seconds.", registry=self.registry
         )
 
+    def listed(self, path: str) -> None:
+        """A whole list has come from the Kubernetes API."""
+        self.source_lists.labels(path).inc()
+
+    def failed(self, path: str, status: int) -> None:
+        """A list or a watch of the Kubernetes API failed."""
+        self.source_failures.labels(path, str(status)).inc()
+
     def observe(self, *, connected: Callable[[], float], reload_failed: Callable[[], float], issuer_end_s: Callable[[], float]) -> None:
         """Reads these three whenever metrics are asked for."""
         self._connected.set_function(connected)

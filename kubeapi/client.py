@@ -58,15 +58,18 @@ class KubeClient:
     async def __aenter__(self) -> Self:
         # Lists of thousands of objects come faster as they are than compressed by a busy API server.
         headers = {"Accept": JSON, "Accept-Encoding": "identity", "User-Agent": "nodemesh"}
-        connector = aiohttp.TCPConnector(ssl=self._access.tls, limit=0)
+        self._connector = aiohttp.TCPConnector(ssl=self._access.tls, limit=0)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers, read_bufsize=1024 * 1024)
+        self._session = aiohttp.ClientSession(connector=self._connector, timeout=timeout, headers=headers, read_bufsize=1024 * 1024)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
+            # Nobody waits for an API server to say goodbye.
+            await self._connector.close(abort_ssl=True)
             await self._session.close()
             self._session = None
+            await asyncio.sleep(0)
 
     async def request(
         self,
@@ -92,7 +95,10 @@ class KubeClient:
         try:
             async with asyncio.timeout(deadline_s) as head, self._open("GET", path, query, None, JSON) as response:
                 head.reschedule(None)
-                yield response.content.iter_any()
+                try:
+                    yield response.content.iter_any()
+                finally:
+                    _abandon(response)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise APIError(0, type(error).__name__, str(error) or f"no answer within {deadline_s:g} s") from error
 
@@ -133,6 +139,12 @@ def _read_token(file: Path, before: str) -> str:
         return file.read_text().strip() or before
     except (OSError, UnicodeDecodeError):
         return before
+
+
+def _abandon(response: aiohttp.ClientResponse) -> None:
+    """Ends the connection of an answer that may still go on, at once."""
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from control.ca.refusal import BusyError, UnavailableError
 from control.ca.service_accounts import Review
-from control.kube.client import APIError, KubeClient
+from kubeapi.client import APIError, KubeClient
 
 PATH: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 KEPT_S: Final = 10.0

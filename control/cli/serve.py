@@ -58,9 +58,9 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
     from control.ca.records import RecordsError
     from control.ca.server_certificate import names
     from control.controller import Settings, StateInUseError
-    from control.kube.access import AccessError
     from control.model.settings import MeshSettings
     from control.serve import SourceEndedError, run_until_signal
+    from kubeapi.access import AccessError
     from meshapi.spiffe import check_trust_domain
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=log_level.upper())

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from control.cluster.election import Election, Lease, Terms, Write
-from control.kube.client import APIError, KubeClient
+from kubeapi.client import APIError, KubeClient
 
 NAME: Final = "nodemesh-controller"
 log = logging.getLogger(__name__)

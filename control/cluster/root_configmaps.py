@@ -9,10 +9,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from control.kube.client import JSON, MERGE_PATCH, APIError, KubeClient
 from control.metrics import Metrics
-from control.source.kubernetes.follower import Follower
-from control.source.kubernetes.watching import Delivery, Watching
+from kubeapi.client import JSON, MERGE_PATCH, APIError, KubeClient
+from kubeapi.follower import Follower
+from kubeapi.watching import Delivery, Watching
 
 NAME: Final = "istio-ca-root-cert"
 KEY: Final = "root-cert.pem"
@@ -49,7 +49,7 @@ class RootConfigMaps:
         self._roots = roots
         self._held: dict[str, str] = {}
         self._watching = Watching(random.random)
-        self._follower = Follower(client, ALL_PATH, self._watching, self._learn, metrics, SELECTOR)
+        self._follower = Follower(client, ALL_PATH, self._watching, self._learn, metrics, query=SELECTOR)
 
     async def follow(self) -> None:
         """Keeps up with what the ConfigMaps say, until cancelled."""

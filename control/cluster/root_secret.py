@@ -19,8 +19,8 @@ from msgspec import Struct
 from control.ca.issuer import CERTIFICATE_FILE, CHAIN_FILE, KEY_FILE, ROOTS_FILE, IssuerError
 from control.ca.own_root import OWN_ROOT_FILE, ROOT_KEY_FILE, ensure_own_authority, make_root
 from control.ca.private_files import make_private_directory, write_private
-from control.kube.client import APIError, KubeClient
-from control.source.kubernetes.backoff import Backoff
+from kubeapi.backoff import Backoff
+from kubeapi.client import APIError, KubeClient
 
 GIVEN: Final = "cacerts"
 OWN: Final = "nodemesh-root"

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from control.cluster.conditions import KINDS, StatusPatch, patch_for
-from control.kube.client import MERGE_PATCH, APIError, KubeClient
 from control.model.mesh import Mesh
 from control.model.status import describe
 from control.source.kubernetes.resources import status_path
+from kubeapi.client import MERGE_PATCH, APIError, KubeClient
 
 AT_ONCE: Final = 4
 A_ROUND: Final = 200

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from control.source.kubernetes.resources import CUSTOM, ResourceType, custom_type
-from control.source.kubernetes.watching import Delivery
+from kubeapi.watching import Delivery
 
 
 class _Version(Struct, frozen=True):

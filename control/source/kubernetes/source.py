@@ -5,14 +5,14 @@ import logging
 import random
 from collections.abc import AsyncIterator
 
-from control.kube.client import KubeClient
 from control.metrics import Metrics
 from control.source import Change, Remove, Synced
 from control.source.kubernetes.definitions import Definitions
-from control.source.kubernetes.follower import Follower
 from control.source.kubernetes.resources import BUILT_IN, DEFINITIONS_PATH, ResourceType
 from control.source.kubernetes.translation import key_of, translate
-from control.source.kubernetes.watching import Delivery, Watching
+from kubeapi.client import KubeClient
+from kubeapi.follower import Follower
+from kubeapi.watching import Delivery, Watching
 
 log = logging.getLogger(__name__)
 _Brought = tuple[ResourceType, Delivery] | None

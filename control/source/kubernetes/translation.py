@@ -11,10 +11,10 @@ import msgspec
 from control.kinds import Kind, MeshObject, ObjectKey
 from control.source import Change, Reject, Upsert
 from control.source.kubernetes.resources import BUILT_IN, ResourceType
-from control.source.kubernetes.watching import Item
 from control.validation.decoding import KINDS
 from control.validation.document import Manifest, closed_form, object_remarks, read_object
 from control.validation.finding import Finding, Origin, Severity
+from kubeapi.watching import Item
 
 PLACE: Final = "Kubernetes"
 ORIGIN: Final = Origin(PLACE, 0, 0)

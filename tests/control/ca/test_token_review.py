@@ -8,7 +8,7 @@ import pytest
 from control.ca import token_review
 from control.ca.refusal import BusyError, UnavailableError
 from control.ca.token_review import TokenReviewer
-from control.kube.client import APIError
+from kubeapi.client import APIError
 
 GOOD = {"status": {"authenticated": True, "audiences": ["a"], "user": {"username": "u", "extra": {"k": ["v"]}}}}
 

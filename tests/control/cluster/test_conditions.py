@@ -10,7 +10,7 @@ from control.model.settings import MeshSettings
 from control.model.status import describe
 from control.source.kubernetes.resources import ResourceType
 from control.source.kubernetes.translation import translate
-from control.source.kubernetes.watching import Item
+from kubeapi.watching import Item
 from tests.kube.crowd import crowd_pod
 
 POLICIES = ResourceType(Kind.AUTHORIZATION_POLICY, "security.istio.io", "v1", "authorizationpolicies")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from control.kinds import AuthorizationPolicy, Kind, ObjectKey, Pod
-from control.kube.access import from_kubeconfig
-from control.kube.client import KubeClient
 from control.metrics import Metrics
 from control.model.mesh import Mesh
 from control.model.settings import MeshSettings
 from control.serve import follow
-from control.source.kubernetes import follower
 from control.source.kubernetes.source import KubernetesSource
+from kubeapi import follower
+from kubeapi.access import from_kubeconfig
+from kubeapi.client import KubeClient
 from tests.control.kube_controller import controller_kubeconfig
 from tests.kube.cluster import Cluster
 from tests.kube.objects import node, pod, pod_key, run_pod, service, stored

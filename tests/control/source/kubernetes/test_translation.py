@@ -9,7 +9,7 @@ from control.kinds import AuthorizationPolicy, EndpointSlice, Kind, Pod
 from control.source import Reject, Upsert
 from control.source.kubernetes.resources import BUILT_IN, CUSTOM, ResourceType, custom_type
 from control.source.kubernetes.translation import translate
-from control.source.kubernetes.watching import Item
+from kubeapi.watching import Item
 
 PODS = next(resource for resource in BUILT_IN if resource.kind is Kind.POD)
 POLICIES = ResourceType(Kind.AUTHORIZATION_POLICY, "security.istio.io", "v1", "authorizationpolicies")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.source.kubernetes.watching import Bookmark, Deleted, Item, Page, Seen
-from control.source.kubernetes.wire import Lines, WireError, read_event, read_page
+from kubeapi.watching import Bookmark, Deleted, Item, Page, Seen
+from kubeapi.wire import Lines, WireError, read_event, read_page
 
 POD = {"metadata": {"name": "a", "namespace": "ns", "resourceVersion": "7"}, "spec": {"x": [1, {}]}}
 

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.source.kubernetes.watching import Bookmark, Deleted, Delivery, GetPage, Item, OpenWatch, Page, Pause, Seen, Watching
+from kubeapi.watching import Bookmark, Deleted, Delivery, GetPage, Item, OpenWatch, Page, Pause, Seen, Watching
 
 
 def item(name: str, version: int) -> Item:
