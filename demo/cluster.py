@@ -184,7 +184,9 @@ class Cluster:
         self.list_pod(pod, service_account=service_account, namespace=namespace)
         self._eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
 
-    def list_pod(self, pod: Pod, *, service_account: str, namespace: str = "default", cgroup: str = "") -> None:
+    def list_pod(
+        self, pod: Pod, *, service_account: str, namespace: str = "default", cgroup: str = "", probe_ports: Sequence[int] = ()
+    ) -> None:
         """Adds a pod to its node's static list, or changes what stands there. `cgroup`: of its processes, if that is to be known."""
         self._enrolled.setdefault(pod.node, {})[pod.name] = {
             "name": pod.name,
@@ -192,6 +194,7 @@ class Cluster:
             "service_account": service_account,
             "netns": pod.netns_path,
             "cgroup": cgroup,
+            "probe_ports": list(probe_ports),
         }
         self._write_runtime(pod.node)
 

@@ -116,10 +116,11 @@ static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 		if (is_told(probe))
 			return REASON_PROBE;
 		reason = assign(ctx, ctx->family == AF_INET6 ? SLOT_PROBE6 : SLOT_PROBE);
-		/* Else TCP is refused as the rules were. */
-		if (reason == REASON_PROBE_TOLD)
+		if (reason == REASON_PROBE_TOLD) {
 			probe->told_ns = bpf_ktime_get_ns();
-		return reason;
+			return reason;
+		}
+		/* Nothing stands for probes here: this is one connection like others. */
 	}
 	if (is_left_alone(ctx->local_port))
 		return REASON_LEFT_ALONE;
