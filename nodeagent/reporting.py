@@ -31,7 +31,7 @@ from nodeagent.resolve.explain import Capture
 from nodeagent.resolve.explain_probe import KUBELET, explain_probe
 from nodeagent.resolve.explanation import Explanation
 from nodeagent.resolve.target import pod_uid
-from nodeagent.telemetry.gauges import Readings
+from nodeagent.telemetry.gauges import FailingOpen, Readings
 from nodeagent.telemetry.kernel.sighting import NOTHING
 from nodeagent.ztunnel.protocol import ProxyStatus
 from nodeagent.ztunnel.requests import NoAnswerError
@@ -80,6 +80,11 @@ class NodeReports:
             proxy=self._proxy,
             tcp_telemetry=agent.kernel is not None and not agent.kernel.problem,
             kubelet_connections=agent.probes.connections,
+            fail_open=[
+                FailingOpen(one.workload.name, one.workload.namespace, one.state is EnrolmentState.OPEN, one.passed_openly)
+                for one in self.statuses()
+                if one.workload.terms.fail_open
+            ],
         )
 
     async def status(self) -> StatusReport:

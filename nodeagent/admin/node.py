@@ -149,11 +149,14 @@ _missing_hint = "who connects to that workload is denied until it comes"
 _rejected_hint = "its last good form stays in force; a policy that has none denies where it may hold"
 
 
+_CONSEQUENCES = {"closed": "its connections are refused", "open": "its connections pass by the mesh, as its annotation has it"}
+
+
 def _workload_problems(workloads: Sequence[WorkloadReport]) -> list[Problem]:
     return [
         Problem(
             f"{report.namespace}/{report.name} is not in the mesh: {report.problem or report.capture}",
-            "its connections are refused" if report.capture == "closed" else "",
+            _CONSEQUENCES.get(report.capture, ""),
         )
         for report in workloads
         if not report.ready and report.capture != EnrolmentState.LEAVING

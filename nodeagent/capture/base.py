@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -32,6 +32,10 @@ class CaptureState(StrEnum):
     """New connections go past the mesh; those that the proxy carries still work."""
     BROKEN = "broken"
     """Something of ours is there, but not what this version would make: apply it again."""
+
+
+OPENLY: Final = ("open", "open-out")
+"""The counters of handshakes that passed by the absent proxy, in and out."""
 
 
 class Inspection(Struct, frozen=True):

@@ -29,9 +29,9 @@ _COUNTERS = {
     "probe": Reason.PROBE,
     "closed": Reason.NO_LISTENER,
     "unassigned": Reason.NOT_ASSIGNED,
-    "past": Reason.LEFT_ALONE,
-    "open": Reason.OPEN,
     "denied": Reason.DENIED,
+    "left alone": Reason.LEFT_ALONE,
+    "opened": Reason.OPEN,
 }
 """What is shown of the steering program, beside the counters of the rules."""
 

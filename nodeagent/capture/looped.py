@@ -179,7 +179,9 @@ def _past_inbound(terms: Terms) -> tuple[str, ...]:
         *((f"{LATER} {_tuple(family, answer=True)} @{name} accept" for name, family in _SETS) if terms.fail_open else ()),
         f'socket mark & {TO_APPLICATION} counter meta mark set {PROXY_MARK:#x} reject with tcp reset comment "forged"',
         f"socket mark {_ADMITTED} tcp dport {open_ports} accept" if open_ports else "",
-        f"{SYN} tcp dport {open_ports} {_ADMIT}" if open_ports else "",
+        f'{SYN} tcp dport {left_alone.ports(terms)} counter {_ADMIT} comment "past"' if left_alone.ports(terms) else "",
+        # Where the proxy has a listener, the handshake was found to be for that.
+        f'{SYN} tcp dport != {HBONE_PORT} counter {_ADMIT} comment "open"' if terms.fail_open else "",
         # A listener bound to any address: the last packet of a handshake under SYN cookies belongs to no connection yet.
         f"tcp dport {open_ports} socket wildcard 1 {_ADMIT}" if open_ports else "",
         f"{LATER} socket wildcard 0 jump answers" if terms.leaves_outbound_alone else "",

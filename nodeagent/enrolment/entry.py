@@ -3,12 +3,13 @@
 import errno
 import os
 import socket
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
 
-from nodeagent.capture.base import Capture, CaptureState, Inspection
+from nodeagent.capture.base import OPENLY, Capture, CaptureState, Inspection
 from nodeagent.capture.listeners import Listener, open_listeners
 from nodeagent.linux import netlink
 from nodeagent.linux.errors import KernelError
@@ -47,9 +48,41 @@ class Entry:
     sent_descriptors: bool = False
     """The proxy of the current session holds the sockets of this generation."""
 
+    passed_openly: int = 0
+    """Handshakes that went past the absent proxy."""
+
     @property
     def captured(self) -> bool:
         return self.inspection.state == CaptureState.CAPTURED
+
+    @property
+    def opened(self) -> bool:
+        """Captured, but connections pass by the absent proxy."""
+        return self.inspection.state == CaptureState.OPEN
+
+    def look(self, capture: Capture) -> None:
+        """Asks the kernel how it is captured now. Blocks; raises KernelError."""
+        found = capture.inspect(self.namespace, self.workload.terms)
+        before, now = _passed_openly(self.inspection), _passed_openly(found)
+        # Counters begin anew with rules that were replaced.
+        self.passed_openly += now - before if now >= before else now
+        self.inspection = found
+
+    def enforce(self, capture: Capture) -> None:
+        """Captures it. Blocks; raises KernelError."""
+        self.look(capture)
+        capture.apply(self.namespace, self.listeners, self.workload.terms)
+        self.look(capture)
+        if not self.captured:
+            raise KernelError(errno.EIO, self.workload.netns, detail=self.inspection.problem or "the capture did not hold")
+        self.captured_since_s = self.captured_since_s or time.time()
+
+    def pass_by(self, capture: Capture) -> None:
+        """Lets its connections past the proxy. Blocks; raises KernelError."""
+        capture.open(self.namespace, self.workload.terms)
+        self.look(capture)
+        if not self.opened:
+            raise KernelError(errno.EIO, self.workload.netns, detail=self.inspection.problem or "it could not be opened")
 
     def adjust(self, workload: LocalWorkload) -> None:
         """Takes what is said of it now. What is in force stays so until its capture is applied again, on its new terms."""
@@ -120,6 +153,10 @@ def adopt(workload: LocalWorkload, capture: Capture, held: Held, fds: tuple[int,
         return entry
 
 
+def _passed_openly(found: Inspection) -> int:
+    return sum(counter.packets for name, counter in found.counters.items() if name in OPENLY)
+
+
 def _socket(fd: int) -> socket.socket:
     duplicate = os.dup(fd)
     try:
@@ -132,12 +169,14 @@ def _socket(fd: int) -> socket.socket:
 def _entry(
     workload: LocalWorkload, capture: Capture, namespace: Namespace, listeners: tuple[Listener, ...], generation: int, now_s: float
 ) -> Entry:
+    found = capture.inspect(namespace, workload.terms)
     return Entry(
         workload=workload,
         generation=generation,
         namespace=namespace,
         listeners=listeners,
         addresses=namespace.run(netlink.addresses),
-        inspection=capture.inspect(namespace, workload.terms),
+        inspection=found,
         opened_s=now_s,
+        passed_openly=_passed_openly(found),
     )

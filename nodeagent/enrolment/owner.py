@@ -4,24 +4,23 @@ One reconciliation at a time, level-triggered: whatever happened, the plan is ma
 """
 
 import asyncio
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, ParamSpec, TypeVar
 
 from nodeagent.capture.base import Capture
 from nodeagent.enrolment import records
 from nodeagent.enrolment.entry import Description, Entry, adopt, make
-from nodeagent.enrolment.plan import Adjust, Announce, Change, Enforce, Enrolled, Open, Plan, Release, Step, plan, uid_of
+from nodeagent.enrolment.plan import Adjust, Announce, Change, Enforce, Enrolled, Open, PassBy, Plan, Release, Step, plan, uid_of
 from nodeagent.enrolment.records import Record, Store
 from nodeagent.enrolment.removal import Removals
 from nodeagent.enrolment.status import EnrolmentState, Trouble, WorkloadStatus, describe_enrolment
+from nodeagent.enrolment.timing import Absence, Timing
 from nodeagent.linux import netlink
-from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
 from nodeagent.runtime.base import LocalWorkload, Runtime
 from nodeagent.ztunnel.protocol import Held, HeldWorkload, RemoveWorkload
@@ -39,18 +38,6 @@ T = TypeVar("T")
 
 Describe = Callable[[LocalWorkload, tuple[str, ...]], Description | None]
 """From a workload and the addresses of its namespace; None while nothing can be said. Called often: must be cheap."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """In seconds."""
-
-    drain_s: float = 30.0
-    """What a released workload's open connections have."""
-    identity_deadline_s: float = 5.0
-    """A workload that could not be served by then is captured all the same, and so closed: want of a certificate opens nothing."""
-    resync_s: float = 10.0
-    """How often the kernel is asked whether captures are still as they should be."""
 
 
 class Enrolment:
@@ -81,6 +68,7 @@ class Enrolment:
         self._recorded: tuple[Record, ...] = ()
         self._recalled: dict[NamespaceKey, LocalWorkload] = {}
         self._session: Sender | None = None
+        self._absence = Absence(time.monotonic())
         self._down = False
         self._known = asyncio.Event()
         self._began = asyncio.Event()
@@ -127,6 +115,7 @@ class Enrolment:
                 entry.sent_descriptors = (uid, entry.generation) in holds
                 entry.announced = None
             self._session = session
+            self._absence.ends()
             self._began.set()
             await self._reconcile()
             if self._session is not session:
@@ -135,9 +124,14 @@ class Enrolment:
     def end_session(self, session: Sender) -> None:
         """The session is over; a later one replaces it. Captures stay, listeners stay open."""
         if self._session is session:
-            self._session = None
+            self._lose_session()
             for entry in self._entries.values():
                 entry.announced = None
+
+    def _lose_session(self) -> None:
+        self._session = None
+        self._absence.begins(time.monotonic())
+        self._wake.set()
 
     async def down(self, drain_s: float) -> None:
         """Releases every workload and returns when their captures are off; from then on the runtime is not followed."""
@@ -228,6 +222,7 @@ class Enrolment:
         """When there is something to do even if nothing happens."""
         times = [self._resync_at_s, *self._removals.times_s, *(trouble.retry_at_s for trouble in self._troubles.values())]
         times += [entry.opened_s + self._timing.identity_deadline_s for entry in self._entries.values() if not entry.captured]
+        times += [at_s] if (at_s := self._absence.until_s(self._timing.open_after_s)) is not None else []
         now_s = time.monotonic()
         times += [now_s + _LEAVING_POLL_S] if self._removals.draining else []
         return min((at_s for at_s in times if at_s > now_s), default=now_s + self._timing.resync_s)
@@ -259,13 +254,13 @@ class Enrolment:
                 await self._do(step)
             except SessionClosed as end:
                 log.info("workload %s: not announced: %s", uid, end)
-                self._session = None
+                self._lose_session()
             except OSError as error:
                 self._fail(uid, str(error))
                 held_back.add(uid)
             else:
                 done = True
-                if isinstance(step, Enforce):
+                if isinstance(step, Enforce | PassBy):
                     self._troubles.pop(uid, None)
         return done
 
@@ -292,7 +287,12 @@ class Enrolment:
                 if self._session is not None and description is not None:
                     entry.announce(self._session, description)
             case Enforce(uid):
-                await self._enforce(self._entries[uid])
+                entry = self._entries[uid]
+                await self._off(entry.enforce, self._capture)
+                log.info("workload %s: captured by %s in %s", uid, self._capture.name, entry.workload.netns)
+            case PassBy(uid):
+                await self._off(self._entries[uid].pass_by, self._capture)
+                log.warning("workload %s: fails open: no proxy is connected, and its connections pass by the mesh", uid)
 
     async def _open(self, workload: LocalWorkload) -> None:
         entry = await self._off(make, workload, self._capture, generation=self._generation(), now_s=time.monotonic())
@@ -315,7 +315,7 @@ class Enrolment:
             self._add(entry)
 
     def _add(self, entry: Entry) -> None:
-        if entry.captured:
+        if entry.captured or entry.opened:
             entry.captured_since_s = time.time()
         self._entries[entry.workload.uid] = entry
         self._troubles.pop(entry.workload.uid, None)
@@ -334,14 +334,6 @@ class Enrolment:
         entry.generation = self._generation()
         entry.announced = None
         entry.adopted = entry.sent_descriptors = False
-
-    async def _enforce(self, entry: Entry) -> None:
-        await self._off(self._capture.apply, entry.namespace, entry.listeners, entry.workload.terms)
-        entry.inspection = await self._off(self._capture.inspect, entry.namespace, entry.workload.terms)
-        if not entry.captured:
-            raise KernelError(errno.EIO, entry.workload.netns, detail=entry.inspection.problem or "the capture did not hold")
-        entry.captured_since_s = entry.captured_since_s or time.time()
-        log.info("workload %s: captured by %s in %s", entry.workload.uid, self._capture.name, entry.workload.netns)
 
     async def _release(self, uid: str, *, gone: bool) -> None:
         entry = self._entries[uid]
@@ -367,12 +359,12 @@ class Enrolment:
         for uid, entry in self._entries.items():
             was_captured = entry.captured
             try:
-                entry.inspection = await self._off(self._capture.inspect, entry.namespace, entry.workload.terms)
+                await self._off(entry.look, self._capture)
                 entry.addresses = await self._off(entry.namespace.run, netlink.addresses)
             except OSError as error:
                 self._fail(uid, str(error))
                 continue
-            if was_captured and not entry.captured:
+            if was_captured and not entry.captured and not entry.opened:
                 problem = entry.inspection.problem or f"the capture is {entry.inspection.state}"
                 log.warning("workload %s: someone changed its capture: %s; putting it back", uid, problem)
 
@@ -381,12 +373,15 @@ class Enrolment:
     def _enrolled(self, entry: Entry) -> Enrolled:
         description = self._describe(entry.workload, entry.addresses)
         ready = description is not None and (description.identity_ready or entry.adopted)
+        now_s = time.monotonic()
         return Enrolled(
             workload=entry.workload,
             captured=entry.captured,
             announced=entry.announced is not None and (entry.announced == description or not ready),
             announceable=self._session is not None and ready,
-            overdue=time.monotonic() >= entry.opened_s + self._timing.identity_deadline_s,
+            overdue=entry.captured_since_s is not None or now_s >= entry.opened_s + self._timing.identity_deadline_s,
+            opened=entry.opened,
+            to_open=entry.workload.terms.fail_open and self._absence.has_lasted(self._timing.open_after_s, now_s),
         )
 
     def _generation(self) -> int:
@@ -396,20 +391,8 @@ class Enrolment:
 
     async def _record(self) -> None:
         """Written before a capture is applied and after it is removed, so that nothing of ours is ever forgotten."""
-        current = tuple(
-            sorted(
-                (
-                    *(Record(entry.workload) for entry in self._entries.values()),
-                    *self._removals.records(),
-                    *(
-                        ()
-                        if self._known.is_set()
-                        else (Record(workload) for uid, workload in self._desired.items() if uid not in self._entries)
-                    ),
-                ),
-                key=lambda record: (record.workload.uid, record.leaving),
-            )
-        )
+        expected = () if self._known.is_set() else self._desired.values()
+        current = records.of((entry.workload for entry in self._entries.values()), self._removals.records(), expected)
         if current != self._recorded:
             await self._off(records.save, self._store, current)
             self._recorded = current

@@ -18,7 +18,11 @@ class Enrolled:
     announceable: bool
     """There is a session, and what it must be told is known."""
     overdue: bool
-    """It waited long enough: captured without being served means closed, which is what was asked for."""
+    """It waited long enough, or was captured before: captured without being served means closed, which is what was asked for."""
+    opened: bool = False
+    """Its rules are in force, and let connections past the absent proxy."""
+    to_open: bool = False
+    """The proxy is away for long enough, and its terms are to fail open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,14 @@ class Adjust:
     workload: LocalWorkload
 
 
-Step = Release | Open | Change | Adjust | Announce | Enforce
+@dataclass(frozen=True, slots=True)
+class PassBy:
+    """Let its connections past the proxy, which is away."""
+
+    uid: str
+
+
+Step = Release | Open | Change | Adjust | Announce | Enforce | PassBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +111,15 @@ def plan(desired: Mapping[str, LocalWorkload], enrolled: Mapping[str, Enrolled],
     adjusts = [Adjust(accepted[uid]) for uid, held in staying.items() if uid not in changed and held.workload != accepted[uid]]
     announces = [Announce(uid) for uid, held in staying.items() if held.announceable and not held.announced]
     served = {step.uid for step in announces} | {uid for uid, held in staying.items() if held.announced}
-    enforces = [Enforce(uid) for uid, held in staying.items() if not held.captured and (uid in served or held.overdue)]
-    return Plan((*releases, *opens, *changes, *adjusts, *announces, *enforces), refused)
+    enforces = [Enforce(uid) for uid, held in staying.items() if _is_to_be_enforced(held, served=uid in served)]
+    opening = [PassBy(uid) for uid, held in staying.items() if held.captured and held.to_open]
+    return Plan((*releases, *opens, *changes, *adjusts, *announces, *enforces, *opening), refused)
+
+
+def _is_to_be_enforced(held: Enrolled, *, served: bool) -> bool:
+    if held.opened:
+        return served and not held.to_open
+    return not held.captured and (served or held.overdue)
 
 
 def _accept(desired: Mapping[str, LocalWorkload], node: NamespaceKey) -> tuple[dict[str, LocalWorkload], dict[str, str]]:
@@ -151,3 +169,5 @@ def _words(step: Step) -> str:
             return f"announce {uid} to the proxy"
         case Enforce(uid):
             return f"capture {uid}"
+        case PassBy(uid):
+            return f"let connections of {uid} past the absent proxy"

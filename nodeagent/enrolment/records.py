@@ -1,5 +1,6 @@
 """What was enrolled, on disk: an agent that starts anew knows what to keep, and what to take off."""
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
@@ -52,6 +53,13 @@ def load(store: Store) -> tuple[Record, ...]:
 def save(store: Store, records: tuple[Record, ...]) -> None:
     """Blocks."""
     store.write(_NAME, msgspec.json.encode(_File(_boot_id(), records)))
+
+
+def of(enrolled: Iterable[LocalWorkload], leaving: Iterable[Record], expected: Iterable[LocalWorkload]) -> tuple[Record, ...]:
+    """What is to be on disk. `expected`: what a former agent enrolled, and this one may not have come to yet."""
+    wanted = {workload.uid: workload for workload in expected} | {workload.uid: workload for workload in enrolled}
+    found = (*(Record(workload) for workload in wanted.values()), *leaving)
+    return tuple(sorted(found, key=lambda record: (record.workload.uid, record.leaving)))
 
 
 @cache

@@ -20,6 +20,8 @@ class EnrolmentState(StrEnum):
     CAPTURED = "captured"
     CLOSED = "closed"
     """Captured, but no proxy serves it: its connections are refused."""
+    OPEN = "open"
+    """No proxy serves it, and as its terms have it, its connections pass by the mesh."""
     LEAVING = "leaving"
 
 
@@ -33,6 +35,8 @@ class WorkloadStatus(Struct, frozen=True):
     problem: str = ""
     addresses: tuple[str, ...] = ()
     counters: dict[str, Counter] = {}
+    passed_openly: int = 0
+    """Handshakes that went past the absent proxy, since it is captured."""
 
 
 def describe_enrolment(workload: LocalWorkload, entry: Entry | None, problem: str, capture: str, *, connected: bool) -> WorkloadStatus:
@@ -40,11 +44,22 @@ def describe_enrolment(workload: LocalWorkload, entry: Entry | None, problem: st
     if entry is None:
         return WorkloadStatus(workload, EnrolmentState.WAITING, capture, problem=problem)
     served = entry.announced is not None
-    state = (EnrolmentState.CAPTURED if served else EnrolmentState.CLOSED) if entry.captured else EnrolmentState.LISTENING
+    state = _state(entry, served=served)
     if not problem and not served:
         problem = "waiting for its identity" if connected else "no proxy is connected"
-    problem = "; ".join(one for one in (problem, workload.terms_problem, entry.inspection.remark) if one)
-    return WorkloadStatus(workload, state, capture, entry.captured_since_s, problem, entry.addresses, entry.inspection.counters)
+    openly = f"passed by the mesh while its proxy was away: {entry.passed_openly}" if entry.passed_openly else ""
+    problem = "; ".join(one for one in (problem, workload.terms_problem, entry.inspection.remark, openly) if one)
+    return WorkloadStatus(
+        workload, state, capture, entry.captured_since_s, problem, entry.addresses, entry.inspection.counters, entry.passed_openly
+    )
+
+
+def _state(entry: Entry, *, served: bool) -> EnrolmentState:
+    if entry.opened:
+        return EnrolmentState.OPEN
+    if not entry.captured:
+        return EnrolmentState.LISTENING
+    return EnrolmentState.CAPTURED if served else EnrolmentState.CLOSED
 
 
 class Trouble(Struct, frozen=True):

@@ -30,6 +30,18 @@ class Readings:
     """The kernel counts connections between workloads."""
     kubelet_connections: int = 0
     """That were recorded, so that they pass as probes."""
+    fail_open: Sequence["FailingOpen"] = ()
+    """The workloads that are to fail open."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailingOpen:
+    """A workload whose connections pass by the mesh while no proxy serves it. `passed`: handshakes that did, since it is captured."""
+
+    workload: str
+    namespace: str
+    is_open: bool
+    passed: int
 
 
 class AgentMetrics:
@@ -66,6 +78,7 @@ class _AgentCollector(Collector):
             "type",
             {u: len(n) for u, n in readings.rejected.items()},
         )
+        yield from _failing_open(readings.fail_open)
         yield from _certificates(readings.certificates)
         yield CounterMetricFamily(
             "nodemesh_kubelet_connections_recorded",
@@ -99,6 +112,18 @@ class _AgentCollector(Collector):
             "what",
             {"label_sets": recorder.flows.evicted, "rows": recorder.unattributed_rows, "tcp_label_sets": self._tcp.evicted},
         )
+
+
+def _failing_open(workloads: Sequence[FailingOpen]) -> Iterator[Family]:
+    labels = ["workload", "namespace"]
+    now = GaugeMetricFamily("nodemesh_capture_open", "1 while connections pass by the mesh, since no proxy is there.", labels=labels)
+    passed = CounterMetricFamily(
+        "nodemesh_capture_fail_open", "Handshakes that passed by the mesh, since no proxy was there.", labels=labels
+    )
+    for one in workloads:
+        now.add_metric([one.workload, one.namespace], float(one.is_open))
+        passed.add_metric([one.workload, one.namespace], one.passed)
+    yield from (now, passed)
 
 
 def _certificates(states: Sequence[IdentityState]) -> Iterator[Family]:

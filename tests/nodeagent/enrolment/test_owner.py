@@ -10,13 +10,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nodeagent.capture.base import CaptureState
 from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.capture.terms import Terms
 from nodeagent.enrolment.entry import Description
-from nodeagent.enrolment.owner import Enrolment, Timing
+from nodeagent.enrolment.owner import Enrolment
 from nodeagent.enrolment.records import load
 from nodeagent.enrolment.status import EnrolmentState
+from nodeagent.enrolment.timing import Timing
 from nodeagent.linux.namespaces import Namespace, key_at
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.state.files import StateDirectory
@@ -24,6 +27,7 @@ from nodeagent.ztunnel import protocol
 from nodeagent.ztunnel.protocol import Held, HeldWorkload, ListenerKind, RemoveWorkload, SetWorkload, ToProxy
 from nodeagent.ztunnel.transport import Session, SessionClosed
 from tests.nodeagent.pods import Pair, Side, pair
+from tests.nodeagent.standin import Application
 from tests.nodeagent.waiting import until
 
 capture = NftablesCapture()
@@ -420,3 +424,60 @@ def test_the_plan_can_be_printed(store: StateDirectory) -> None:
         return str(Enrolment(Listed(), capture, describe, store).plan())
 
     assert asyncio.run(empty()) == ""
+
+
+def on_terms(side: Side, terms: Terms) -> LocalWorkload:
+    return replace(workload(side), terms=terms)
+
+
+async def test_other_terms_are_applied_to_a_live_pod_and_make_no_other_of_it(network: Pair, store: StateDirectory, peer: Peer) -> None:
+    some = Terms(exclude_outbound_ports=(3306,))
+    runtime = Listed(workload(network.pod))
+    async with enrolling(runtime, store) as enrolment:
+        await enrolment.begin_session(peer.session, (), ())
+        before = peer.served("web")
+        runtime.say(on_terms(network.pod, some))
+        await until(lambda: capture.inspect(network.pod.namespace, some).state is CaptureState.CAPTURED)
+        await until(lambda: state(enrolment) == EnrolmentState.CAPTURED)
+        assert before is not None
+        assert [one for one in peer.read() if one != before] == []
+        assert load(store)[0].workload.terms == some, "an agent that starts anew knows what to look for"
+
+
+async def test_it_fails_open_where_it_may_and_closes_when_a_proxy_serves_it(network: Pair, store: StateDirectory, peer: Peer) -> None:
+    pod, client = network.pod, network.client
+    runtime = Listed(on_terms(pod, Terms(fail_open=True)))
+    async with enrolling(runtime, store, timing=timed(open_after_s=0.2)) as enrolment:
+        await enrolment.begin_session(peer.session, (), ())
+        assert state(enrolment) == EnrolmentState.CAPTURED
+        enrolment.end_session(peer.session)
+        await until(lambda: state(enrolment) == EnrolmentState.OPEN)
+        with Application(pod, 8080), Application(client, 8080):
+            for side, other in ((client, pod), (pod, client)):
+                with await asyncio.to_thread(side.dial, other.addresses[socket.AF_INET], 8080) as made:
+                    await asyncio.to_thread(made.sendall, b"x")
+                    assert await asyncio.to_thread(made.recv, 100)
+        await enrolment.look()
+        [status] = enrolment.status()
+        assert status.passed_openly == 2
+        assert "no proxy is connected; passed by the mesh while its proxy was away: 2" in status.problem
+        fresh = Peer()
+        await enrolment.begin_session(fresh.session, (), ())
+        assert state(enrolment) == EnrolmentState.CAPTURED
+        assert enrolment.status()[0].passed_openly == 2
+        enrolment.end_session(fresh.session)
+        await until(lambda: state(enrolment) == EnrolmentState.OPEN)
+        runtime.say(workload(pod))
+        await until(lambda: captured(pod) and state(enrolment) == EnrolmentState.CLOSED)
+        fresh.close()
+
+
+async def test_without_leave_it_stays_closed_however_long_the_proxy_is_away(network: Pair, store: StateDirectory, peer: Peer) -> None:
+    other = on_terms(network.client, Terms(fail_open=True))
+    both = Listed(workload(network.pod), replace(other, uid="b", name="b"))
+    async with enrolling(both, store, timing=timed(open_after_s=0.1)) as enrolment:
+        await enrolment.begin_session(peer.session, (), ())
+        enrolment.end_session(peer.session)
+        await until(lambda: state(enrolment, "b") == EnrolmentState.OPEN)
+        assert state(enrolment) == EnrolmentState.CLOSED
+        assert captured(network.pod)

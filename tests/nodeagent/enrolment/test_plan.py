@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.capture.terms import TOTAL, Terms
-from nodeagent.enrolment.plan import Adjust, Announce, Change, Enforce, Enrolled, Open, Plan, Release, plan, uid_of
+from nodeagent.enrolment.plan import Adjust, Announce, Change, Enforce, Enrolled, Open, PassBy, Plan, Release, plan, uid_of
 from nodeagent.linux.namespaces import NamespaceKey
 from nodeagent.runtime.base import LocalWorkload
 
@@ -32,6 +32,9 @@ def other_terms(one: LocalWorkload) -> LocalWorkload:
 FRESH = {"captured": False, "announced": False, "announceable": False}
 
 
+OPENED = {"captured": False, "opened": True, "announced": False}
+
+
 @pytest.mark.parametrize(
     ("desired", "enrolled", "text"),
     [
@@ -45,6 +48,11 @@ FRESH = {"captured": False, "announced": False, "announceable": False}
         ([workload()], [held(workload(), announced=False)], "announce a to the proxy"),
         ([other_terms(workload())], [held(workload())], "capture a on other terms"),
         ([other_terms(workload(account="b"))], [held(workload())], "change a to service account b"),
+        ([workload()], [held(workload(), announced=False, announceable=False, to_open=True)], "let connections of a past the absent proxy"),
+        ([workload()], [held(workload(), **OPENED, announceable=False, to_open=True)], ""),
+        ([workload()], [held(workload(), **OPENED, announceable=False, overdue=True)], ""),
+        ([workload()], [held(workload(), **OPENED)], "announce a to the proxy\ncapture a"),
+        ([workload()], [held(workload(), **FRESH, to_open=True)], ""),
         ([], [held(workload())], "release a: no longer listed"),
         (
             [workload(network=TWO)],
@@ -108,6 +116,8 @@ def applied(made: Plan, enrolled: dict[str, Enrolled]) -> dict[str, Enrolled]:
                 after[one.uid] = replace(after[one.uid], workload=one, captured=False)
             case Announce(uid):
                 after[uid] = replace(after[uid], announced=True)
+            case PassBy(uid):
+                raise AssertionError("nobody is away")
             case Enforce(uid):
                 assert after[uid].announced or after[uid].overdue
                 after[uid] = replace(after[uid], captured=True)

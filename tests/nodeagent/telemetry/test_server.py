@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nodeagent.identity.schedule import IdentityState, State
 from nodeagent.telemetry.access_log import AccessLog
-from nodeagent.telemetry.gauges import AgentMetrics, Readings
+from nodeagent.telemetry.gauges import AgentMetrics, FailingOpen, Readings
 from nodeagent.telemetry.labels import Reporter, flow_attributes
 from nodeagent.telemetry.recorder import MAX_POLICIES, Recorder, SessionRecorder
 from nodeagent.telemetry.records import as_json
@@ -31,6 +31,7 @@ READINGS = Readings(
     rejected={"type.googleapis.com/istio.security.Authorization": {"ns/bad": "no"}},
     proxy=ProxyStatus(1, 5, 2, 3, 10, 20, 0, 12345678, {"memory": 4}),
     kubelet_connections=12,
+    fail_open=(FailingOpen("web", "shop", is_open=True, passed=3),),
 )
 
 
@@ -129,6 +130,8 @@ async def test_the_page_holds_flows_and_the_agents_own_and_is_fresh() -> None:
         "nodemesh_flow_metrics_lost_total rows": 1,
         "nodemesh_flow_metrics_lost_total tcp_label_sets": 0,
         "nodemesh_tcp_telemetry": 0,
+        "nodemesh_capture_open": 1,
+        "nodemesh_capture_fail_open_total": 3,
         "nodemesh_proxy_connections": 5,
         "nodemesh_proxy_tunnels inbound": 2,
         "nodemesh_proxy_tunnels outbound": 3,

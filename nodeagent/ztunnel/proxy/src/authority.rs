@@ -5,6 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 /// The mesh's own ports; an authority or original destination never names one.
 pub const PROXY_PORTS: [u16; 8] = [15000, 15001, 15006, 15007, 15008, 15020, 15021, 15053];
 
+/// Where plaintext that comes in is captured.
+pub const INBOUND_PORT: u16 = 15006;
+
 pub fn is_proxy_port(port: u16) -> bool {
     PROXY_PORTS.contains(&port)
 }

@@ -1,6 +1,5 @@
 //! System calls of sockets and of this process, each in a few lines, over libraries that make them safe.
 
-use crate::authority::is_proxy_port;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -13,15 +12,22 @@ const MARK_OWN: u32 = 0x539;
 /// Marks connections to the application that keep the client's address, so that their replies come back here.
 const MARK_TO_APPLICATION: u32 = 0x111;
 
-/// Where a captured connection was going: the socket's own address, unless translation turned it to a listener of ours, whose address is
-/// loopback (which is never captured) or has a port of the mesh (which is no destination): then the kernel knows what it was.
+/// Where a captured connection was going: the socket's own address, unless translation turned it to loopback, which is never captured.
 pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
     let own = stream.local_addr().map(canonical)?;
-    if !own.ip().is_loopback() && !is_proxy_port(own.port()) {
-        return Ok(own);
-    }
+    if own.ip().is_loopback() { before_translation(stream) } else { Ok(own) }
+}
+
+/// The same for a listener of `port`, to which translation turns what comes in, at whichever address of the pod: nothing else is for that
+/// port, so that what was not translated is for the port itself.
+pub fn original_destination_by(port: u16, stream: &TcpStream) -> io::Result<SocketAddr> {
+    let own = stream.local_addr().map(canonical)?;
+    if own.port() == port { before_translation(stream).or(Ok(own)) } else { Ok(own) }
+}
+
+fn before_translation(stream: &TcpStream) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
-    let address = if own.is_ipv4() { socket.original_dst_v4()? } else { socket.original_dst_v6()? };
+    let address = if stream.local_addr()?.is_ipv4() { socket.original_dst_v4()? } else { socket.original_dst_v6()? };
     address.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 

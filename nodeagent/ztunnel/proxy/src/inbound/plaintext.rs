@@ -5,7 +5,7 @@
 
 use super::connect_application;
 use crate::answers::Flow;
-use crate::authority::admit_address;
+use crate::authority::{INBOUND_PORT, admit_address};
 use crate::failure::{Failure, Flag};
 use crate::protocol::{Direction, Via};
 use crate::worker::{ConnGuard, Opening, Worker, Workload};
@@ -15,9 +15,8 @@ use std::rc::Rc;
 use tokio::net::TcpStream;
 
 pub async fn serve(worker: Rc<Worker>, workload: Rc<Workload>, client: TcpStream, source: SocketAddr, via: Via) {
-    // What the kernel did not translate was dialled as it is: a port of the mesh, which is refused below.
-    let destination = sys::original_destination(&client).or_else(|_| client.local_addr().map(sys::canonical));
-    let Ok(destination) = destination else { return };
+    // A port of the mesh, if the kernel did not translate it, is refused below.
+    let Ok(destination) = sys::original_destination_by(INBOUND_PORT, &client) else { return };
     let opening = Opening { workload, direction: Direction::Inbound, via, source, destination, source_identity: None };
     let Some(conn) = worker.open_connection(opening) else {
         return sys::reset_on_close(&client);
