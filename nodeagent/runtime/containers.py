@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -76,15 +77,16 @@ class ContainersRuntime:
         async with module.Engine(self._socket, f"{LABEL_DATAPLANE_MODE}=ambient") as engine:
             self._engine = engine
             try:
-                async for listed in engine.containers(tick_s=_LOOK_S):
-                    if listed is not None:
-                        await asyncio.to_thread(self._take, listed)
-                    elif self._engine.last is None or all(held.there for held in self._held.values()):
-                        continue
-                    current = self._current()
-                    if current != yielded:
-                        yielded = current
-                        yield current
+                async with aclosing(engine.containers(tick_s=_LOOK_S)) as lists:
+                    async for listed in lists:
+                        if listed is not None:
+                            await asyncio.to_thread(self._take, listed)
+                        elif engine.last is None or all(held.there for held in self._held.values()):
+                            continue
+                        current = self._current()
+                        if current != yielded:
+                            yielded = current
+                            yield current
             finally:
                 for held in self._held.values():
                     held.namespace.close()
