@@ -10,6 +10,7 @@ from nodeagent.cni.attachments import Attachments
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.runtime.places import Place, Places, Sought
 from nodeagent.runtime.pods import Pod, PodBook, Standing
+from nodeagent.runtime.probe_ports import probe_ports
 from nodeagent.turn import Turn
 
 _LOOK_S: Final = 0.1
@@ -116,6 +117,7 @@ class KubernetesRuntime:
             network=place.key if place else None,
             terms=terms,
             terms_problem=problem,
+            probe_ports=probe_ports((*pod.spec.containers, *pod.spec.init_containers)),
             instance=pod.uid,
             started_ticks=place.started_ticks if place else 0,
         )

@@ -7,6 +7,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from meshapi import wire
+from nodeagent.runtime.probe_ports import Container
 
 _SIDECAR_STATUS: Final = "sidecar.istio.io/status"
 _MIRROR: Final = "kubernetes.io/config.mirror"
@@ -33,6 +34,8 @@ class Meta(Struct, frozen=True, rename="camel"):
 class PodSpec(Struct, frozen=True, rename="camel"):
     host_network: bool = False
     service_account_name: str = wire.DEFAULT_SERVICE_ACCOUNT
+    containers: tuple[Container, ...] = ()
+    init_containers: tuple[Container, ...] = ()
 
 
 class PodIP(Struct, frozen=True):

@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from nodeagent.runtime.pods import Meta, Namespace, Pod, PodBook, PodIP, PodSpec, PodStatus, Standing, enrolled
+from nodeagent.runtime.probe_ports import Container
 
 MODE = "istio.io/dataplane-mode"
 
@@ -58,7 +59,7 @@ def test_the_api_server_s_words_are_read() -> None:
     )
     read = msgspec.json.decode(text, type=Pod)
     status = PodStatus("Running", "10.0.0.1", (PodIP("10.0.0.1"), PodIP("fd00::1")))
-    assert read == Pod(Meta("a", "b", "c"), PodSpec(host_network=True, service_account_name="d"), status)
+    assert read == Pod(Meta("a", "b", "c"), PodSpec(host_network=True, service_account_name="d", containers=(Container(),)), status)
     assert read.addresses == ("10.0.0.1", "fd00::1")
 
 
