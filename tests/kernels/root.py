@@ -135,7 +135,7 @@ def _needed(name: str) -> set[str]:
 
 def _add_repository(root: Root) -> None:
     for part in PARTS:
-        for pattern in ("*.py", "*.nft", "*.binpb", "*.bpf.o"):
+        for pattern in ("*.py", "*.nft", "*.binpb", "*.bpf.o", "*.bpf.c", "*.h"):
             for file in (REPOSITORY / part).rglob(pattern):
                 root.add(file)
     for file in ("nodeagent/ztunnel/bin/nodemesh-proxy", "pyproject.toml"):

@@ -35,28 +35,32 @@ pub async fn both_ways(buffers: &Buffers, conn: &Conn, client: &TcpStream, serve
 }
 
 async fn one_way(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<()> {
+    let mut bulk = false;
     loop {
         from.readable().await?;
-        match copy_some(buffers, from, to, count).await {
-            Ok(0) => {
+        let step = if bulk { splice_burst(buffers, from, to, count).await } else { copy_some(buffers, from, to, count).await };
+        match step {
+            Ok(Step { ended: true, .. }) => {
                 sys::shut_down_writing(to);
                 return Ok(());
             }
-            Ok(copied) if copied >= BULK_BYTES => {
-                if splice_bulk(buffers, from, to, count).await? {
-                    sys::shut_down_writing(to);
-                    return Ok(());
-                }
-            }
-            Ok(_) => {}
+            // What comes next is taken to be as what came last: a byte spliced costs more calls than one that is copied.
+            Ok(Step { bytes, .. }) => bulk = bytes >= BULK_BYTES,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
 }
 
+/// What one step has moved.
+struct Step {
+    bytes: usize,
+    /// `from` has ended.
+    ended: bool,
+}
+
 /// One read through the worker's buffer; what `to` does not take at once is kept until it does.
-async fn copy_some(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<usize> {
+async fn copy_some(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<Step> {
     let (got, rest) = {
         let mut buffer = buffers.send();
         let got = readiness::read(from, &mut buffer[..BULK_BYTES])?;
@@ -80,15 +84,15 @@ async fn copy_some(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &
             Err(error) => return Err(error),
         }
     }
-    Ok(got)
+    Ok(Step { bytes: got, ended: got == 0 })
 }
 
-/// Splices until `from` has nothing left for now; true at its end.
-async fn splice_bulk(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<bool> {
+/// Splices until `from` has nothing left for now. Without a pipe it copies.
+async fn splice_burst(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<Step> {
     let Ok(pipe) = buffers.take_pipe() else {
-        return Ok(false);
+        return copy_some(buffers, from, to, count).await;
     };
-    let mut turns = 0;
+    let (mut turns, mut bytes) = (0, 0);
     let ended = loop {
         let got = match from.try_io(Interest::READABLE, || move_bytes(from, &pipe.write, PIPE_BYTES)) {
             Ok(got) => got,
@@ -99,6 +103,7 @@ async fn splice_bulk(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count:
             break true;
         }
         drain(&pipe, got, to, count).await?;
+        bytes += got;
         turns += 1;
         if turns % TURNS == 0 {
             tokio::task::yield_now().await;
@@ -106,7 +111,7 @@ async fn splice_bulk(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count:
     };
     // Only an empty pipe goes back: after an error it is closed with what it holds.
     buffers.give_pipe(pipe);
-    Ok(ended)
+    Ok(Step { bytes, ended })
 }
 
 async fn drain(pipe: &Pipe, bytes: usize, to: &TcpStream, count: &impl Fn(usize)) -> io::Result<()> {
