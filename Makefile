@@ -78,7 +78,7 @@ test-kernels: setup
 	@tools/packages.sh $(APT_KERNELS)
 	$(BIN)/python -m tests.kernels $(KERNELS)
 
-bench: setup envoy
+bench: setup envoy kube
 	@$(BIN)/python tools/preflight.py
 	$(BIN)/python -m demo.bench $(addprefix --part=,$(PART))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from demo.bench.captures import measure_captures
 from demo.bench.control import measure_control
 from demo.bench.footprint import measure_footprint
+from demo.bench.kubernetes import measure_kubernetes
 from demo.bench.mesh import Say
 from demo.bench.paths import measure_paths
 from demo.bench.results import Result
@@ -18,6 +19,7 @@ PARTS: Mapping[str, Callable[[Say, int], list[Result]]] = {
     "captures": measure_captures,
     "footprint": measure_footprint,
     "control": measure_control,
+    "kubernetes": measure_kubernetes,
 }
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
-import yaml
 
 from control.backing import KubernetesSettings, kubernetes
 from control.ca.service_accounts import TrustedAccounts
@@ -18,41 +17,14 @@ from control.model.settings import MeshSettings
 from control.serve import serve
 from tests.control.agent import Agent
 from tests.kube.admin import Manifest
-from tests.kube.cluster import REPOSITORY, Cluster
+from tests.kube.cluster import Cluster
 from tests.kube.objects import node, run_pod
 from tests.kube.ports import free_ports
 from tests.kube.relay import Relay, relay
+from tests.kube.rights import ACCOUNT, install_rights
 
-RBAC = REPOSITORY / "deploy/daemonset/base/controller-rbac.yaml"
-ACCOUNT = "nodemesh-controller"
 AUDIENCE = "istio-ca"
 READY_S = 30.0
-
-
-def install_rights(kube: Cluster, namespace: str) -> None:
-    """The account of the controller in `namespace`, with the ClusterRole (and the Role, there) of the manifest and nothing else."""
-    kube.service_account(namespace, ACCOUNT)
-    for item in yaml.safe_load_all(RBAC.read_text()):
-        meta = {"name": f"{item['metadata']['name']}-{namespace}"} | ({"namespace": namespace} if item["kind"] == "Role" else {})
-        if item["kind"] in {"ClusterRole", "Role"}:
-            kube.admin.apply({**item, "metadata": meta})
-            kube.admin.apply(
-                {
-                    "apiVersion": "rbac.authorization.k8s.io/v1",
-                    "kind": f"{item['kind']}Binding",
-                    "metadata": meta,
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": item["kind"], "name": meta["name"]},
-                    "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}],
-                }
-            )
-
-
-def controller_kubeconfig(kube: Cluster, directory: Path, *, server: str | None = None) -> tuple[Path, str]:
-    """A kubeconfig of a controller with its rights in a namespace of its own, and that namespace."""
-    namespace = kube.namespace("controller")
-    install_rights(kube, namespace)
-    path = directory / f"kubeconfig-{secrets.token_hex(3)}"
-    return kube.kubeconfig(path, kube.admin.token(namespace, ACCOUNT), server=server), namespace
 
 
 class KubeWorld:

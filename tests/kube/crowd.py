@@ -10,9 +10,9 @@ PODS_A_NODE = 100
 PODS_A_SERVICE = 10
 
 
-def crowd(prefix: str, pods: int) -> Iterator[tuple[str, Manifest]]:
+def crowd(prefix: str, pods: int, pods_a_node: int = PODS_A_NODE) -> Iterator[tuple[str, Manifest]]:
     """Nodes, namespaces, services, slices and pods, each with the key that etcd has it under; ten pods to a service."""
-    for number in range(pods // PODS_A_NODE):
+    for number in range(pods // pods_a_node):
         name = f"{prefix}-n{number}"
         yield (
             f"/registry/minions/{name}",
@@ -26,7 +26,7 @@ def crowd(prefix: str, pods: int) -> Iterator[tuple[str, Manifest]]:
         yield from _service(prefix, number)
     for number in range(pods):
         namespace = namespace_of(prefix, number)
-        yield pod_key(namespace, f"p{number}"), crowd_pod(prefix, number)
+        yield pod_key(namespace, f"p{number}"), crowd_pod(prefix, number, pods_a_node)
 
 
 def namespace_of(prefix: str, pod_number: int) -> str:
@@ -37,10 +37,10 @@ def address_of(pod_number: int) -> str:
     return str(IPv4Address("10.128.0.0") + pod_number + 1)
 
 
-def crowd_pod(prefix: str, number: int) -> Manifest:
+def crowd_pod(prefix: str, number: int, pods_a_node: int = PODS_A_NODE) -> Manifest:
     """About six kilobytes, as a pod of a Deployment has them."""
     labels = {"app": f"s{number // PODS_A_SERVICE}", "pod-template-hash": "5d4f8c7b9", "version": "v1"}
-    made = pod(namespace_of(prefix, number), f"p{number}", node=f"{prefix}-n{number // PODS_A_NODE}", labels=labels)
+    made = pod(namespace_of(prefix, number), f"p{number}", node=f"{prefix}-n{number // pods_a_node}", labels=labels)
     made["metadata"]["ownerReferences"] = [
         {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"s{number // PODS_A_SERVICE}-5d4f8c7b9", "uid": "u", "controller": True}
     ]

@@ -14,10 +14,11 @@ from cryptography import x509
 from control.ca.own_root import ensure_own_authority
 from tests.control.agent import bearer, create
 from tests.control.fakes import csr_pem, new_key
-from tests.control.kube_controller import ACCOUNT, KubeWorld, install_rights, kube_world
+from tests.control.kube_controller import KubeWorld, kube_world
 from tests.kube.admin import APIError
 from tests.kube.cluster import Cluster
 from tests.kube.objects import run_pod
+from tests.kube.rights import ACCOUNT, install_rights
 
 WAIT_S = 20.0
 ROOTS = "istio-ca-root-cert"

@@ -16,10 +16,10 @@ from control.source.kubernetes.source import KubernetesSource
 from kubeapi import follower
 from kubeapi.access import from_kubeconfig
 from kubeapi.client import KubeClient
-from tests.control.kube_controller import controller_kubeconfig
 from tests.kube.cluster import Cluster
 from tests.kube.objects import node, pod, pod_key, run_pod, service, stored
 from tests.kube.relay import Relay, relay
+from tests.kube.rights import controller_kubeconfig
 
 WAIT_S = 20.0
 
