@@ -7,6 +7,7 @@ from pathlib import Path
 
 from demo.bench.captures import measure_captures
 from demo.bench.control import measure_control
+from demo.bench.denials import measure_denials
 from demo.bench.footprint import measure_footprint
 from demo.bench.kubernetes import measure_kubernetes
 from demo.bench.mesh import Say
@@ -17,6 +18,7 @@ from demo.report import make_console
 PARTS: Mapping[str, Callable[[Say, int], list[Result]]] = {
     "paths": measure_paths,
     "captures": measure_captures,
+    "denials": measure_denials,
     "footprint": measure_footprint,
     "control": measure_control,
     "kubernetes": measure_kubernetes,

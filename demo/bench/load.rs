@@ -1,8 +1,8 @@
-//! The benchmarks' load: a server, and clients that measure bulk, round trips, new connections and idle connections.
+//! The benchmarks' load: a server, and clients that measure bulk, round trips, new, refused and idle connections.
 //!
 //! The standard library only, so that `rustc -O` builds it; prints one JSON object per run.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -26,8 +26,9 @@ fn main() {
         ["bulk", address, seconds, streams] => bulk(address, seconds, streams),
         ["rtt", address, count] => round_trips(address, count),
         ["rate", address, seconds, clients] => rate(address, seconds, clients),
+        ["refused", address, seconds, clients] => refused(address, seconds, clients),
         ["idle", address, count] => idle(address, count),
-        _ => Err("usage: load serve PORT | bulk ADDRESS SECONDS STREAMS | rtt ADDRESS COUNT | rate ADDRESS SECONDS CLIENTS | idle ADDRESS COUNT".into()),
+        _ => Err("usage: load serve PORT | bulk ADDRESS SECONDS STREAMS | rtt ADDRESS COUNT | rate ADDRESS SECONDS CLIENTS | refused ADDRESS SECONDS CLIENTS | idle ADDRESS COUNT".into()),
     };
     if let Err(error) = outcome {
         eprintln!("load: {error}");
@@ -160,6 +161,32 @@ fn round_trips(address: &str, count: &str) -> Result<()> {
 }
 
 fn rate(address: &str, seconds: &str, clients: &str) -> Result<()> {
+    repeat(address, seconds, clients, |address| {
+        let mut stream = connect(address, ONCE)?;
+        echo(&mut stream)?;
+        if stream.read(&mut [0])? != 0 {
+            return Err("more than was sent came back".into());
+        }
+        Ok(())
+    })
+}
+
+/// Connections that are refused, or closed without an answer.
+fn refused(address: &str, seconds: &str, clients: &str) -> Result<()> {
+    repeat(address, seconds, clients, |address| {
+        let outcome = TcpStream::connect_timeout(&address.parse()?, TIMEOUT).and_then(|mut stream| {
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.read(&mut [0])
+        });
+        match outcome {
+            Ok(0) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => Ok(()),
+            other => Err(format!("neither refused nor closed: {other:?}").into()),
+        }
+    })
+}
+
+fn repeat(address: &str, seconds: &str, clients: &str, once: fn(&str) -> Result<()>) -> Result<()> {
     let duration = Duration::from_secs_f64(seconds.parse()?);
     let done = Arc::new(AtomicU64::new(0));
     let begin = Instant::now();
@@ -168,11 +195,7 @@ fn rate(address: &str, seconds: &str, clients: &str) -> Result<()> {
             let (address, done) = (address.to_owned(), Arc::clone(&done));
             thread::spawn(move || -> Result<()> {
                 while begin.elapsed() < duration {
-                    let mut stream = connect(&address, ONCE)?;
-                    echo(&mut stream)?;
-                    if stream.read(&mut [0])? != 0 {
-                        return Err("more than was sent came back".into());
-                    }
+                    once(&address)?;
                     done.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(())

@@ -74,6 +74,13 @@ def new_connections(cost: str) -> Metric:
     )
 
 
+def refused_connections(cost: str) -> Metric:
+    """Connections that come to nothing, by four clients at once, and what one costs."""
+    words = ("refused", str(SECONDS), "4")
+    cost_of = Cost(f"{cost}, refused connections", "ms each", "thousand_connections")
+    return Metric("refused connections", "1/s", "more", words, "connections_per_s", cost_of)
+
+
 def build_load(directory: Path) -> Path:
     """Compiles the load program."""
     binary = directory / "load"
