@@ -92,36 +92,39 @@ class KubeletProbes:
         """Takes everything off."""
         async with self._busy:
             self._wanted, self._why_not = None, "the node is leaving the mesh"
-            self.state = await asyncio.to_thread(self._look)
+            self.state = await asyncio.to_thread(self._look, thorough=True)
 
-    def _look(self) -> KubeletState:
+    def _look(self, *, thorough: bool = False) -> KubeletState:
+        thorough = thorough or self._looks % _CHECK_EVERY == 0
         self._looks += 1
-        if self._unchanged() and self._looks % _CHECK_EVERY:
+        if not thorough and (self._wanted is None or self._unchanged()):
             return self.state
         try:
-            return self._attach()
+            return self._tidied() if self._wanted is None else self._attach(self._wanted)
         except OSError as error:
             self._current = None
             return KubeletState(problem=str(error))
 
     def _unchanged(self) -> bool:
         """Whether the cgroup that was attached to is where it was."""
-        return self._wanted is not None and self._current is not None and cgroups.id_at(self._current[1]) == self._current[0]
+        return self._current is not None and cgroups.id_at(self._current[1]) == self._current[0]
 
-    def _attach(self) -> KubeletState:
+    def _tidied(self) -> KubeletState:
+        """Nobody's connections are to be known."""
+        self._forget(self._written())
+        self._recorder.sweep()
+        return KubeletState(problem=self._why_not)
+
+    def _attach(self, wanted: KubeletCgroup) -> KubeletState:
         former = self._written()
-        if self._wanted is None:
-            self._forget(former)
-            self._recorder.sweep()
-            return KubeletState(problem=self._why_not)
         try:
-            cgroup = find(self._wanted)
+            cgroup = find(wanted)
         except KernelError:
+            # A unit that was stopped takes its cgroup along; one that is named no more may still be there.
             self._forget(former)
-            self._recorder.sweep()
             raise
         with cgroup:
-            self._write(former | {cgroup.id})
+            self._note(former | {cgroup.id})
             self._recorder.attach(cgroup)
             self._forget(former - {cgroup.id})
             self._recorder.sweep()
@@ -132,7 +135,7 @@ class KubeletProbes:
     def _forget(self, former: frozenset[int]) -> None:
         for number in former:
             self._recorder.detach(_Former(number))
-        self._write(self._written() - former)
+        self._note(self._written() - former)
 
     def _written(self) -> frozenset[int]:
         if self._attached is None:
@@ -144,7 +147,7 @@ class KubeletProbes:
                 self._attached = frozenset()
         return self._attached
 
-    def _write(self, numbers: frozenset[int]) -> None:
+    def _note(self, numbers: frozenset[int]) -> None:
         if numbers == self._attached:
             return
         if numbers:
