@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from control.ca.private_files import make_private_directory
 from control.ca.service_accounts import Accounts, TrustedAccounts
 from control.ca.token_review import TokenReviewer
 from control.cluster.duties import do_duties
@@ -16,7 +17,9 @@ from control.cluster.election import Terms
 from control.cluster.elector import Elector
 from control.cluster.root_configmaps import RootConfigMaps
 from control.cluster.root_secret import RootSecret
+from control.cluster.shared_revocations import SharedRevocations
 from control.cluster.status_writer import StatusWriter
+from control.controller import REVOCATIONS_FILE, Controller
 from control.kinds import Kind
 from control.metrics import Metrics
 from control.model.mesh import Mesh
@@ -26,11 +29,11 @@ from control.source.kubernetes.source import KubernetesSource
 from kubeapi.access import from_kubeconfig, in_cluster
 from kubeapi.client import KubeClient
 
-Work = Callable[[Mesh, Callable[[], str]], Awaitable[None]]
-"""Goes on beside serving, once the mesh is whole; gets the mesh, and the roots (PEM) of now."""
+Work = Callable[[Mesh, Controller], Awaitable[None]]
+"""Goes on beside serving, once the mesh is whole."""
 
 
-async def no_work(_mesh: Mesh, _roots: Callable[[], str]) -> None:
+async def no_work(_mesh: Mesh, _controller: Controller) -> None:
     """For a backing that nothing is written to."""
 
 
@@ -85,29 +88,43 @@ def kubernetes(settings: KubernetesSettings) -> OpenBacking:
         access = from_kubeconfig(settings.kubeconfig) if settings.kubeconfig else in_cluster()
         async with KubeClient(access) as client:
             namespace = settings.namespace or client.namespace or settings.root_namespace
+            make_private_directory(settings.state_dir)
             root = None
             if settings.authority_dir is None:
                 root = RootSecret(client, namespace, settings.state_dir / "ca", settings.trust_domain, time.time)
                 await root.prepare()
+            revocations = SharedRevocations(client, namespace, metrics)
+            await revocations.prepare(settings.state_dir / REVOCATIONS_FILE)
             yield Backing(
                 source=KubernetesSource(client, settings.root_namespace, metrics),
                 accounts=Accounts(settings.trusted, TokenReviewer(client, time.monotonic)),
                 authority_dir=settings.state_dir / "ca" if root is not None and root.given else settings.authority_dir,
-                work=_work(client, namespace, settings.terms, root, metrics),
+                work=_work(_Parts(client, namespace, settings.terms, metrics), root, revocations),
             )
 
     return opened
 
 
-def _work(client: KubeClient, namespace: str, terms: Terms, root: RootSecret | None, metrics: Metrics) -> Work:
-    async def work(mesh: Mesh, roots: Callable[[], str]) -> None:
+@dataclass(frozen=True)
+class _Parts:
+    client: KubeClient
+    namespace: str
+    terms: Terms
+    metrics: Metrics
+
+
+def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations) -> Work:
+    async def work(mesh: Mesh, controller: Controller) -> None:
         # A container that is started again in its pod is another candidate, too.
-        elector = Elector(client, namespace, f"{socket.gethostname()}_{os.urandom(4).hex()}", time.monotonic, terms)
-        published = RootConfigMaps(client, lambda: _namespaces(mesh), roots, metrics)
+        identity = f"{socket.gethostname()}_{os.urandom(4).hex()}"
+        elector = Elector(parts.client, parts.namespace, identity, time.monotonic, parts.terms)
+        published = RootConfigMaps(parts.client, lambda: _namespaces(mesh), controller.roots, parts.metrics)
+        duties = do_duties(elector, StatusWriter(parts.client, mesh), published)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(elector.run(), name="leader election")
             tasks.create_task(published.follow(), name="follow root ConfigMaps")
-            tasks.create_task(do_duties(elector, StatusWriter(client, mesh), published), name="leader's duties")
+            tasks.create_task(duties, name="leader's duties")
+            tasks.create_task(revocations.run(controller.revocations), name="shared revocations")
             if root is not None:
                 tasks.create_task(root.follow(), name="follow root secret")
 

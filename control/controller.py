@@ -39,6 +39,7 @@ from meshapi import wire
 SIGNING_THREADS = 2
 STOP_GRACE_S = 2.0
 TLS_PERIOD_S = 30.0
+REVOCATIONS_FILE = "revocations.json"
 log = logging.getLogger(__name__)
 
 
@@ -102,7 +103,7 @@ class Controller:
             own=settings.authority_dir is None,
             clock=clock,
         )
-        self._revocations = Revocations(settings.state_dir / "revocations.json")
+        self._revocations = Revocations(settings.state_dir / REVOCATIONS_FILE)
         self._tokens = JoinTokens(settings.state_dir / "join-tokens.json")
         self._audit = AuditLog(settings.state_dir / "audit.log", clock)
         self._metrics = metrics or Metrics()
@@ -137,6 +138,11 @@ class Controller:
 
     def _issuer_end_s(self) -> float:
         return self._authority.issuer.certificate.not_valid_after_utc.timestamp()
+
+    @property
+    def revocations(self) -> Revocations:
+        """What is revoked."""
+        return self._revocations
 
     def roots(self) -> str:
         """The roots that are trusted now, in PEM."""

@@ -42,7 +42,7 @@ async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready:
             tasks.create_task(follow(backing.source, mesh, synced), name="configuration source")
             tasks.create_task(controller.run(synced, ready), name="serving")
             await synced.wait()
-            await backing.work(mesh, controller.roots)
+            await backing.work(mesh, controller)
 
 
 async def follow(source: Source, mesh: Mesh, synced: asyncio.Event) -> None:

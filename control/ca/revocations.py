@@ -1,6 +1,6 @@
 """Which certificates are no longer good: per identity, all that were issued before a moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from control.ca.records import RecordFile
@@ -54,6 +54,10 @@ class Revocations:
     def of_workloads(self) -> tuple[Revocation, ...]:
         """Those that agents and proxies must know: an agent's own identity is accepted by the controller alone."""
         return tuple(record for record in self.all() if isinstance(parse_identity(record.identity), WorkloadIdentity))
+
+    def take(self, records: Iterable[Revocation]) -> None:
+        """These are the revocations now, and no others."""
+        self._replace({record.identity: record.issued_before_s for record in records})
 
     def _replace(self, before_s: dict[str, int]) -> None:
         self._file.store(tuple(Revocation(name, value) for name, value in sorted(before_s.items())))

@@ -57,6 +57,7 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
     from control.ca.issuer import IssuerError
     from control.ca.records import RecordsError
     from control.ca.server_certificate import names
+    from control.cluster.shared_revocations import SharedRevocationsError
     from control.controller import Settings, StateInUseError
     from control.model.settings import MeshSettings
     from control.serve import SourceEndedError, run_until_signal
@@ -77,7 +78,7 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
     try:
         asyncio.run(run_until_signal(settings, mesh, backing))
     # What an operator can mend is told in a line; anything else is a fault of ours, and keeps its traceback.
-    except* (AccessError, IssuerError, RecordsError, StateInUseError, SourceEndedError, OSError) as group:
+    except* (AccessError, IssuerError, SharedRevocationsError, RecordsError, StateInUseError, SourceEndedError, OSError) as group:
         failures = [str(error) for error in _leaves(group)]
     for failure in failures:
         click.echo(f"meshctl serve: {failure}", err=True)

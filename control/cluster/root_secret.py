@@ -120,7 +120,6 @@ class RootSecret:
             self._held = files
 
     def _write(self, files: Files) -> None:
-        make_private_directory(self._directory.parent)
         make_private_directory(self._directory)
         for name in GIVEN_FILES if self.given else OWN_FILES:
             if name in files:
