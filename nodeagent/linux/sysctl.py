@@ -1,9 +1,15 @@
 """Kernel parameters of this namespace, by their dotted names."""
 
 import errno
+import os
 from pathlib import Path
+from typing import Final
 
 from nodeagent.linux.errors import KernelError
+
+_HINT: Final = "in a container /proc/sys can't be written to: mount the host's /proc at /host/proc"
+_OWN: Final = Path("/proc/sys")
+_HOST: Final = Path("/host/proc/sys")
 
 
 def read(name: str) -> str | None:
@@ -21,9 +27,10 @@ def write(name: str, value: str) -> None:
     try:
         _path(name).write_text(value)
     except OSError as error:
-        raise KernelError(error.errno or errno.EIO, f"sysctl {name}={value}", "is /proc/sys writable for the agent?") from error
+        raise KernelError(error.errno or errno.EIO, f"sysctl {name}={value}", _HINT) from error
 
 
 def _path(name: str) -> Path:
-    # /proc/sys/net shows the namespace of the thread that opens the file.
-    return Path("/proc/sys") / name.replace(".", "/")
+    # Both show the network namespace of the thread that opens the file, whoever's /proc it is.
+    own_is_writable = not os.statvfs(_OWN).f_flag & os.ST_RDONLY
+    return (_OWN if own_is_writable or not _HOST.is_dir() else _HOST) / name.replace(".", "/")

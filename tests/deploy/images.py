@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,16 @@ DEFAULT: Final = frozenset(
     )
 )
 """What a container has whose capabilities nobody names."""
+_BITS = {
+    "DAC_OVERRIDE": 1,
+    "NET_ADMIN": 12,
+    "NET_RAW": 13,
+    "SYS_PTRACE": 19,
+    "SYS_ADMIN": 21,
+    "SYS_RESOURCE": 24,
+    "PERFMON": 38,
+    "BPF": 39,
+}
 
 
 def run(*command: str | Path, timeout_s: float = 600, env: dict[str, str] | None = None) -> str:
@@ -60,13 +71,22 @@ def _base() -> str:
 
 
 def _wheel() -> Path:
-    run("make", "--silent", "wheel")
+    for former in (ROOT / "dist").glob("nodemesh-*.whl"):
+        former.unlink()
+    built = os.environ.get("CARGO_TARGET_DIR") or CACHE.parent / "cargo"
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "dist", ".", env={"CARGO_TARGET_DIR": str(built)})
     (wheel,) = (ROOT / "dist").glob("nodemesh-*.whl")
     return wheel
 
 
 def _exists(name: str) -> bool:
     return subprocess.run(["buildah", "inspect", "--type", "image", name], check=False, capture_output=True, timeout=60).returncode == 0
+
+
+def ours() -> frozenset[str]:
+    """Of the capabilities that the agent is given, those that this machine's root has, and so can give."""
+    effective = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff")).split()[1], 16)
+    return frozenset(name for name, bit in _BITS.items() if effective >> bit & 1)
 
 
 class Container(AbstractContextManager["Container"]):
