@@ -30,6 +30,7 @@ _LAST_PORT: Final = 65535
 _ARRAY: Final = 2
 _HEADER: Final = struct.Struct("=QQ")
 _REFUSAL: Final = struct.Struct("=QQ16s16sHH4x")
+REFUSAL_BYTES: Final = _REFUSAL.size
 _TELLING: Final = struct.Struct("=QQQ")
 _NUMBER: Final = struct.Struct("=Q")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn, ParamSpec, TypeVar
 
 from meshapi.workload import IPAddress, WorkloadUID
-from nodeagent.bpf.prefilter import decode, denial_number
+from nodeagent.bpf.prefilter import REFUSAL_BYTES, decode, denial_number
 from nodeagent.bpf.ringbuffer import RingBuffer
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
 from nodeagent.policy.prefilter import Denial, Left, Prefilter
@@ -74,6 +74,9 @@ class PrefilterOwner:
         self._held: dict[WorkloadUID, _Held] = {}
         self._stale: set[WorkloadUID] = set()
         self._wake = asyncio.Event()
+        self._running = False
+        self._collecting: list[asyncio.Future[None]] = []
+        """Who waits for what was refused up to now."""
         self._check_at_s = 0.0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="prefilter")
         if enabled and kernel is not None:
@@ -81,6 +84,7 @@ class PrefilterOwner:
 
     async def run(self) -> NoReturn:
         """Until it is cancelled. What is in force stays."""
+        self._running = True
         try:
             while True:
                 if self._kernel is not None:
@@ -89,6 +93,8 @@ class PrefilterOwner:
                     async with asyncio.timeout(max(0.0, self._check_at_s - time.monotonic()) if self._kernel else None):
                         await self._wake.wait()
         finally:
+            self._running = False
+            self._collected()
             for held in self._held.values():
                 _stop_reading(held)
             self._threads.shutdown(wait=True)
@@ -98,10 +104,12 @@ class PrefilterOwner:
         self._wake.set()
 
     async def collect(self) -> None:
-        """Counts what was refused up to now."""
-        kernel = self._kernel
-        if kernel is not None:
-            await self._renew_all(kernel, [uid for uid, held in self._held.items() if held.ring is not None])
+        """Returns when what was refused up to now is counted. Who gives up waiting loses none of it."""
+        if self._running and any(held.ring is not None for held in self._held.values()):
+            counted = asyncio.get_running_loop().create_future()
+            self._collecting.append(counted)
+            self._wake.set()
+            await counted
 
     def refusal(self, uid: str, source: IPAddress, destination: IPAddress, port: int, via: Via) -> Denial | None:
         """Whether the kernel refuses such a connection to a workload of this node, and why."""
@@ -159,34 +167,37 @@ class PrefilterOwner:
         for uid, held in list(self._held.items()):
             if present.get(uid) is None or present[uid].network != held.workload.network:
                 _stop_reading(self._held.pop(uid))
-        due = self._stale | (present.keys() - self._held.keys()) | {uid for uid, held in self._held.items() if held.problem}
+        wanted = {uid for uid, held in self._held.items() if held.ring is not None} if self._collecting else set()
+        due = wanted | self._stale | (present.keys() - self._held.keys()) | {uid for uid, held in self._held.items() if held.problem}
         self._stale = set()
         if time.monotonic() >= self._check_at_s:
             self._check_at_s = time.monotonic() + CHECK_S
             due = set(present)
         for uid in due & present.keys():
             self._held.setdefault(uid, _Held(present[uid]))
-        await self._renew_all(kernel, due & present.keys())
+        waiting, self._collecting = self._collecting, []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for uid in due & present.keys():
+                    group.create_task(self._renew(kernel, uid, self._held[uid]), name=f"prefilter: {uid}")
+        finally:
+            _wake(waiting)
 
-    async def _renew_all(self, kernel: FirstPackets, uids: Iterable[WorkloadUID]) -> None:
-        async with asyncio.TaskGroup() as group:
-            for uid in uids:
-                held = self._held[uid]
-                if held.touched is None:  # else one is being made
-                    held.touched = set()
-                    group.create_task(self._renew(kernel, uid, held), name=f"prefilter: {uid}")
+    def _collected(self) -> None:
+        waiting, self._collecting = self._collecting, []
+        _wake(waiting)
 
     async def _renew(self, kernel: FirstPackets, uid: WorkloadUID, held: _Held) -> None:
+        held.touched = set()
         view = self._store.current if self._enabled else None
         problem = ""
         try:
-            renewed = await self._off(renew, kernel, view, held.workload)
-            if held.ring is None and isinstance(renewed.compiled, Prefilter) and renewed.compiled.denials:
-                self._read(uid, held, await self._off(refusals, kernel, held.workload))
+            self._take(uid, held, await self._off(renew, kernel, view, held.workload))
+            if held.ring is None and isinstance(held.compiled, Prefilter) and held.compiled.denials:
+                held.ring = await self._off(refusals, kernel, held.workload)
+                asyncio.get_running_loop().add_reader(held.ring.fileno(), self._on_refused, uid, held)
         except OSError as error:
             problem = str(error)
-        else:
-            self._take(uid, held, renewed)
         finally:
             touched, held.touched = held.touched or set(), None
         if problem and problem != held.problem:
@@ -209,19 +220,20 @@ class PrefilterOwner:
 
     # ---- reading what was refused
 
-    def _read(self, uid: WorkloadUID, held: _Held, ring: RingBuffer) -> None:
-        if self._held.get(uid) is not held:
-            ring.close()
-            return
-        held.ring = ring
-        asyncio.get_running_loop().add_reader(ring.fileno(), self._on_refused, uid, held)
-
     def _on_refused(self, uid: WorkloadUID, held: _Held) -> None:
         if held.ring is not None:
-            self._telling.lines(uid, map(decode, held.ring.read()), held.names)
+            # What a program of another layout wrote before this one is nothing to us.
+            records = (record for record in held.ring.read() if len(record) == REFUSAL_BYTES)
+            self._telling.lines(uid, map(decode, records), held.names)
 
     async def _off(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+
+def _wake(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for one in waiting:
+        if not one.done():
+            one.set_result(None)
 
 
 def _stop_reading(held: _Held) -> None:

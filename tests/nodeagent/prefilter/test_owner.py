@@ -1,8 +1,10 @@
 """Policies come and go, and the kernel refuses by them: with real packets, without a connection to the proxy, within a second."""
 
 import asyncio
+import errno
 import socket
 import time
+from contextlib import suppress
 from ipaddress import ip_network
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from meshapi.authorization import Action, Match, Policy, PolicyScope, Present
 from nodeagent.bpf.steering import Reason
 from nodeagent.enrolment.status import EnrolmentState
+from nodeagent.linux.errors import KernelError
 from nodeagent.snapshot.update import Update
 from nodeagent.telemetry.records import DENIED_FLAG
 from nodeagent.ztunnel.protocol import Via
@@ -107,6 +110,37 @@ async def test_what_was_refused_is_counted_and_logged_like_a_denial_of_the_proxy
         assert 'response_flags="UAEX"' in failed
         assert 'destination_workload="api"' in failed
         assert failed.endswith(f" {counted + 5}")
+
+
+async def test_who_gives_up_waiting_for_the_counts_loses_none(node: Node) -> None:
+    async with node.owned() as owner:
+        node.store.apply(deny(STRICT))
+        await becomes(node, "refused")
+        await until(lambda: owner.words(UID).startswith("refuses"))
+        for rounds in range(10):
+            assert await node.call() == "refused"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.0005 * (rounds % 4)):
+                    await owner.collect()
+        await owner.collect()
+        assert node.recorder.refused_at_syn["shop/closed"] == lookups(node, Reason.DENIED)
+    await owner.collect()  # of one that has ended
+
+
+async def test_what_the_kernel_will_not_do_is_said_and_tried_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise KernelError(errno.ENOSPC, "eBPF map")
+
+    async with node.owned() as owner:
+        await until(lambda: owner.words(UID).startswith("no policy"))
+        with monkeypatch.context() as patched:
+            patched.setattr(node.steering, "refuse", refuse)
+            node.store.apply(deny(STRICT))
+            await until(lambda: "No space left" in owner.words(UID))
+            assert await node.call() == "answered", "what is not refused here the proxy judges"
+            assert "1 left to the proxy" in owner.summary()
+        owner.touch()
+        await becomes(node, "refused")
 
 
 async def test_tables_stay_without_the_agent_and_are_taken_up_by_the_next(node: Node) -> None:
