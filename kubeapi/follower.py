@@ -53,8 +53,9 @@ class Follower:
         self._deliver = deliver
         self._observer = observer
         self._selection = query or {}
+        self._told = ""
         self.complaint = ""
-        """What went wrong last, empty since it goes well."""
+        """What went wrong last; empty once the server answers again."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -84,7 +85,7 @@ class Follower:
         self._deliver(self._watching.page(page))
         if not page.continue_token:
             self._observer.listed(self._path)
-            self.complaint = ""
+            self.complaint = self._told = ""
 
     async def _watch(self, todo: OpenWatch) -> None:
         query = dict(self._selection) | {
@@ -96,8 +97,10 @@ class Follower:
         began_s = asyncio.get_running_loop().time()
         lines = Lines()
         async with self._client.stream(self._path, query, deadline_s=OPEN_S) as pieces:
+            # An answer that begins is one, though nothing may happen for a minute.
+            self.complaint = ""
             while (piece := await _next_piece(pieces.__anext__())) is not None:
-                self.complaint = ""
+                self._told = ""
                 self._events(lines.feed(piece))
         self._watching.ended(asyncio.get_running_loop().time() - began_s)
 
@@ -125,8 +128,9 @@ class Follower:
         self._watching.failed(status, retry_after_s)
         self._observer.failed(self._path, status)
         # One line for the same trouble, however often it is tried again.
-        if str(error) != self.complaint:
-            self.complaint = str(error)
+        self.complaint = str(error)
+        if self.complaint != self._told:
+            self._told = self.complaint
             level = logging.INFO if status == 410 else logging.WARNING
             log.log(level, "%s: %s; what was read before stays in use", self._path, error)
 

@@ -125,6 +125,7 @@ class Engine:
                         self._happened.set()
             except (aiohttp.ClientError, OSError) as error:
                 log.debug("events of the engine: %s", error)
+            self._happened.set()
             await asyncio.sleep(_RETRY_S)
 
     def _report(self, problem: str) -> None:

@@ -107,7 +107,7 @@ class KubernetesRuntime:
 
     def _workload(self, pod: Pod, place: Place | None) -> LocalWorkload:
         meta = pod.metadata
-        terms, problem = read_terms(meta.annotations)
+        terms, problem = read_terms(meta.annotations, cgroup=place.cgroup if place else "")
         return LocalWorkload(
             uid=f"{self._cluster}//Pod/{meta.namespace}/{meta.name}",
             name=meta.name,

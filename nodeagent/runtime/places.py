@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from nodeagent.linux import netlink
+from nodeagent.linux import cgroups, netlink
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
 from nodeagent.runtime import pod_processes
@@ -39,10 +39,13 @@ class Place(Struct, frozen=True):
     key: NamespaceKey
     started_ticks: int = 0
     """Of the process that the path is of, if it is of one."""
+    cgroup: str = ""
+    """Of the pod's processes, below the mount of cgroup v2; empty if it is not known."""
 
 
 class _Found(NamedTuple):
     namespace: Namespace
+    cgroup: str
     started_ticks: int = 0
 
     @property
@@ -51,7 +54,7 @@ class _Found(NamedTuple):
 
     @property
     def place(self) -> Place:
-        return Place(self.namespace.path, self.namespace.key, self.started_ticks)
+        return Place(self.namespace.path, self.namespace.key, self.started_ticks, self.cgroup)
 
 
 class Places:
@@ -112,7 +115,7 @@ class Places:
 
     def _told(self, one: Sought) -> _Found | None:
         try:
-            return _Found(prove(Namespace.open(one.told), one.addresses or one.told_addresses, self._node))
+            return _Found(prove(Namespace.open(one.told), one.addresses or one.told_addresses, self._node), _usual_cgroup(one.uid))
         except KernelError as error:
             self._missing[one.uid] = str(error)
             return None
@@ -142,7 +145,8 @@ class Places:
             seen.add(key)
             try:
                 if (namespace := pod_processes.open_namespace(process, one.uid)) is not None:
-                    yield _Found(prove(namespace, one.addresses, self._node), process.started_ticks)
+                    proved = prove(namespace, one.addresses, self._node)
+                    yield _Found(proved, pod_processes.cgroup_of(process), process.started_ticks)
             except KernelError as error:
                 self._missing[one.uid] = str(error)
 
@@ -163,3 +167,12 @@ def prove(namespace: Namespace, addresses: Iterable[str], node: NamespaceKey) ->
         namespace.close()
         raise
     return namespace
+
+
+def _usual_cgroup(uid: str) -> str:
+    """The cgroup that the kubelet made ahead of the pod's namespace, while no process is there yet to tell."""
+    try:
+        mount = cgroups.root()
+    except OSError:
+        return ""
+    return next((path for path in pod_processes.usual_cgroups(uid) if (mount / path).is_dir()), "")

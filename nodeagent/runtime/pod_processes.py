@@ -13,6 +13,11 @@ _POD: Final = re.compile(
     r"(?:/|-)pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12})(?:\.slice)?(?:/|$)", re.ASCII | re.IGNORECASE
 )
 """`…/pod<uid>/…`, or `…-pod<uid with _>.slice/…` where systemd makes the cgroups."""
+_SLICES: Final = (
+    ("kubepods-burstable.slice/", "-burstable"),
+    ("kubepods-besteffort.slice/", "-besteffort"),
+    ("", ""),
+)
 _MAX_FILE_BYTES: Final = 1 << 16
 
 
@@ -32,6 +37,19 @@ def pod_uid(cgroups: str) -> str | None:
     return next((match.group(1).lower().replace("_", "-") for match in found if match), None)
 
 
+def pod_cgroup(cgroups: str) -> str:
+    """The path of the pod's cgroup below the mount of version 2, in the text of /proc/PID/cgroup; empty if it is none there."""
+    path = next((line.removeprefix("0::") for line in cgroups.splitlines() if line.startswith("0::")), "")
+    match = _POD.search(path)
+    return path[: match.end()].strip("/") if match and ".." not in path.split("/") else ""
+
+
+def usual_cgroups(uid: str) -> tuple[str, ...]:
+    """Where a kubelet makes the cgroup of a pod, as its configuration and the pod's class of service may be."""
+    slices = tuple(f"kubepods.slice/{c}kubepods{q}-pod{uid.replace('-', '_')}.slice" for c, q in _SLICES)
+    return (*slices, *(f"kubepods/{q}pod{uid}" for q in ("burstable/", "besteffort/", "")))
+
+
 def by_pod(wanted: Collection[str]) -> dict[str, list[PodProcess]]:
     """The processes of each of the wanted pods (uids), oldest first. Blocks: reads all of /proc."""
     found: dict[str, list[PodProcess]] = {}
@@ -40,6 +58,11 @@ def by_pod(wanted: Collection[str]) -> dict[str, list[PodProcess]]:
         if uid is not None and uid in wanted and (started := started_ticks(pid)) is not None:
             found.setdefault(uid, []).append(PodProcess(started, pid))
     return {uid: sorted(processes) for uid, processes in found.items()}
+
+
+def cgroup_of(process: PodProcess) -> str:
+    """Of its pod; see `pod_cgroup`. Blocks."""
+    return pod_cgroup(_read(f"/proc/{process.pid}/cgroup"))
 
 
 def open_namespace(process: PodProcess, uid: str) -> Namespace | None:

@@ -9,8 +9,8 @@ import pytest
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.process import started_ticks
 from nodeagent.runtime.places import Place, Places, Sought
-from nodeagent.runtime.pod_processes import PodProcess, by_pod, open_namespace, pod_uid
-from tests.nodeagent.pod_sandbox import Sandbox, Sandboxes, sandboxes
+from nodeagent.runtime.pod_processes import PodProcess, by_pod, open_namespace, pod_cgroup, pod_uid, usual_cgroups
+from tests.nodeagent.pod_sandbox import Sandbox, Sandboxes, cgroup_root, sandboxes
 
 A, B = "2f1f3b4e-6f4d-4c3e-9f5a-0a1b2c3d4e5f", "11111111-2222-3333-4444-555555555555"
 
@@ -40,6 +40,11 @@ def proc_path(pod: Sandbox) -> str:
     return f"/proc/{pod.pid}/ns/net"
 
 
+def place(pod: Sandbox) -> Place:
+    """By its process."""
+    return Place(proc_path(pod), pod.key, started_ticks(pod.pid) or 0, str(pod.cgroup.parent.relative_to(cgroup_root())))
+
+
 @pytest.mark.parametrize(
     ("cgroups", "uid"),
     [
@@ -61,12 +66,25 @@ def test_the_pod_is_in_the_name_of_its_cgroup(cgroups: str, uid: str | None) -> 
     assert pod_uid(cgroups) == uid
 
 
+def test_the_pod_s_cgroup_is_above_its_containers() -> None:
+    unit = f"kubepods-burstable-pod{A.replace('-', '_')}.slice"
+    above = f"kubepods.slice/kubepods-burstable.slice/{unit}"
+    assert pod_cgroup(f"4:memory:/x\n0::/{above}/cri-1.scope\n") == above
+    assert pod_cgroup(f"0::/kubepods/pod{A}/1/kubepods/pod{B}/2") == f"kubepods/pod{A}"
+    assert pod_cgroup(f"4:memory:/kubepods/pod{A}/1") == "", "version 1 is of no use"
+    assert pod_cgroup(f"0::/../../kubepods/pod{A}") == "", "outside of what is seen here"
+    assert {above, f"kubepods/pod{A}", f"kubepods/besteffort/pod{A}"} < set(usual_cgroups(A))
+    assert f"kubepods.slice/kubepods-pod{A.replace('-', '_')}.slice" in usual_cgroups(A)
+    for path in usual_cgroups(A):
+        assert pod_uid(f"0::/{path}/c") == A
+
+
 @pytest.mark.parametrize("systemd", [True, False])
 def test_a_pod_that_runs_is_found_by_its_processes(places: Places, *, systemd: bool) -> None:
     with sandboxes(systemd=systemd) as made:
         web, api = made.add("10.9.0.1"), made.add("10.9.0.2")
         found = places.find([sought(web, "10.9.0.1"), sought(api, "10.9.0.2")])
-        assert found == {pod.uid: Place(proc_path(pod), pod.key, started_ticks(pod.pid) or 0) for pod in (web, api)}
+        assert found == {pod.uid: place(pod) for pod in (web, api)}
         assert not places.missing
         assert not places.moved()
 
