@@ -87,6 +87,7 @@ class PrefilterOwner:
         self._running = True
         try:
             while True:
+                self._wake.clear()
                 if self._kernel is not None:
                     await self._follow(self._kernel)
                 with suppress(TimeoutError):
@@ -158,7 +159,6 @@ class PrefilterOwner:
             self._wake.set()
 
     async def _follow(self, kernel: FirstPackets) -> None:
-        self._wake.clear()
         present = {
             WorkloadUID(status.workload.uid): status.workload
             for status in self._enrolled()

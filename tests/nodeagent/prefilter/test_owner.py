@@ -13,6 +13,8 @@ from meshapi.authorization import Action, Match, Policy, PolicyScope, Present
 from nodeagent.bpf.steering import Reason
 from nodeagent.enrolment.status import EnrolmentState
 from nodeagent.linux.errors import KernelError
+from nodeagent.prefilter.owner import PrefilterOwner
+from nodeagent.prefilter.telling import Telling
 from nodeagent.snapshot.update import Update
 from nodeagent.telemetry.records import DENIED_FLAG
 from nodeagent.ztunnel.protocol import Via
@@ -199,3 +201,16 @@ async def test_what_can_not_be_compiled_is_said(node: Node) -> None:
         await becomes(node, "answered")  # the stand-in for the proxy judges nothing
         await until(lambda: owner.words(UID) == "all is left to the proxy: policy shop/odd could not be understood and may hold here")
         assert owner.summary() == "0 of 1 workloads refuse at the first packet, 1 left to the proxy (`nodeagent capture` says why)"
+
+
+@pytest.mark.timeout(30)
+async def test_without_programs_in_the_kernel_it_rests(node: Node) -> None:
+    """Told again and again, it lets all else run: an agent that captures without eBPF never came to serve."""
+    owner = PrefilterOwner(node.store, None, lambda: node.status, Telling(node.store, node.recorder))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(owner.run())
+        for _ in range(3):
+            owner.touch()
+            await asyncio.sleep(0)
+        assert "not in this capture" in owner.words(UID)
+        running.cancel()
