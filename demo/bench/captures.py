@@ -17,13 +17,14 @@ from demo.cluster import Cluster
 from demo.shell import Process
 from demo.topology import Pod, Topology
 from nodeagent.capture.base import Way
+from nodeagent.capture.choice import ways
 
 CPU = 0
 CONGESTION = "reno"
 COST = "CPU of all"
 METRICS = (new_connections(COST), round_trip("p50", COST), bulk(1, COST))
-WAYS = tuple(way.value for way in Way if way is not Way.AUTO)
-BASELINE = "redirect"
+WAYS = tuple(way.value for way in ways())
+BASELINE = Way.REDIRECT.value
 
 
 @dataclass(frozen=True)

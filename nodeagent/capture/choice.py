@@ -29,6 +29,11 @@ class Choice:
     """The programs that can let connections past the proxy, if this way has them."""
 
 
+def ways() -> tuple[Way, ...]:
+    """All that there are, the best first."""
+    return tuple(_LADDER)
+
+
 def choose(way: Way, pins: Path = DIRECTORY) -> Choice:
     """Raises KernelError if the way that was asked for can't be gone, or none can. Blocks, for some tens of milliseconds for each try."""
     if way is not Way.AUTO:

@@ -14,6 +14,8 @@ BPF = "bpf"
 NEEDS = {
     Way.EBPF: BPF,
     Way.NFTABLES: "nft_tproxy",
+    Way.REDIRECT: "nf_tables",
+    Way.IPTABLES: "ip_tables",
 }
 """Of each way what no lower one needs: the system call, or a module of the kernel."""
 
@@ -23,11 +25,6 @@ _SECCOMP_MODE_FILTER = 2
 _NR_BPF = 321
 _LOAD_NUMBER, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _DENY = 0x7FFF0000, 0x00050000 | 1  # EPERM
-
-
-def ladder() -> list[Way]:
-    """Every way that there is, from the best to the last."""
-    return [way for way in Way if way is not Way.AUTO]
 
 
 def without(ways: Sequence[Way]) -> list[str]:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from demo import manifests
 from demo.cluster import Cluster, eventually
-from demo.shell import run
+from demo.shell import CommandError, run
 from demo.topology import Host, Pod, Topology
 from nodeagent.capture.base import Way
+from nodeagent.capture.choice import ways
 from nodeagent.linux.namespaces import Namespace
 from tests.kernels.guest import missing
 from tests.kernels.report import Step, Verdict
@@ -29,6 +30,7 @@ from tests.nodeagent.standin import Application
 
 PORT = 8080
 NODE = "n1"
+NO_WAY = "auto: none"
 REPOSITORY = Path(__file__).parents[3]
 PATIENCE = 12.0
 CALL_S = 20.0
@@ -197,6 +199,18 @@ def alone(console: Console, mesh: Mesh, way: Way, better: Sequence[Way]) -> None
         check(mesh.left(), before)
 
 
+def impossible(console: Console, mesh: Mesh) -> None:
+    """Without any way an agent must not run as if there were one."""
+    with console.step("an agent says that there is no way, and ends"):
+        try:
+            mesh.start_agent(Way.AUTO.value, missing.without(ways()))
+        except CommandError as error:
+            if "no way to capture" not in str(error):
+                raise
+        else:
+            raise AssertionError("it runs")
+
+
 def asked_for(console: Console, mesh: Mesh, way: Way) -> None:
     """The way is asked for; it takes over what another agent left captured."""
     with console.step("an agent that is asked to capture this way takes over"):
@@ -212,9 +226,10 @@ def asked_for(console: Console, mesh: Mesh, way: Way) -> None:
 
 def stages(console: Console, mesh: Mesh) -> list[tuple[str, Callable[[], None]]]:
     """By name, in their order."""
-    ladder = missing.ladder()
+    ladder = ways()
     lowest_first = range(len(ladder) - 1, -1, -1)
     return [
+        (NO_WAY, partial(impossible, console, mesh)),
         *((f"auto: {ladder[index]}", partial(alone, console, mesh, ladder[index], ladder[:index])) for index in lowest_first),
         *((f"asked for: {way}", partial(asked_for, console, mesh, way)) for way in ladder),
     ]
@@ -222,9 +237,10 @@ def stages(console: Console, mesh: Mesh) -> list[tuple[str, Callable[[], None]]]
 
 def names(suites: Sequence[str]) -> list[str]:
     """Of the stages that must have run, with those of these tests."""
-    ladder = missing.ladder()
+    ladder = ways()
     return [
         "the mesh",
+        NO_WAY,
         *(f"auto: {way}" for way in reversed(ladder)),
         *(f"asked for: {way}" for way in ladder),
         *(f"tests: {suite}" for suite in suites),
