@@ -118,6 +118,7 @@ def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations
         # A container that is started again in its pod is another candidate, too.
         identity = f"{socket.gethostname()}_{os.urandom(4).hex()}"
         elector = Elector(parts.client, parts.namespace, identity, time.monotonic, parts.terms)
+        parts.metrics.leading.set_function(lambda: float(elector.leading))
         published = RootConfigMaps(parts.client, lambda: _namespaces(mesh), controller.roots, parts.metrics)
         duties = do_duties(elector, StatusWriter(parts.client, mesh), published)
         async with asyncio.TaskGroup() as tasks:

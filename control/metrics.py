@@ -33,6 +33,7 @@ class Metrics:
             ["path", "status"],
             registry=self.registry,
         )
+        self.leading = Gauge("nodemesh_leading", "1 if this controller is the one that writes into the cluster.", registry=self.registry)
         self._connected = Gauge("nodemesh_connected_agents", "Open discovery streams.", registry=self.registry)
         self._reload_failed = Gauge(
             "nodemesh_authority_reload_failed",

@@ -63,10 +63,21 @@ class Accounts:
     reviewer: Reviewer
 
 
+class _BoundPod(Struct, frozen=True):
+    name: str = ""
+    uid: str = ""
+
+
+class _Bound(Struct, frozen=True):
+    namespace: str = ""
+    pod: _BoundPod = _BoundPod()
+
+
 class _Claims(Struct, frozen=True):
     exp: int
     iat: int
     aud: str | tuple[str, ...] = ()
+    bound: _Bound = msgspec.field(default=_Bound(), name="kubernetes.io")
 
 
 class ServiceAccountAuthenticator:
@@ -83,15 +94,24 @@ class ServiceAccountAuthenticator:
     async def authenticate(self, credentials: Credentials) -> AgentPod:
         token = bearer_token(credentials)
         claims = _claims(token)
-        # Kubernetes says the same again, with authority; what can't pass does not cost it a review.
-        if self._clock() >= claims.exp:
-            raise UnauthenticatedError("token-expired", "the token has expired")
-        if self._trusted.audience not in _audiences(claims):
-            raise UnauthenticatedError("token-audience", f"the token is for {_audiences(claims)}")
+        self._check_promising(claims)
         review = await self._reviewer.review(token, self._trusted.audience)
         agent = self._agent(review, claims)
         self.check_still_valid(agent, credentials)
         return agent
+
+    def _check_promising(self, claims: _Claims) -> None:
+        """Kubernetes says all this again, with authority. But who only makes tokens up must not keep it busy: the uid can't be guessed."""
+        if self._clock() >= claims.exp:
+            raise UnauthenticatedError("token-expired", "the token has expired")
+        if self._trusted.audience not in _audiences(claims):
+            raise UnauthenticatedError("token-audience", f"the token is for {_audiences(claims)}")
+        bound = claims.bound
+        if not bound.pod.uid:
+            raise UnauthenticatedError("token-unbound", "the token is not bound to a pod")
+        pod = self._placement.pod(bound.namespace, bound.pod.name)
+        if pod is None or pod.uid != bound.pod.uid:
+            raise UnauthenticatedError("pod-unknown", f"pod {bound.namespace}/{bound.pod.name} with uid {bound.pod.uid} is not there")
 
     def check_still_valid(self, agent: AgentPod, credentials: Credentials) -> None:
         """What may change while a stream is open; raises UnauthenticatedError."""

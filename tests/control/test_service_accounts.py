@@ -71,16 +71,16 @@ async def test_an_agent_joins_by_its_token_and_renews_by_its_certificate(kube: C
         name = world.node()
         app = run_pod(kube.admin, world.namespace, "app", "10.9.9.1", node=name)
         identity = f"spiffe://cluster.local/ns/{world.namespace}/sa/{app['spec']['serviceAccountName']}"
-        token = world.token(world.agent_pod(name))
+        mine = world.agent_pod(name)
+        token, later = world.token(mine), world.token(mine)
         await granted(world, token, name, identity)
         agent = await world.agent(name)
         await agent.join(token)
         world.cut_off()
         assert await agent.certificate(agent.identity)
         assert await agent.certificate(identity)
-        other = world.token(world.agent_pod(name))
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await asked(world, other, name)
+            await asked(world, later, name)
         assert error.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
@@ -195,3 +195,29 @@ async def test_another_pod_under_the_same_name(world: KubeWorld) -> None:
     second: Manifest = run_pod(world.kube.admin, world.namespace, own, "10.9.8.1", node=name, account="agent")
     await granted(world, world.token(second), name)
     assert await check_of(world, token, name) in {"pod-unknown", "token-unknown"}
+
+
+async def test_a_node_that_is_drained_and_taken_away(world: KubeWorld) -> None:
+    """Its pods go one after the other, and their identities with them; then the node, and its agent's certificate is worth nothing."""
+    admin, name = world.kube.admin, world.node()
+    world.kube.service_account(world.namespace, "app")
+    for number in range(3):
+        run_pod(admin, world.namespace, f"app-{number}", f"10.9.5.{number + 1}", node=name, account="app")
+    identity = f"spiffe://cluster.local/ns/{world.namespace}/sa/app"
+    mine = world.agent_pod(name)
+    token = world.token(mine)
+    await granted(world, token, name, identity)
+    agent = await world.agent(name)
+    await agent.join(token)
+    for number in range(3):
+        assert await agent.certificate(identity), "as long as one of its pods is there"
+        admin.delete("v1", "Pod", f"app-{number}", world.namespace)
+    await refused_as(world, "placement", token, name, identity)
+    admin.delete("v1", "Pod", mine["metadata"]["name"], world.namespace)
+    admin.delete("v1", "Node", name)
+    async with asyncio.timeout(5):
+        while world.audit()[-1]["check"] != "node-unknown":
+            try:
+                await agent.certificate(agent.identity)
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.02)

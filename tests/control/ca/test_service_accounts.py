@@ -31,8 +31,11 @@ GOOD = answered(("istio-ca",), "system:serviceaccount:mesh:agent", EXTRA)
 RUNNING = PlacedPod("u1", "n1", "agent", live=True, addresses=())
 
 
+BOUND = {"namespace": "mesh", "pod": {"name": "agent-x", "uid": "u1"}}
+
+
 def token(**claims: Any) -> str:
-    body = {"iat": int(NOW_S) - 60, "exp": int(NOW_S) + 600, "aud": ["istio-ca"]} | claims
+    body = {"iat": int(NOW_S) - 60, "exp": int(NOW_S) + 600, "aud": ["istio-ca"], "kubernetes.io": BOUND} | claims
     return f"e30.{base64.urlsafe_b64encode(json.dumps(body).encode()).decode().rstrip('=')}.c2ln"
 
 
@@ -127,10 +130,17 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("shown", [*FORMS, token(exp=int(NOW_S)), token(aud="other"), token(aud=[])])
+@pytest.mark.parametrize("shown", [*FORMS, token(exp=int(NOW_S)), token(aud="other"), token(aud=[]), token(**{"kubernetes.io": {}})])
 async def test_what_can_not_pass_costs_kubernetes_nothing(tmp_path: Path, shown: str) -> None:
     desk = Desk(tmp_path)
     assert (await desk.refusal(shown)).startswith("token-")
+    assert desk.kubernetes.asked == 0
+
+
+async def test_who_makes_tokens_up_does_not_know_a_pods_uid(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made_up = token(**{"kubernetes.io": {"namespace": "mesh", "pod": {"name": "agent-x", "uid": "guessed"}}})
+    assert await desk.refusal(made_up) == "pod-unknown"
     assert desk.kubernetes.asked == 0
 
 

@@ -108,6 +108,10 @@ async def test_all_replicas_serve_and_sign_below_one_root_and_one_writes(kube: C
         for leaf, intermediate, root in leaves:
             leaf.verify_directly_issued_by(intermediate)
             intermediate.verify_directly_issued_by(root)
+        agent = await first.agent(name)
+        await agent.join(token)
+        agent.agent_port = second.agent_port
+        assert await agent.certificate(agent.identity), "what one has signed, the other takes"
 
 
 async def certificate(world: KubeWorld, token: str, name: str) -> list[str]:

@@ -78,6 +78,9 @@ async def test_what_is_there_and_what_comes_and_goes(kube: Cluster, tmp_path: Pa
     kube.admin.create(node(f"n-{namespace}"))
     made = run_pod(kube.admin, namespace, "a", "10.9.0.1", node=f"n-{namespace}", labels={"app": "a"})
     kube.admin.create(service(namespace, "a", {"app": "a"}))
+    gateway = {"gatewayClassName": "istio-waypoint", "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]}
+    meta = {"name": "w", "namespace": namespace}
+    kube.admin.create({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": meta, "spec": gateway})
     kubeconfig, _ = controller_kubeconfig(kube, tmp_path)
     async with reading(kubeconfig) as reader:
         await asyncio.wait_for(reader.synced.wait(), WAIT_S)
@@ -89,6 +92,7 @@ async def test_what_is_there_and_what_comes_and_goes(kube: Cluster, tmp_path: Pa
             (Kind.NODE, "", f"n-{namespace}"),
             (Kind.SERVICE, namespace, "a"),
             (Kind.SERVICE_ACCOUNT, namespace, "default"),
+            (Kind.GATEWAY, namespace, "w"),
         ]:
             assert reader.has(kind, where, name), kind
         run_pod(kube.admin, namespace, "b", "10.9.0.2", node=f"n-{namespace}")
