@@ -53,6 +53,7 @@ _LOOP: Final = f"{LOOP_MARK:#x}"
 _CAPTURED: Final = f"{CAPTURED_MARK:#x}"
 _ADMITTED: Final = f"{ADMITTED_MARK:#x}"
 _ADMIT: Final = f"meta mark set {_ADMITTED} accept"
+_MAY_OPEN: Final = f"{SYN} tcp dport != {HBONE_PORT}"
 _LET: Final = f"meta mark set {PAST} accept"
 _UNHEARD_S: Final = 5
 """How long the absence of a listener is believed without another look."""
@@ -166,6 +167,7 @@ def _inbound(terms: Terms) -> str:
         *_past_inbound(terms),
         f'socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter meta mark set {PROXY_MARK:#x} reject with tcp reset comment "reset"',
         *_DENIED,
+        f"{_MAY_OPEN} {_ADMIT}" if terms.fail_open else "",
         base=_INBOUND,
     )
 
@@ -180,8 +182,8 @@ def _past_inbound(terms: Terms) -> tuple[str, ...]:
         f'socket mark & {TO_APPLICATION} counter meta mark set {PROXY_MARK:#x} reject with tcp reset comment "forged"',
         f"socket mark {_ADMITTED} tcp dport {open_ports} accept" if open_ports else "",
         f'{SYN} tcp dport {left_alone.ports(terms)} counter {_ADMIT} comment "past"' if left_alone.ports(terms) else "",
-        # Where the proxy has a listener, the handshake was found to be for that.
-        f'{SYN} tcp dport != {HBONE_PORT} counter {_ADMIT} comment "open"' if terms.fail_open else "",
+        # Where the proxy has a listener, the handshake was found to be for that; where policy denies it, for nobody.
+        f'{_MAY_OPEN} socket transparent <= 1 counter {_ADMIT} comment "open"' if terms.fail_open else "",
         # A listener bound to any address: the last packet of a handshake under SYN cookies belongs to no connection yet.
         f"tcp dport {open_ports} socket wildcard 1 {_ADMIT}" if open_ports else "",
         f"{LATER} socket wildcard 0 jump answers" if terms.leaves_outbound_alone else "",
