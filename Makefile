@@ -14,7 +14,7 @@ BPF := nodeagent/bpf
 BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/src/*.bpf.c))
 # Shared by the clones on a machine, so that a fresh one does not build the dependencies again.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
-APT_RUN := curl iproute2 nftables libnftables1 libbpf1 tcpdump procps util-linux
+APT_RUN := curl iproute2 iptables nftables libnftables1 libbpf1 tcpdump procps util-linux
 APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
 APT_TEST := etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap
 APT_KERNELS := qemu-system-x86 kmod iptables

@@ -1,5 +1,6 @@
 """Which way to capture on this node: what was asked for, or the best that this kernel carries, found by trying it in an empty namespace."""
 
+import errno
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from nodeagent.bpf.steering import Steering
 from nodeagent.capture import redirected
 from nodeagent.capture.base import Capture, CaptureState, Inspection, Way
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
+from nodeagent.capture.iptables import ChainsOf, IptablesCapture
 from nodeagent.capture.listeners import Listener, open_listeners
-from nodeagent.capture.nftables import NftablesCapture
+from nodeagent.capture.nftables import NftablesCapture, NftablesTable
 from nodeagent.capture.terms import TOTAL, Terms
-from nodeagent.linux import netlink
+from nodeagent.linux import netlink, nftables
+from nodeagent.linux.errors import KernelError
+from nodeagent.linux.iptables import backends
 from nodeagent.linux.namespaces import Namespace, run_in_empty
 
 
@@ -58,19 +62,45 @@ def _ebpf(pins: Path) -> Capture:
     steering, outbound = Steering(pins), Outbound(pins)
     steering.sweep()
     outbound.sweep()
-    return _proven(EbpfCapture(steering, outbound))
+    return _proven(EbpfCapture(steering, outbound, _by_iptables()))
 
 
 def _nftables(pins: Path) -> Capture:
-    return _After(_proven(NftablesCapture()), Steering(pins), Outbound(pins))
+    return _after_ebpf(NftablesCapture(former=_by_iptables()), pins)
 
 
 def _redirect(pins: Path) -> Capture:
-    return _After(_proven(NftablesCapture(redirected.transaction, Way.REDIRECT)), Steering(pins), Outbound(pins))
+    return _after_ebpf(NftablesCapture(redirected.transaction, Way.REDIRECT, _by_iptables()), pins)
 
 
-_LADDER: Final[dict[Way, Callable[[Path], Capture]]] = {Way.EBPF: _ebpf, Way.NFTABLES: _nftables, Way.REDIRECT: _redirect}
+def _iptables(pins: Path) -> Capture:
+    there = backends()
+    for backend in there:
+        others = [ChainsOf(one) for one in there if one != backend]
+        capture = IptablesCapture(backend, [*others, NftablesTable()] if nftables.is_there() else others)
+        try:
+            return _after_ebpf(capture, pins)
+        except OSError:
+            if backend == there[-1]:
+                raise
+    raise KernelError(errno.ENOENT, "iptables", "install the package iptables")
+
+
+_LADDER: Final[dict[Way, Callable[[Path], Capture]]] = {
+    Way.EBPF: _ebpf,
+    Way.NFTABLES: _nftables,
+    Way.REDIRECT: _redirect,
+    Way.IPTABLES: _iptables,
+}
 """The best first."""
+
+
+def _by_iptables() -> list[ChainsOf]:
+    return [ChainsOf(one) for one in backends()]
+
+
+def _after_ebpf(capture: Capture, pins: Path) -> Capture:
+    return _After(_proven(capture), Steering(pins), Outbound(pins))
 
 
 def _proven(capture: Capture) -> Capture:

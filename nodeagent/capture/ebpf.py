@@ -11,7 +11,7 @@ from nodeagent.bpf import bpffs
 from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Reason, Slot, Steered, Steering, encode
 from nodeagent.capture import looped
-from nodeagent.capture.base import CaptureState, Inspection
+from nodeagent.capture.base import CaptureState, Former, Inspection
 from nodeagent.capture.listeners import Listener
 from nodeagent.capture.marking import Marking
 from nodeagent.capture.nftables import NftablesCapture
@@ -41,13 +41,14 @@ class EbpfCapture:
 
     name = "ebpf"
 
-    def __init__(self, steering: Steering, outbound: Outbound) -> None:
+    def __init__(self, steering: Steering, outbound: Outbound, former: Sequence[Former] = ()) -> None:
+        """`former`: other ways but those by nftables, whose rules are replaced where they are found."""
         self._steering = steering
         self.outbound = outbound
         self.first_packets = steering
         """Refuses connections at their first packet."""
         self._marking = Marking(outbound)
-        self._table = NftablesCapture(looped.transaction)
+        self._table = NftablesCapture(looped.transaction, former=former)
 
     def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
         # In this order there is no moment in which neither this nor a former capture holds what comes in.

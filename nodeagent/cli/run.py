@@ -45,7 +45,7 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--ready-listen", default="0.0.0.0:15021", show_envvar=True, metavar="ADDRESS:PORT", help="Readiness: /healthz/ready.")
 @click.option(
     "--capture",
-    type=click.Choice(["auto", "ebpf", "nftables", "redirect"]),
+    type=click.Choice(["auto", "ebpf", "nftables", "redirect", "iptables"]),
     default="auto",
     show_envvar=True,
     help="How traffic reaches the proxy; auto takes the best that the kernel carries, and `nodeagent status` says which.",

@@ -40,6 +40,15 @@ class Table(msgspec.Struct, frozen=True):
     """The names of those that packets fill."""
 
 
+def is_there() -> bool:
+    """Whether this node has the library."""
+    try:
+        _library()
+    except KernelError:
+        return False
+    return True
+
+
 def transact(script: str) -> None:
     """Applies a script whole or not at all; raises KernelError with the kernel's words."""
     number, words, _ = _run(script)
@@ -51,6 +60,11 @@ def table(family: str, name: str) -> Table | None:
     """What the table holds; None if there is none. Raises KernelError."""
     listing = _list(f"table {family} {name}", flags=_JSON | _TERSE)
     return None if listing is None else read_listing(listing)
+
+
+def has_chain(family: str, table: str, name: str) -> bool:
+    """Whether the chain is there. Raises KernelError."""
+    return _list(f"chain {family} {table} {name}", flags=_JSON | _TERSE) is not None
 
 
 def has_members(family: str, table: str, name: str) -> bool:

@@ -1,5 +1,6 @@
 """Captured traffic on a real kernel: a pod and a client in namespaces, a stand-in for the proxy on the listeners."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from meshapi.wire import CONNECTION_MARK, HBONE_PORT, PROXY_MARK
 from nodeagent.capture.base import Capture, CaptureState
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.ztunnel.protocol import ListenerKind
-from tests.nodeagent.capture.ways import only_rules, unheard
+from tests.nodeagent.capture.ways import harms, only_rules, unheard
 from tests.nodeagent.pods import Pair, Side, pair, refused
 from tests.nodeagent.standin import SO_MARK, Application, Proxy
 
@@ -300,10 +301,24 @@ def test_single_stack_pods(capture: Capture, *, ipv4: bool, ipv6: bool) -> None:
 SYSCTLS = ("net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect")
 
 
+def rules(pod: Side) -> str:
+    """Whatever does anything: the empty tables that iptables leaves do not."""
+    listed = json.loads(pod.shell("nft", "-j", "list", "ruleset"))["nftables"]
+    kept = [entry for entry in listed if not entry.keys() & {"metainfo", "table"} and not entry.get("chain", {}).get("hook")]
+    legacy = [pod.shell(f"{word}-legacy-save") for word in ("iptables", "ip6tables") if pod.namespace.run(tables_of, word)]
+    lines = [line for text in legacy for line in text.splitlines() if line.startswith(("-A", ":")) and " ACCEPT [" not in line]
+    return json.dumps([kept, lines])
+
+
+def tables_of(word: str) -> bool:
+    """Whether the older backend has made tables: asking its program would make them."""
+    return bool(Path(f"/proc/thread-self/net/{word.replace('tables', '_tables')}_names").read_text())
+
+
 def everything(pod: Side) -> tuple[str, ...]:
     """What an operator could compare; the sysctls whole, since a change of one can move another."""
     return (
-        pod.shell("nft", "list", "ruleset"),
+        rules(pod),
         pod.shell("ip", "rule"),
         pod.shell("ip", "-6", "rule"),
         pod.shell("ip", "route", "show", "table", "all"),
@@ -365,8 +380,7 @@ def test_inspection_tells_what_was_tampered_with_and_applying_mends_it(capture: 
             (("sysctl", "-qw", "net.ipv4.tcp_fwmark_accept=0"), "tcp_fwmark_accept"),
             (("ip", "-6", "rule", "del", "fwmark", "0x111/0xfff", "lookup", "100"), "INET6"),
             (("ip", "route", "flush", "table", "100"), "INET"),
-            (("nft", "flush", "chain", "inet", "nodemesh", "inbound"), "rules"),
-            (("nft", "add", "rule", "inet", "nodemesh", "outbound", "accept"), "rules"),
+            *((harm, "rules") for harm in harms(capture)),
         ):
             pod.shell(*harm)
             found = capture.inspect(pod.namespace)

@@ -1,5 +1,6 @@
 """Which way is chosen: by trying, with a reason, and without a trace of the trial."""
 
+import errno
 from pathlib import Path
 
 import msgspec
@@ -7,8 +8,10 @@ import pytest
 
 from nodeagent.bpf import steering
 from nodeagent.bpf.libbpf import AttachType
+from nodeagent.capture import choice
 from nodeagent.capture.base import Way
 from nodeagent.capture.choice import choose
+from nodeagent.linux import nftables
 from nodeagent.linux.errors import KernelError
 
 
@@ -39,5 +42,27 @@ def test_what_was_asked_for_and_can_not_be_is_an_error(tmp_path: Path) -> None:
         choose(Way.EBPF, tmp_path / "absent" / "nodemesh")
 
 
-def test_nftables_can_be_asked_for(pins: Path) -> None:
-    assert choose(Way.NFTABLES, pins).way.name == "nftables"
+@pytest.mark.parametrize("way", [way for way in Way if way is not Way.AUTO])
+def test_each_can_be_asked_for_and_leaves_no_trace(pins: Path, way: Way) -> None:
+    chosen = choose(way, pins)
+    assert (chosen.way.name, chosen.reason) == (way, "asked for")
+    assert not list(pins.glob("steer*"))
+
+
+def test_the_reason_names_each_better_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(script: str) -> None:
+        raise KernelError(errno.EOPNOTSUPP, "nftables", detail="no tproxy here" if "tproxy" in script else "nothing at all")
+
+    transact = nftables.transact
+    monkeypatch.setattr(nftables, "transact", lambda script: refuse(script) if "tproxy" in script else transact(script))
+    chosen = choose(Way.AUTO, tmp_path / "absent" / "nodemesh")
+    assert chosen.way.name == "redirect"
+    assert chosen.reason.startswith("ebpf is not possible here: ")
+    assert chosen.reason.endswith("; nftables is not possible here: nftables: no tproxy here")
+    monkeypatch.setattr(nftables, "transact", refuse)
+    chosen = choose(Way.AUTO, tmp_path / "absent" / "nodemesh")
+    assert chosen.way.name == "iptables"
+    assert "redirect is not possible here: nftables: nothing at all" in chosen.reason
+    monkeypatch.setattr(choice, "backends", tuple)
+    with pytest.raises(OSError, match=r"no way to capture: ebpf .*; nftables .*; redirect .*; iptables is not possible here: .*install"):
+        choose(Way.AUTO, tmp_path / "absent" / "nodemesh")

@@ -9,8 +9,7 @@ from pathlib import Path
 from meshapi.wire import HBONE_PORT
 from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
-from nodeagent.capture.base import Capture, CaptureState, Way
-from nodeagent.capture.choice import choose
+from nodeagent.capture.base import Capture, CaptureState
 from nodeagent.capture.ebpf import EbpfCapture
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.capture.nftables import NftablesCapture
@@ -116,46 +115,6 @@ def test_capture_outlives_agent_and_proxy_and_is_taken_up_again(pins: Path, netw
                 made.sendall(b"x")
                 assert made.recv(100)
             assert proxy.seen.qsize() == 1
-
-
-def test_another_way_takes_over_without_a_gap(pins: Path, network: Pair, family: int) -> None:
-    """Connections all the while; each that the application saw was the proxy's."""
-    pod, client = network.pod, network.client
-    ways = [choose(way, pins).way for way in (Way.EBPF, Way.NFTABLES)]
-    stop, answered = threading.Event(), []
-
-    def dial() -> None:
-        while not stop.is_set():
-            with client.dial(pod.addresses[family], PORT) as made:
-                made.sendall(b"x")
-                answered.append(made.recv(100))
-
-    with Proxy(pod, listeners := open_listeners(pod.namespace)) as proxy, Application(pod, PORT) as application:
-        ways[0].apply(pod.namespace, listeners)
-        thread = threading.Thread(target=dial)
-        thread.start()
-        for index in range(6):
-            ways[index % 2 - 1].apply(pod.namespace, listeners)
-            assert ways[index % 2 - 1].inspect(pod.namespace).state is CaptureState.CAPTURED
-            assert ways[index % 2].inspect(pod.namespace).state is CaptureState.BROKEN
-        stop.set()
-        thread.join(10)
-        seen = [kind for kind, *_ in proxy.seen.queue]
-        assert answered
-        assert all(answered)
-        assert seen.count(ListenerKind.INBOUND) == application.peers.qsize() == len(answered)
-
-
-def test_what_ebpf_left_is_taken_off_by_the_other_way(pins: Path, network: Pair) -> None:
-    pod = network.pod
-    ebpf, nftables = (choose(way, pins).way for way in (Way.EBPF, Way.NFTABLES))
-    for leave in (nftables.remove, nftables.drain, lambda namespace: nftables.apply(namespace, ())):
-        ebpf.apply(pod.namespace)
-        assert list(pins.iterdir())
-        leave(pod.namespace)
-        assert not list(pins.iterdir())
-    nftables.remove(pod.namespace)
-    assert ebpf.inspect(pod.namespace).state is CaptureState.ABSENT
 
 
 @only_ebpf

@@ -12,9 +12,11 @@ from nodeagent.bpf.steering import Steering
 from nodeagent.capture import redirected
 from nodeagent.capture.base import Capture, Inspection
 from nodeagent.capture.ebpf import EbpfCapture
+from nodeagent.capture.iptables import IptablesCapture
 from nodeagent.capture.listeners import Listener
 from nodeagent.capture.nftables import NftablesCapture
 from nodeagent.capture.terms import TOTAL, Terms
+from nodeagent.linux.iptables import backends
 from nodeagent.linux.namespaces import Namespace
 from tests.nodeagent import cgroups
 
@@ -46,6 +48,22 @@ class InCgroup(EbpfCapture):
         return super().inspect(namespace, replace(terms, cgroup=self.cgroup))
 
 
+def harms(capture: Capture) -> list[tuple[str, ...]]:
+    """Commands that change its rules in the pod."""
+    if not isinstance(capture, IptablesCapture):
+        return [
+            ("nft", "flush", "chain", "inet", "nodemesh", "inbound"),
+            ("nft", "add", "rule", "inet", "nodemesh", "outbound", "accept"),
+        ]
+    program, program6 = (f"{word}-{capture.backend.name}" for word in ("iptables", "ip6tables"))
+    return [
+        (program, "-t", "nat", "-F", "NODEMESH_INBOUND"),
+        (program6, "-t", "mangle", "-A", "NODEMESH_LEFT", "-j", "ACCEPT"),
+        (program, "-I", "INPUT", "-j", "ACCEPT"),
+        (program6, "-t", "mangle", "-F", "POSTROUTING"),
+    ]
+
+
 @contextmanager
 def made(way: str, pins: Path) -> Iterator[Capture]:
     """A capture of this name."""
@@ -61,5 +79,8 @@ def made(way: str, pins: Path) -> Iterator[Capture]:
             yield NftablesCapture()
         case "redirect":
             yield NftablesCapture(redirected.transaction, "redirect")
+        case "iptables-nft" | "iptables-legacy":
+            [backend] = [one for one in backends() if one.name == way.removeprefix("iptables-")]
+            yield IptablesCapture(backend)
         case _:
             raise ValueError(way)
