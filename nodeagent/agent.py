@@ -70,6 +70,8 @@ DECISIONS_SOCKET: Final = "decisions.sock"
 PROXY_LOCK: Final = "proxy.lock"
 PROXY_LOG: Final = "proxy.log"
 EXIT_FAILED: Final = 1
+UNINSTALL_DRAIN_S: Final = 5.0
+"""What open connections have when the mesh is taken off."""
 
 
 class Agent:
@@ -80,6 +82,7 @@ class Agent:
         self.started_s = time.time()
         self._ending = asyncio.Event()
         self._yielded = False
+        self._is_down = False
         private_directory(config.run_dir)
         self.state = StateDirectory(config.state_dir)
         self.state.prepare()
@@ -278,7 +281,10 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(part, name=name) for name, part in tasks.items()]
             await self._ending.wait()
-            if self.config.in_container:
+            if not self._yielded and not self._is_down and await self.source.uninstalled():
+                log.info("the mesh is taken off: its pods go on without it")
+                await self.down(UNINSTALL_DRAIN_S)
+            elif self.config.in_container:
                 await self._end_with_proxy([task for task in running if task.get_name() != "proxy"])
             for task in running:
                 task.cancel()
@@ -303,6 +309,7 @@ class Agent:
 
     async def down(self, drain_s: float) -> list[str]:
         """Takes the node's workloads out of the mesh, then ends the proxy; returns what was released."""
+        self._is_down = True
         released = [f"{status.workload.namespace}/{status.workload.name}" for status in self.enrolment.status()]
         await self.source.remove()
         await self.enrolment.down(drain_s)

@@ -65,6 +65,8 @@ class KubernetesPods(Struct, frozen=True):
     cni: CNIPlaces | None = None
     exempt_namespaces: tuple[str, ...] = ()
     """Never captured, so that their pods start without the agent."""
+    daemonset: tuple[str, str] | None = None
+    """Namespace and name of what runs the agents: when that is gone, so is the mesh, and an agent that ends takes its node out of it."""
 
 
 class EngineContainers(Struct, frozen=True):
@@ -138,6 +140,15 @@ def parse_listen(text: str, option: str) -> tuple[str, int]:
     return _split(text, 0, f"{option} {text!r}")
 
 
+def _daemonset(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    namespace, slash, name = text.partition("/")
+    if not slash or not namespace or not name or "/" in name:
+        raise ConfigError(f"--daemonset {text!r}: must be NAMESPACE/NAME")
+    return namespace, name
+
+
 def parse_kubelet_cgroup(text: str) -> KubeletCgroup | None:
     """Reads `auto`, `none`, or the path of a cgroup below its mount; raises ConfigError."""
     match text:
@@ -159,12 +170,17 @@ def parse_node_addresses(texts: Iterable[str]) -> tuple[IPAddress, ...]:
 
 
 def parse_runtime(
-    text: str, *, cni_bin_dir: Path | None = None, cni_conf_dir: Path | None = None, exempt_namespaces: tuple[str, ...] = ()
+    text: str,
+    *,
+    cni_bin_dir: Path | None = None,
+    cni_conf_dir: Path | None = None,
+    exempt_namespaces: tuple[str, ...] = (),
+    daemonset: str | None = None,
 ) -> RuntimeChoice:
     """Reads `static:FILE`, `kubernetes`, `kubernetes:KUBECONFIG`, `containers` or `containers:SOCKET`; raises ConfigError."""
     kind, _, rest = text.partition(":")
-    if kind != "kubernetes" and (cni_bin_dir or cni_conf_dir or exempt_namespaces):
-        raise ConfigError("the options for CNI are for --runtime kubernetes")
+    if kind != "kubernetes" and (cni_bin_dir or cni_conf_dir or exempt_namespaces or daemonset):
+        raise ConfigError("--daemonset and the options for CNI are for --runtime kubernetes")
     match kind:
         case "static" if rest:
             return StaticList(Path(rest))
@@ -172,7 +188,7 @@ def parse_runtime(
             if (cni_bin_dir is None) != (cni_conf_dir is None):
                 raise ConfigError("--cni-bin-dir and --cni-conf-dir go together: the plugin, and the configuration that names it")
             cni = CNIPlaces(cni_bin_dir, cni_conf_dir) if cni_bin_dir and cni_conf_dir else None
-            return KubernetesPods(Path(rest) if rest else None, cni, exempt_namespaces)
+            return KubernetesPods(Path(rest) if rest else None, cni, exempt_namespaces, _daemonset(daemonset))
         case "containers":
             return EngineContainers(Path(rest) if rest else DEFAULT_ENGINE_SOCKET)
         case _:

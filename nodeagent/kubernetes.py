@@ -67,6 +67,10 @@ class KubernetesSource:
         """See `source.Source`."""
         return self._installation.problem if self._installation is not None else ""
 
+    async def uninstalled(self) -> bool:
+        """See `source.Source`."""
+        return self._watch is not None and await self._watch.uninstalled()
+
     async def remove(self) -> None:
         """The plugin first: pods that start from now on do so outside of the mesh, and wait for nobody."""
         if self._installation is not None:
@@ -79,6 +83,7 @@ class KubernetesSource:
         self._watch = pod_watch.PodWatch(
             node=self._config.node,
             kubeconfig=self._choice.kubeconfig,
+            daemonset=self._choice.daemonset,
             book=self._book,
             changed=self.runtime.look,
             markings=lambda: markings(self._book.pods(), node.statuses(), wanted={pod.uid for pod in self._book.wanted()}),

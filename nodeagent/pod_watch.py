@@ -26,6 +26,18 @@ PODS: Final = "/api/v1/pods"
 NAMESPACES: Final = "/api/v1/namespaces"
 _RETRY_S: Final = 2.0
 _T = TypeVar("_T")
+_PRESENCE_S: Final = 5.0
+
+
+class _PresenceMeta(msgspec.Struct, rename="camel"):
+    deletion_timestamp: str = ""
+
+
+class _Presence(msgspec.Struct):
+    metadata: _PresenceMeta
+
+
+_presences: Final = msgspec.json.Decoder(_Presence)
 _pods: Final = msgspec.json.Decoder(Pod)
 _namespaces: Final = msgspec.json.Decoder(Namespace)
 
@@ -38,6 +50,7 @@ class PodWatch:
         *,
         node: str,
         kubeconfig: Path | None,
+        daemonset: tuple[str, str] | None = None,
         book: PodBook,
         changed: Callable[[], None],
         markings: Callable[[], list[Marking]],
@@ -45,6 +58,8 @@ class PodWatch:
     ) -> None:
         self._node = node
         self._kubeconfig = kubeconfig
+        self._daemonset = daemonset
+        self._may_ask = False
         self._book = book
         self._changed = changed
         self._markings = markings
@@ -63,6 +78,7 @@ class PodWatch:
         access = await self._access()
         async with KubeClient(access) as client:
             self._client = client
+            self._may_ask = await self._presence() is not None
             self._followers = (self._pod_follower(client), self._namespace_follower(client))
             async with asyncio.TaskGroup() as tasks:
                 for follower, name in zip(self._followers, ("pods", "namespaces"), strict=True):
@@ -82,6 +98,27 @@ class PodWatch:
         if (found := _decoded(_namespaces, body)) is not None:
             self._book.put_namespace(found)
             self._changed()
+
+    async def uninstalled(self) -> bool:
+        """Whether what runs the agents is gone, or going. Where that can't be said, it is not: captures stay, and are taken up again."""
+        present = await self._presence()
+        log.info("the DaemonSet of the agents: %s", {True: "is there", False: "is gone", None: "not known"}[present])
+        return present is False
+
+    async def _presence(self) -> bool | None:
+        """None: it can't be said, or nobody told which it is."""
+        if self._client is None or self._daemonset is None:
+            return None
+        namespace, name = (quote(part, safe="") for part in self._daemonset)
+        try:
+            path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
+            body = await self._client.request("GET", path, deadline_s=_PRESENCE_S)
+        except APIError as error:
+            # Its account and its rights go together with it: who could ask before, and is refused now, has lost them by that.
+            refused = error.status == 404 or (error.status in {401, 403} and self._may_ask)
+            return False if refused else None
+        found = _decoded(_presences, body)
+        return None if found is None else not found.metadata.deletion_timestamp
 
     async def _access(self) -> Access:
         while True:

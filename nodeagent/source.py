@@ -33,6 +33,9 @@ class Source(Protocol):
     def installation_problem(self) -> str:
         """Why what it installs on the node is not as it should be, in words; empty if it is."""
 
+    async def uninstalled(self) -> bool:
+        """Whether an agent that ends is not to come back: the mesh is taken off. Asked once, when it ends."""
+
     async def remove(self) -> None:
         """Takes off the node what it installed there; the node leaves the mesh."""
 
@@ -48,6 +51,9 @@ class StaticSource:
 
     def installation_problem(self) -> str:
         return ""
+
+    async def uninstalled(self) -> bool:
+        return False
 
     async def remove(self) -> None:
         return

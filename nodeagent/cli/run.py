@@ -33,6 +33,12 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--cni-bin-dir", type=_DIRECTORY, show_envvar=True, help="Where to put the CNI plugin; with --cni-conf-dir.")
 @click.option("--cni-conf-dir", type=_DIRECTORY, show_envvar=True, help="Where the CNI configuration is to which the plugin is added.")
 @click.option(
+    "--daemonset",
+    show_envvar=True,
+    metavar="NAMESPACE/NAME",
+    help="What runs the agents: one that ends when it is gone takes its node out of the mesh.",
+)
+@click.option(
     "--cni-exempt-namespace", multiple=True, show_envvar=True, help="Its pods are never captured, and start while the agent is away."
 )
 @click.option(
@@ -155,6 +161,7 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
             cni_bin_dir=options["cni_bin_dir"],
             cni_conf_dir=options["cni_conf_dir"],
             exempt_namespaces=options["cni_exempt_namespace"],
+            daemonset=options["daemonset"],
         ),
         join_token=options["join_token"],
         token=options["token"],

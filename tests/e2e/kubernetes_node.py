@@ -120,6 +120,7 @@ class Site:
             f"--cni-bin-dir={places / 'bin'}",
             f"--cni-conf-dir={places / 'net.d'}",
             "--cni-exempt-namespace=kube-system",
+            f"--daemonset={AGENT_NAMESPACE}/{AGENT}",
             join=join,
         )
 
@@ -131,6 +132,19 @@ def manifest(kind: str, name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
 
 
+def daemonset() -> dict[str, Any]:
+    """What stands for the agents' installation: nobody makes pods of it here."""
+    labels = {"app": AGENT}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "agent", "image": "none.invalid/agent"}]}}
+    meta = {"name": AGENT, "namespace": AGENT_NAMESPACE}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": meta,
+        "spec": {"selector": {"matchLabels": labels}, "template": template},
+    }
+
+
 def agent_token(kube: Kube, node: str) -> str:
     """Of the agent's pod on a node, with exactly the rights that the agent is installed with."""
     if AGENT_NAMESPACE not in {one["metadata"]["name"] for one in kube.admin.list("v1", "Namespace")}:
@@ -138,6 +152,7 @@ def agent_token(kube: Kube, node: str) -> str:
         kube.service_account(AGENT_NAMESPACE, AGENT)
     for document in yaml.safe_load_all((REPOSITORY / "deploy/daemonset/base/agent-rbac.yaml").read_text()):
         kube.admin.apply(document)
+    kube.admin.apply(daemonset())
     pod = kube.admin.create(objects.pod(AGENT_NAMESPACE, f"agent-{node}", node=node, account=AGENT))
     return kube.admin.token(AGENT_NAMESPACE, AGENT, pod=pod)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from demo.cluster import eventually
-from tests.e2e.kubernetes_node import BRIDGE, MODE, Site, site
+from tests.e2e.kubernetes_node import AGENT, AGENT_NAMESPACE, BRIDGE, MODE, Site, daemonset, site
 from tests.e2e.mesh import SECRET, echoes, spiffe
 from tests.kube import objects
 from tests.kube.admin import APIError
@@ -220,3 +220,19 @@ def test_down_takes_the_plugin_out_of_the_chain(enrolled: Site) -> None:
     node.stop_agent()
     node.start_agent()
     eventually(lambda: len(node.chain()) == 2, "it to be put back by an agent that runs again")
+
+
+def test_an_agent_that_ends_with_the_whole_installation_takes_its_node_out_of_the_mesh(enrolled: Site) -> None:
+    node = enrolled
+    pod = node.plug("left")
+    uid = node.declare("left")
+    assert node.cni("ADD", "left", uid).ok
+    node.kube.admin.delete("apps/v1", "DaemonSet", AGENT, AGENT_NAMESPACE)
+    node.mesh.cluster.agents[node.node].stop(timeout_s=30)
+    assert json.loads((node.directory / "net.d/10-net.conflist").read_text()) == BRIDGE, "pods start without waiting for anybody"
+    with node.mesh.wiretap("left", "far") as tap:
+        assert node.mesh.call(pod, node.api.ipv4).ok
+    assert SECRET in tap.file.read_bytes(), "its pods go on as if there never had been a mesh"
+    node.kube.admin.apply(daemonset())
+    node.start_agent()
+    eventually(lambda: node.captured("left"), "it to be captured again")
