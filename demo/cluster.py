@@ -179,9 +179,9 @@ class Cluster:
         self._wait_for(app, lambda: log.exists() and "listens" in log.read_text(), f"{pod.name} to listen")
         return app
 
-    def enrol(self, pod: Pod, *, service_account: str, namespace: str = "default") -> None:
+    def enrol(self, pod: Pod, *, service_account: str, namespace: str = "default", cgroup: str = "") -> None:
         """Adds a pod to its node's static list and waits until it is captured and has its identity."""
-        self.list_pod(pod, service_account=service_account, namespace=namespace)
+        self.list_pod(pod, service_account=service_account, namespace=namespace, cgroup=cgroup)
         self._eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
 
     def list_pod(

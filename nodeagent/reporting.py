@@ -153,7 +153,8 @@ class NodeReports:
         except NoAnswerError as error:
             raise UnavailableError(str(error)) from error
         kernel = self._agent.kernel
-        return [node.connection(entry, kernel.sighting(entry) if kernel else NOTHING) for entry in entries]
+        sightings = kernel.sightings(entries, ended=False) if kernel else [NOTHING] * len(entries)
+        return [node.connection(entry, sighting) for entry, sighting in zip(entries, sightings, strict=True)]
 
     async def captures(self) -> list[CaptureReport]:
         agent = self._agent

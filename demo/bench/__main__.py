@@ -13,11 +13,13 @@ from demo.bench.kubernetes import measure_kubernetes
 from demo.bench.mesh import Say
 from demo.bench.paths import measure_paths
 from demo.bench.results import Result
+from demo.bench.telemetry import measure_telemetry
 from demo.report import make_console
 
 PARTS: Mapping[str, Callable[[Say, int], list[Result]]] = {
     "paths": measure_paths,
     "captures": measure_captures,
+    "telemetry": measure_telemetry,
     "denials": measure_denials,
     "footprint": measure_footprint,
     "control": measure_control,

@@ -10,6 +10,7 @@ from statistics import median
 
 import psutil
 
+from demo.cgroups import entering
 from demo.shell import in_namespace, run
 
 SECONDS = 2.0
@@ -20,7 +21,7 @@ class Lane:
     """A way from a client to the server: the namespace of the client, and the address it dials.
 
     `processes` are those whose CPU time is its cost: proxies, or all that takes part; `client` says whether the client's is, too.
-    `cpu`: the client runs on this one alone.
+    `cpu`: the client runs on this one alone. `cgroup`: the client runs in it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Lane:
     processes: tuple[int, ...] = ()
     client: bool = False
     cpu: int | None = None
+    cgroup: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def measure(load: Path, lane: Lane, metric: Metric) -> dict[str, float]:
     before_s = _cpu_s(lane)
     pinned = [] if lane.cpu is None else ["taskset", "--cpu-list", str(lane.cpu)]
     verb, *words = metric.words
-    result = json.loads(run([*pinned, str(load), verb, lane.address, *words], namespace=lane.namespace, timeout_s=60))
+    command = entering(lane.cgroup, [*pinned, str(load), verb, lane.address, *words])
+    result = json.loads(run(command, namespace=lane.namespace, timeout_s=60))
     figures = {metric.name: float(result[metric.key])}
     if metric.cost is not None and lane.processes:
         figures[metric.cost.name] = (_cpu_s(lane) - before_s) / float(result[metric.cost.work])

@@ -85,6 +85,7 @@ def roots(pem_by_domain: Mapping[str, str]) -> tuple[RootReport, ...]:
 
 
 def connection(entry: ConnectionEntry, sighting: Sighting) -> ConnectionReport:
+    process, figures = sighting
     return ConnectionReport(
         workload=entry.workload,
         direction=entry.direction.value,
@@ -97,12 +98,12 @@ def connection(entry: ConnectionEntry, sighting: Sighting) -> ConnectionReport:
         opened_s=entry.opened_s,
         sent_bytes=entry.sent_bytes,
         received_bytes=entry.received_bytes,
-        pid=sighting.pid,
-        executable=sighting.executable,
-        command=sighting.command,
-        connect_s=sighting.connect_s,
-        rtt_s=sighting.rtt_s,
-        retransmits=sighting.retransmits,
+        pid=process.pid if process else None,
+        executable=process.executable if process else None,
+        command=process.command if process else None,
+        connect_s=figures.connect_s if figures else None,
+        rtt_s=figures.rtt_s if figures else None,
+        retransmits=figures.retransmits if figures else None,
     )
 
 

@@ -6,15 +6,15 @@ Pinned as `pinned` says. A workload's records are its own map: no workload can t
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv6Address
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from meshapi.workload import IPAddress
 from nodeagent.bpf import libbpf
-from nodeagent.bpf.libbpf import AttachType, Descriptor
+from nodeagent.bpf.libbpf import AttachType, Descriptor, Taking
 from nodeagent.bpf.pinned import Pinned, Program
 from nodeagent.linux.cgroups import Cgroup
 
@@ -22,24 +22,17 @@ OBJECT: Final = Path(__file__).parent / "objects/dialling.bpf.o"
 DIALLED: Final = "dialled"
 PROGRAM: Final = Program(OBJECT, "dialling", AttachType.CGROUP_SOCK_OPS, (DIALLED,))
 KEY: Final = struct.Struct("=Q16s16sHHI")
-DIALLER: Final = struct.Struct("=QQII16s32s")
+AT: Final = struct.Struct("=Q")
+DIALLER: Final = struct.Struct("=QII16s32s")
+RECORD_BYTES: Final = AT.size + DIALLER.size
+KEPT_ADDRESSES: Final = 4096
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-
-
-class Connection(Struct, frozen=True):
-    """As it leaves the application. `namespace`: the cookie of its network namespace."""
-
-    namespace: int
-    source: tuple[IPAddress, int]
-    destination: tuple[IPAddress, int]
 
 
 class Dialler(Struct, frozen=True):
     """The process that opened a connection, at that moment; a pid of the machine's first namespace."""
 
     pid: int
-    at_ns: int
-    """Of the monotonic clock."""
     started_ns: int
     """When the process started, of the clock that goes on while the machine sleeps: no two processes have pid and this in common."""
     command: str
@@ -49,19 +42,23 @@ class Dialler(Struct, frozen=True):
 
 
 class Dialled:
-    """The records of one workload."""
+    """The records of one workload, as they are: see `key`, `split` and `unpack`."""
 
     def __init__(self, table: Descriptor) -> None:
         self._table = table
+        self._taking = Taking(table, RECORD_BYTES)
 
-    def find(self, connection: Connection) -> Dialler | None:
+    def find(self, connection: bytes) -> bytes | None:
         """Who opened it; None if that is not known (any more)."""
-        raw = libbpf.read(self._table, pack(connection), DIALLER.size)
-        return None if raw is None else unpack(raw)
+        return libbpf.read(self._table, connection, RECORD_BYTES)
 
-    def forget(self, connection: Connection) -> None:
-        """Makes room: fine if it is not there."""
-        libbpf.delete(self._table, pack(connection))
+    def take(self, connection: bytes) -> bytes | None:
+        """The same, and makes room."""
+        return self._taking.take(connection)
+
+    def put_back(self, connection: bytes, record: bytes) -> None:
+        """It was not the one that was looked for."""
+        libbpf.write(self._table, connection, record)
 
 
 class Dialling:
@@ -90,19 +87,30 @@ class Dialling:
         self._pinned.sweep()
 
 
-def pack(connection: Connection) -> bytes:
-    """`struct connection` of dialling.h."""
-    (source, source_port), (destination, destination_port) = connection.source, connection.destination
-    return KEY.pack(connection.namespace, _mapped(source), _mapped(destination), source_port, destination_port, 0)
+def key(namespace: int, source: str, destination: str) -> bytes:
+    """`struct connection` of dialling.h: the cookie of a network namespace, addresses as `ip:port`; raises ValueError."""
+    address, _, port = source.rpartition(":")
+    to_address, _, to_port = destination.rpartition(":")
+    try:
+        return KEY.pack(namespace, _mapped(address), _mapped(to_address), int(port), int(to_port), 0)
+    except struct.error as error:
+        raise ValueError(f"{source} or {destination}: {error}") from error
 
 
-def unpack(raw: bytes) -> Dialler:
-    """`struct dialler` of dialling.h."""
-    at_ns, started_ns, pid, _, command, executable = DIALLER.unpack(raw)
-    return Dialler(pid, at_ns, started_ns, _text(command), _text(executable))
+def split(record: bytes) -> tuple[int, bytes]:
+    """When the connection was opened (of the monotonic clock, in ns), and by whom, as `unpack` reads it: the same for each of a process."""
+    return AT.unpack_from(record)[0], record[AT.size :]
 
 
-def _mapped(address: IPAddress) -> bytes:
+def unpack(dialler: bytes) -> Dialler:
+    """`struct dialler` of dialling.h, behind the time."""
+    started_ns, pid, _, command, executable = DIALLER.unpack(dialler)
+    return Dialler(pid, started_ns, _text(command), _text(executable))
+
+
+@lru_cache(KEPT_ADDRESSES)
+def _mapped(text: str) -> bytes:
+    address = ip_address(text.strip("[]"))
     return address.packed if isinstance(address, IPv6Address) else _MAPPED + address.packed
 
 

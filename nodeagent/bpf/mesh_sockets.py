@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -72,7 +72,7 @@ class Flow(Struct, frozen=True):
     received_bytes: int = 0
 
 
-class Figures(Struct, frozen=True):
+class Figures(NamedTuple):
     """The latest of one socket; what is not known is None."""
 
     connect_s: float | None

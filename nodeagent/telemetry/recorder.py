@@ -1,5 +1,6 @@
 """Takes what the proxy counted and logged, and gives it to the metrics and the access log."""
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from nodeagent.telemetry.access_log import AccessLog
@@ -18,11 +19,8 @@ OTHER_POLICY: Final = "other"
 class Observer(Protocol):
     """Who knows more of a connection than the proxy does (`nodeagent.telemetry.kernel`)."""
 
-    def sighting(self, entry: ConnectionEntry) -> Sighting:
-        """What is known of it; takes microseconds, and raises nothing."""
-
-    def forget(self, entry: ConnectionEntry) -> None:
-        """It has ended, and was told of."""
+    def sightings(self, entries: Sequence[ConnectionEntry], *, ended: bool) -> Sequence[Sighting]:
+        """What is known of each, of those that have ended for the last time; takes microseconds, and raises nothing."""
 
 
 class Recorder:
@@ -49,13 +47,9 @@ class Recorder:
         """A proxy connected: its series numbers begin anew."""
         return SessionRecorder(self)
 
-    def last_sighting(self, entry: ConnectionEntry) -> Sighting:
-        """What the observer knows of a connection that has ended, and forgets by this."""
-        if self._observer is None:
-            return NOTHING
-        sighting = self._observer.sighting(entry)
-        self._observer.forget(entry)
-        return sighting
+    def last_sightings(self, entries: Sequence[ConnectionEntry]) -> Sequence[Sighting]:
+        """What the observer knows of connections that have ended, and forgets by this."""
+        return self._observer.sightings(entries, ended=True) if self._observer else [NOTHING] * len(entries)
 
     def count_denial(self, policy: str | None) -> None:
         """One more of this policy, or of no one's."""
@@ -100,9 +94,9 @@ class SessionRecorder:
     def on_closed(self, closed: Closed) -> None:
         """Logs connections that ended."""
         records: list[Record] = []
-        for entry in closed.entries:
+        for entry, sighting in zip(closed.entries, self._recorder.last_sightings(closed.entries), strict=True):
             flow = self._series.find(entry.series)
-            line = record(entry, flow.log if flow is not None else {}, self._recorder.last_sighting(entry))
+            line = record(entry, flow.log if flow is not None else {}, sighting)
             records.append(line)
             self._recorder.probes_from_node += line.fields.get(PROBE) == PROBE_FROM_NODE
             if line.denied:

@@ -1,14 +1,16 @@
 """A line of the access log: which fields, in which order, as JSON or as text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
-from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
+from nodeagent.bpf.mesh_sockets import Figures
+from nodeagent.telemetry.kernel.sighting import NOTHING, Process, Sighting
 from nodeagent.telemetry.labels import PROBE, PROBE_OF_KUBELET
 from nodeagent.ztunnel.protocol import ConnectionEntry, Via
 
@@ -17,9 +19,6 @@ FIELDS: Final = (
     "src.workload",
     "src.namespace",
     "src.identity",
-    "src.pid",
-    "src.executable",
-    "src.command",
     "dst.addr",
     "dst.hbone_addr",
     "dst.service",
@@ -30,16 +29,17 @@ FIELDS: Final = (
     "bytes_sent",
     "bytes_recv",
     "duration",
-    "tcp.connect",
-    "tcp.rtt",
-    "tcp.retransmits",
     "error",
     "policy",
     "probe",
     "flag",
 )
+PROCESS_FIELDS: Final = ("src.pid", "src.executable", "src.command")
+TCP_FIELDS: Final = ("tcp.connect", "tcp.rtt", "tcp.retransmits")
 DENIED_FLAG: Final = "UAEX"
 MAX_VALUE_CHARS: Final = 2048
+KEPT_VALUES: Final = 1024
+"""How many are kept as text: the same names are in most lines."""
 _PLAIN: Final = frozenset("0123456789abcdefABCDEF.:[]")
 
 
@@ -49,6 +49,8 @@ class Record:
 
     at_s: float
     fields: Mapping[str, str | int]
+    sighting: Sighting = NOTHING
+    """What the kernel knew of it stands behind the fields: the same for many, and so put into words once."""
 
     @property
     def denied(self) -> bool:
@@ -61,30 +63,57 @@ class Record:
 
 def record(entry: ConnectionEntry, log: Mapping[str, str], sighting: Sighting = NOTHING) -> Record:
     """What is logged of a connection; `log` is what the agent knew of its flow. The proxy's word counts where both have one."""
-    known: dict[str, str | int | None] = {
-        **log,
-        "src.addr": entry.source,
-        "src.identity": entry.source_identity or log.get("src.identity"),
-        "src.pid": sighting.pid,
-        "src.executable": sighting.executable,
-        "src.command": sighting.command,
-        "dst.addr": entry.destination,
-        "dst.hbone_addr": entry.hbone_address,
-        "dst.identity": entry.destination_identity or log.get("dst.identity"),
-        "direction": str(entry.direction),
-        "bytes_sent": entry.sent_bytes,
-        "bytes_recv": entry.received_bytes,
-        "duration": f"{entry.duration_s * 1000:.0f}ms",
-        "tcp.connect": _milliseconds(sighting.connect_s),
-        "tcp.rtt": _milliseconds(sighting.rtt_s),
-        "tcp.retransmits": sighting.retransmits,
-        "error": entry.error,
-        "policy": entry.policy,
-        PROBE: PROBE_OF_KUBELET if entry.via is Via.PROBE else log.get(PROBE),
-        "flag": entry.flag,
+    known = log.get
+    values = (
+        entry.source,
+        known("src.workload"),
+        known("src.namespace"),
+        entry.source_identity or known("src.identity"),
+        entry.destination,
+        entry.hbone_address,
+        known("dst.service"),
+        known("dst.workload"),
+        known("dst.namespace"),
+        entry.destination_identity or known("dst.identity"),
+        entry.direction.value,
+        entry.sent_bytes,
+        entry.received_bytes,
+        f"{entry.duration_s * 1000:.0f}ms",
+        entry.error,
+        entry.policy,
+        PROBE_OF_KUBELET if entry.via is Via.PROBE else known(PROBE),
+        entry.flag,
+    )
+    return Record(entry.opened_s + entry.duration_s, _fields(zip(FIELDS, values, strict=True)), sighting)
+
+
+def _fields(pairs: Iterable[tuple[str, str | int | None]]) -> dict[str, str | int]:
+    """Those that are known, none too long."""
+    return {
+        name: value if isinstance(value, int) or len(value) <= MAX_VALUE_CHARS else value[:MAX_VALUE_CHARS]
+        for name, value in pairs
+        if value is not None
     }
-    fields = {name: _bounded(value) for name in FIELDS if (value := known.get(name)) is not None}
-    return Record(entry.opened_s + entry.duration_s, fields)
+
+
+@lru_cache(KEPT_VALUES)
+def _process_fields(process: Process) -> dict[str, str | int]:
+    return _fields(zip(PROCESS_FIELDS, process, strict=True))
+
+
+@lru_cache(KEPT_VALUES)
+def _tcp_fields(figures: Figures) -> dict[str, str | int]:
+    return _fields(zip(TCP_FIELDS, (_milliseconds(figures.connect_s), _milliseconds(figures.rtt_s), figures.retransmits), strict=True))
+
+
+@lru_cache(KEPT_VALUES)
+def _process_text(process: Process) -> str:
+    return _pairs(_process_fields(process))
+
+
+@lru_cache(KEPT_VALUES)
+def _tcp_text(figures: Figures) -> str:
+    return _pairs(_tcp_fields(figures))
 
 
 def _milliseconds(seconds: float | None) -> str | None:
@@ -93,20 +122,24 @@ def _milliseconds(seconds: float | None) -> str | None:
 
 def as_json(line: Record) -> str:
     """One JSON object, without a line feed."""
-    return msgspec.json.encode({"time": _time(line.at_s), "level": line.level, **line.fields}).decode()
+    process, figures = line.sighting
+    behind = (_process_fields(process) if process else {}) | (_tcp_fields(figures) if figures else {})
+    return msgspec.json.encode({"time": _time(line.at_s), "level": line.level, **line.fields, **behind}).decode()
 
 
 def as_text(line: Record) -> str:
     """Tab-separated head and `name=value` pairs; whatever could be mistaken for more than one value is in quotes, escaped."""
     outcome = "failed" if line.level == "error" else "complete"
-    pairs = " ".join(f"{name}={_value(value)}" for name, value in line.fields.items())
-    return f"{_time(line.at_s)}\t{line.level}\taccess\tconnection {outcome}\t{pairs}"
+    process, figures = line.sighting
+    behind = (_process_text(process) if process else "") + (_tcp_text(figures) if figures else "")
+    return f"{_time(line.at_s)}\t{line.level}\taccess\tconnection {outcome}\t{_pairs(line.fields)[1:]}{behind}"
 
 
-def _bounded(value: str | int) -> str | int:
-    return value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
+def _pairs(fields: Mapping[str, str | int]) -> str:
+    return "".join([f" {name}={_value(value)}" for name, value in fields.items()])
 
 
+@lru_cache(KEPT_VALUES)
 def _value(value: str | int) -> str:
     return str(value) if isinstance(value, int) or _PLAIN.issuperset(value) else json.dumps(value)
 

@@ -2,25 +2,26 @@
 
 import errno
 import logging
-import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import lru_cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from meshapi.workload import IPAddress
-from nodeagent.bpf.dialling import Connection, Dialled, Dialler, Dialling
+from nodeagent.bpf import dialling
+from nodeagent.bpf.dialling import Dialled, Dialler, Dialling
 from nodeagent.linux import cgroups, process
 from nodeagent.linux.cgroups import Cgroup
 from nodeagent.linux.errors import KernelError
+from nodeagent.telemetry.kernel.sighting import Process
+from nodeagent.ztunnel.protocol import ConnectionEntry
 
 log = logging.getLogger(__name__)
 
 SLACK_S: Final = 0.05
 """How much later than the proxy says a connection may have been opened: the proxy's clock is not read at the same moment."""
-KEPT_PATHS: Final = 1024
+KEPT_PROCESSES: Final = 1024
+_S: Final = 1e-9
 _SHOWN_NAME_BYTES: Final = 31
 """Of a file's name, in a record."""
 
@@ -34,26 +35,17 @@ class Place(NamedTuple):
     cgroup: str
 
 
-class Opened(NamedTuple):
-    """A connection as the proxy tells of it: `at_s` in Unix time, addresses as `ip:port`."""
-
-    uid: str
-    source: str
-    destination: str
-    at_s: float
-
-
 class _Held:
     """The records of a place, open."""
 
-    def __init__(self, place: Place, dialling: Dialling) -> None:
+    def __init__(self, place: Place, program: Dialling) -> None:
         self.place = place
         with ExitStack() as undo:
             cgroup = undo.enter_context(Cgroup.open(place.cgroup))
             if cgroup.is_root:
                 raise KernelError(errno.EPERM, "cgroup /", detail="it is the root cgroup, with the whole machine")
-            dialling.attach(cgroup)
-            found = undo.enter_context(dialling.open(cgroup))
+            program.attach(cgroup)
+            found = undo.enter_context(program.open(cgroup))
             if found is None:
                 raise KernelError(errno.ENOENT, f"cgroup {place.cgroup}")
             self.cgroup = cgroup
@@ -69,7 +61,7 @@ class _Held:
 
 
 class Diallers:
-    """`set` and `close` block; `find` and `forget` take some microseconds, and a few more when a process is met for the first time."""
+    """`set` and `close` block; `find` takes a few microseconds, and some more when a process is met for the first time."""
 
     def __init__(self, pins: Path) -> None:
         self._dialling = Dialling(pins)
@@ -95,33 +87,31 @@ class Diallers:
             log.warning("workload %s: its processes are not known: %s", place.uid, failed[place])
         self._failed = failed
 
-    def find(self, opened: Opened) -> Dialler | None:
-        """Who opened it, if that is known for sure."""
-        key = self._connection(opened)
-        if key is None:
-            return None
-        found = self._held[opened.uid].dialled.find(key)
-        # Addresses and ports come again: a record that is younger than the connection is of a later one.
-        age_s = (time.monotonic_ns() - found.at_ns) / 1e9 if found is not None else 0
-        return found if found is not None and time.time() - age_s <= opened.at_s + SLACK_S else None
+    def find(self, connection: ConnectionEntry, began_s: float, *, ended: bool) -> Process | None:
+        """Who opened it, if that is known for sure; of one that has ended, for the last time. Raises OSError and ValueError.
 
-    def forget(self, opened: Opened) -> None:
-        """It has ended: makes room for others."""
-        key = self._connection(opened)
-        if key is not None:
-            self._held[opened.uid].dialled.forget(key)
+        `began_s`: when the monotonic clock was 0, in Unix time.
+        """
+        held = self._held.get(connection.workload)
+        if held is None:
+            return None
+        key = dialling.key(held.place.namespace, connection.source, connection.destination)
+        record = held.dialled.take(key) if ended else held.dialled.find(key)
+        if record is None:
+            return None
+        at_ns, dialler = dialling.split(record)
+        # Addresses and ports come again: a record that is younger than the connection is of a later one.
+        if began_s + at_ns * _S <= connection.opened_s + SLACK_S:
+            return process_of(dialler)
+        if ended:
+            held.dialled.put_back(key, record)
+        return None
 
     def close(self) -> None:
         """The programs go on."""
         for held in self._held.values():
             held.close()
         self._held = {}
-
-    def _connection(self, opened: Opened) -> Connection | None:
-        held = self._held.get(opened.uid)
-        if held is None:
-            return None
-        return Connection(held.place.namespace, _endpoint(opened.source), _endpoint(opened.destination))
 
     def _release(self, uid: str) -> None:
         held = self._held.pop(uid)
@@ -130,15 +120,20 @@ class Diallers:
         held.close()
 
 
-@lru_cache(KEPT_PATHS)
-def path_of(pid: int, started_ns: int, name: str) -> str:
-    """The path of the file that a process runs, if it is still there and its file still has this name; else the name."""
-    path = process.executable(pid, started_ns)
-    if path is None or path.rpartition("/")[2].encode("utf-8", "replace")[:_SHOWN_NAME_BYTES] != name.encode("utf-8", "replace"):
-        return name
+@lru_cache(KEPT_PROCESSES)
+def process_of(dialler: bytes) -> Process:
+    """The process of a record. Its path is looked for once: when it is first met."""
+    found = dialling.unpack(dialler)
+    return Process(found.pid, path_of(found) or None, found.command)
+
+
+def path_of(dialler: Dialler) -> str:
+    """The path of the file that it runs, if it is still there and the file still has the name that it had; else that name."""
+    path = process.executable(dialler.pid, dialler.started_ns)
+    if path is None or _shown(path.rpartition("/")[2]) != _shown(dialler.executable):
+        return dialler.executable
     return path
 
 
-def _endpoint(text: str) -> tuple[IPAddress, int]:
-    address, _, port = text.rpartition(":")
-    return ip_address(address.strip("[]")), int(port)
+def _shown(name: str) -> bytes:
+    return name.encode("utf-8", "replace")[:_SHOWN_NAME_BYTES]

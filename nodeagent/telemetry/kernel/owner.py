@@ -6,7 +6,7 @@ Whatever of it fails costs figures and names, and nothing else: it is said in `p
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -21,7 +21,7 @@ from nodeagent.linux.sockets import netns_cookie
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.snapshot.store import SnapshotStore
 from nodeagent.telemetry.kernel import tcp_metrics
-from nodeagent.telemetry.kernel.diallers import Diallers, Opened, Place, path_of
+from nodeagent.telemetry.kernel.diallers import Diallers, Place
 from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
 from nodeagent.telemetry.kernel.tcp_metrics import STRANGER, Named, TCPMetrics
 from nodeagent.telemetry.kernel.tunnels import Tunnels
@@ -94,28 +94,28 @@ class KernelTelemetry:
             with suppress(OSError):
                 await self._off(end)
 
-    def sighting(self, entry: ConnectionEntry) -> Sighting:
-        """What the kernel knows of a connection, open or just ended."""
-        try:
-            figures = self._tunnels.figures(entry.socket) if entry.socket is not None else None
-            dialler = self._diallers.find(_opened(entry)) if entry.direction is Direction.OUTBOUND else None
-        except (OSError, ValueError) as error:
-            log.debug("connection %d: %s", entry.id, error)
-            return NOTHING
-        return Sighting(
-            pid=dialler.pid if dialler else None,
-            command=dialler.command if dialler else None,
-            executable=(path_of(dialler.pid, dialler.started_ns, dialler.executable) or None) if dialler else None,
-            connect_s=figures.connect_s if figures else None,
-            rtt_s=figures.rtt_s if figures else None,
-            retransmits=figures.retransmits if figures else None,
-        )
+    def sightings(self, entries: Sequence[ConnectionEntry], *, ended: bool) -> list[Sighting]:
+        """What the kernel knows of connections; of those that have ended it can be told once."""
+        began_s = time.time() - time.monotonic()
+        tunnels: dict[int | None, Sighting] = {None: NOTHING}  # many connections, few tunnels
+        outbound, find = Direction.OUTBOUND, self._diallers.find
+        found: list[Sighting] = []
+        for entry in entries:
+            sighting = NOTHING
+            try:
+                if (cookie := entry.socket) not in tunnels:
+                    tunnels[cookie] = self._tunnel(cookie)
+                sighting = tunnels[cookie]
+                if entry.direction is outbound and (process := find(entry, began_s, ended=ended)):
+                    sighting = Sighting(process, sighting.figures)
+            except (OSError, ValueError) as error:
+                log.debug("connection %d: %s", entry.id, error)
+            found.append(sighting)
+        return found
 
-    def forget(self, entry: ConnectionEntry) -> None:
-        """It has ended, and was told of."""
-        if entry.direction is Direction.OUTBOUND:
-            with suppress(OSError, ValueError):
-                self._diallers.forget(_opened(entry))
+    def _tunnel(self, cookie: int | None) -> Sighting:
+        figures = self._tunnels.figures(cookie) if cookie is not None else None
+        return Sighting(figures=figures) if figures else NOTHING
 
     # ---- looking
 
@@ -203,7 +203,3 @@ def _seen(workload: LocalWorkload) -> _Seen | None:
             return _Seen(workload, namespace.run(netns_cookie)) if namespace.key == workload.network else None
     except OSError:
         return None
-
-
-def _opened(entry: ConnectionEntry) -> Opened:
-    return Opened(entry.workload, entry.source, entry.destination, entry.opened_s)

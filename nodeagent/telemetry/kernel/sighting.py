@@ -1,19 +1,26 @@
 """What the kernel knew of one connection."""
 
-from msgspec import Struct
+from typing import NamedTuple
+
+from nodeagent.bpf.mesh_sockets import Figures
 
 
-class Sighting(Struct, frozen=True):
-    """What is not known is None. The process is the one that opened the connection; TCP's figures are of the tunnel that carries it."""
+class Process(NamedTuple):
+    """The process that opened a connection; its pid is that of the machine's first namespace."""
 
-    pid: int | None = None
-    command: str | None = None
-    """As the process calls itself."""
-    executable: str | None = None
-    """The file that it runs: its path as the workload sees it, or, of a process that has ended, the name alone."""
-    connect_s: float | None = None
-    rtt_s: float | None = None
-    retransmits: int | None = None
+    pid: int
+    executable: str | None
+    """The file that it runs: its path as the workload sees it, or, of a process that has ended, the name alone; None if it runs none."""
+    command: str
+    """As it calls itself."""
+
+
+class Sighting(NamedTuple):
+    """None: not known."""
+
+    process: Process | None = None
+    figures: Figures | None = None
+    """Of the tunnel that carries it, or of its own connection to the other side."""
 
 
 NOTHING = Sighting()

@@ -3,18 +3,18 @@
 import json
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from nodeagent.bpf import dialling, libbpf
-from nodeagent.bpf.dialling import Connection, Dialled, Dialler, Dialling
+from nodeagent.bpf.dialling import Dialled, Dialler, Dialling, key, split, unpack
 from nodeagent.linux.cgroups import Cgroup
 from nodeagent.linux.sockets import netns_cookie
 from tests.nodeagent import cgroups
@@ -67,9 +67,15 @@ def dial(path: Path, network: Pair, address: str, *, family: int = V4, name: str
     return pid, port
 
 
-def connection(network: Pair, family: int, source_port: int) -> Connection:
-    source, destination = ip_address(network.pod.addresses[family]), ip_address(network.client.addresses[family])
-    return Connection(network.pod.namespace.run(netns_cookie), (source, source_port), (destination, PORT))
+def connection(network: Pair, family: int, source_port: int) -> bytes:
+    form = "[{}]" if family == V6 else "{}"
+    source, destination = (form.format(side.addresses[family]) for side in (network.pod, network.client))
+    return key(network.pod.namespace.run(netns_cookie), f"{source}:{source_port}", f"{destination}:{PORT}")
+
+
+def found_in(records: Dialled, connection: bytes) -> Dialler | None:
+    record = records.find(connection)
+    return None if record is None else unpack(split(record)[1])
 
 
 @pytest.mark.parametrize(("family", "address"), [(V4, "10.77.0.2"), (V6, "fd77::2"), (V6, "::ffff:10.77.0.2")])
@@ -79,19 +85,21 @@ def test_the_process_is_known_though_it_is_gone(
     before_ns, before_boot_ns = time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     with listening(network):
         pid, port = dial(place[0], network, address, family=family)
-    found = records.find(connection(network, V4 if "." in address else V6, port))
-    assert found is not None
+    record = records.find(connection(network, V4 if "." in address else V6, port))
+    assert record is not None
+    at_ns, who = split(record)
+    found = unpack(who)
     assert found.pid == pid
     assert found.executable == Path(sys.executable).resolve().name
     assert found.command.startswith("python")
-    assert before_ns < found.at_ns < time.monotonic_ns()
+    assert before_ns < at_ns < time.monotonic_ns()
     assert before_boot_ns < found.started_ns < time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def test_a_process_that_calls_itself_another_is_known_by_its_file(records: Dialled, place: tuple[Path, Cgroup], network: Pair) -> None:
     with listening(network):
         _, port = dial(place[0], network, "10.77.0.2", name="nginx")
-    found = records.find(connection(network, V4, port))
+    found = found_in(records, connection(network, V4, port))
     assert found is not None
     assert found.command == "nginx"
     assert found.executable == Path(sys.executable).resolve().name
@@ -104,7 +112,7 @@ def test_a_name_that_is_long_or_no_text_is_cut_and_harms_nothing(
     shutil.copy(Path(sys.executable).resolve(), odd)
     with listening(network):
         _, port = dial(place[0], network, "10.77.0.2", program=str(odd))
-    found = records.find(connection(network, V4, port))
+    found = found_in(records, connection(network, V4, port))
     assert found is not None
     assert found.executable == "\ufffd\n" + "x" * 29
 
@@ -117,7 +125,7 @@ def test_one_thread_of_many_stands_for_its_process(records: Dialled, place: tupl
         )
         assert done.returncode == 0, done.stderr
         pid, port = json.loads(done.stdout)
-    found = records.find(connection(network, V4, port))
+    found = found_in(records, connection(network, V4, port))
     assert found is not None
     assert (found.pid, found.command) == (pid, Path(sys.executable).name[:15])
 
@@ -128,10 +136,13 @@ def test_only_the_processes_of_the_cgroup_are_recorded(records: Dialled, place: 
         assert records.find(connection(network, V4, port)) is None
         _, port = dial(place[0], network, "10.77.0.2")
         one = connection(network, V4, port)
-        assert records.find(one) is not None
-        records.forget(one)
+        record = records.find(one)
+        assert record is not None
+        assert records.take(one) == record
         assert records.find(one) is None
-        records.forget(one)
+        assert records.take(one) is None
+        records.put_back(one, record)
+        assert records.find(one) == record
 
 
 def test_many_connections_make_room_for_each_other(records: Dialled, place: tuple[Path, Cgroup], network: Pair) -> None:
@@ -190,7 +201,16 @@ def test_what_is_packed_is_what_the_header_says(tmp_path: Path) -> None:
     subprocess.run(["cc", "-o", str(tmp_path / "sizes"), str(source)], check=True, timeout=60)
     said = subprocess.run([str(tmp_path / "sizes")], check=True, capture_output=True, text=True, timeout=10).stdout
     assert [int(offset) for offset in said.split()] == [0, 8, 16, 24, 40]
-    raw = dialling.DIALLER.pack(1, 2, 3, 0, b"sh", b"dash")
-    assert dialling.unpack(raw) == Dialler(pid=3, at_ns=1, started_ns=2, command="sh", executable="dash")
+    record = struct.pack("=QQII16s32s", 1, 2, 3, 0, b"sh", b"dash")
+    assert split(record)[0] == 1
+    assert unpack(split(record)[1]) == Dialler(pid=3, started_ns=2, command="sh", executable="dash")
     shape = libbpf.shape(dialling.OBJECT, dialling.DIALLED)
-    assert (shape.key_size, shape.value_size) == (dialling.KEY.size, dialling.DIALLER.size)
+    assert (shape.key_size, shape.value_size) == (dialling.KEY.size, dialling.RECORD_BYTES)
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.1", "10.0.0.1:", "10.0.0.1:x", "10.0.0.1:65536", "10.0.0.1:-1", "host:1"])
+def test_what_is_no_endpoint_is_no_key(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        key(1, text, "10.0.0.2:1")
+    with pytest.raises(ValueError, match=r".*"):
+        key(1, "10.0.0.2:1", text)

@@ -6,6 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent.bpf.mesh_sockets import Figures
+from nodeagent.telemetry.kernel.sighting import Process, Sighting
 from nodeagent.telemetry.records import FIELDS, as_json, as_text, record
 from nodeagent.ztunnel.protocol import ConnectionEntry, Direction, Via
 
@@ -32,6 +34,22 @@ ENTRY = ConnectionEntry(
     received_bytes=2000,
     duration_s=1.5,
 )
+
+
+def test_what_the_kernel_knows_stands_beside_it() -> None:
+    sighting = Sighting(Process(4711, "/usr/bin/web", "worker 1"), Figures(connect_s=0.0012345, rtt_s=None, retransmits=2))
+    end = ' src.pid=4711 src.executable="/usr/bin/web" src.command="worker 1" tcp.connect="1.234ms" tcp.retransmits=2'
+    assert as_text(record(ENTRY, LOG, sighting)) == as_text(record(ENTRY, LOG)) + end
+    assert json.loads(as_json(record(ENTRY, LOG, sighting))) == json.loads(as_json(record(ENTRY, LOG))) | {
+        "src.pid": 4711,
+        "src.executable": "/usr/bin/web",
+        "src.command": "worker 1",
+        "tcp.connect": "1.234ms",
+        "tcp.retransmits": 2,
+    }
+    assert as_text(record(ENTRY, LOG, Sighting(Process(2, None, "a b\n"), None))).endswith(' src.pid=2 src.command="a b\\n"')
+    long = Sighting(Process(2, "/" + "x" * 4000, "x"), None)
+    assert len(as_text(record(ENTRY, LOG, long))) < 3000
 
 
 def test_a_connection_that_went_well() -> None:

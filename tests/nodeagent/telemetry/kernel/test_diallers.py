@@ -9,14 +9,19 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from nodeagent.bpf.dialling import Dialler
 from nodeagent.linux.sockets import netns_cookie
-from nodeagent.telemetry.kernel.diallers import Diallers, Opened, Place, path_of
+from nodeagent.telemetry.kernel.diallers import Diallers, Place, path_of
+from nodeagent.telemetry.kernel.sighting import Process
+from nodeagent.ztunnel.protocol import ConnectionEntry, Direction, Via
 from tests.nodeagent import cgroups
 from tests.nodeagent.linux.test_process import running, started_ns
 from tests.nodeagent.pods import Pair
 
 PORT = 9000
+BEGAN_S = time.time() - time.monotonic()
 UID = "Kubernetes//Pod/default/shop"
 DIAL = f"""
 import json, os, socket
@@ -48,7 +53,7 @@ def place(diallers: Diallers, cgroup: Path, network: Pair) -> Place:
     return made
 
 
-def dial(cgroup: Path, network: Pair) -> tuple[int, Opened]:
+def dial(cgroup: Path, network: Pair) -> tuple[int, ConnectionEntry]:
     """The pid of a process that connects and ends, and what the proxy would say of its connection."""
     with closing(network.client.open_socket(socket.AF_INET)) as server:
         server.bind(("10.77.0.2", PORT))
@@ -56,27 +61,37 @@ def dial(cgroup: Path, network: Pair) -> tuple[int, Opened]:
         done = cgroups.run(cgroup, str(PYTHON), "-c", DIAL, namespace=network.pod.name)
         assert done.returncode == 0, done.stderr
     pid, port = json.loads(done.stdout)
-    return pid, Opened(UID, f"10.77.0.1:{port}", f"10.77.0.2:{PORT}", time.time())
+    return pid, opened(f"10.77.0.1:{port}", f"10.77.0.2:{PORT}")
 
 
-def test_a_connection_is_found_until_it_is_forgotten(diallers: Diallers, place: Place, cgroup: Path, network: Pair) -> None:
-    pid, opened = dial(cgroup, network)
-    found = diallers.find(opened)
-    assert found is not None
-    assert (found.pid, found.executable) == (pid, PYTHON.name)
-    assert path_of(found.pid, found.started_ns, found.executable) == PYTHON.name, "it has ended, so that its file has no path"
-    assert diallers.find(opened._replace(uid="another")) is None
-    assert diallers.find(opened._replace(destination="10.77.0.2:9001")) is None
-    diallers.forget(opened)
-    diallers.forget(opened._replace(uid="another"))
-    assert diallers.find(opened) is None
+def opened(source: str, destination: str) -> ConnectionEntry:
+    return ConnectionEntry(1, UID, Direction.OUTBOUND, None, source, destination, time.time(), Via.HBONE)
 
 
-def test_a_record_of_a_later_connection_is_not_taken_for_this_ones(diallers: Diallers, place: Place, cgroup: Path, network: Pair) -> None:
+def test_a_connection_is_found_until_it_has_ended(diallers: Diallers, place: Place, cgroup: Path, network: Pair) -> None:
+    pid, entry = dial(cgroup, network)
+    for ended in (False, True):
+        # The process has ended, so that its file has no path.
+        assert diallers.find(entry, BEGAN_S, ended=ended) == Process(pid, PYTHON.name, PYTHON.name)
+    assert diallers.find(entry, BEGAN_S, ended=False) is None
+    assert diallers.find(entry, BEGAN_S, ended=True) is None
+
+
+def test_others_are_not_found(diallers: Diallers, place: Place, cgroup: Path, network: Pair) -> None:
+    _, entry = dial(cgroup, network)
+    assert diallers.find(replace(entry, workload="another"), BEGAN_S, ended=True) is None
+    assert diallers.find(replace(entry, destination="10.77.0.2:9001"), BEGAN_S, ended=True) is None
+    assert diallers.find(entry, BEGAN_S, ended=True) is not None
+
+
+def test_a_record_of_a_later_connection_is_not_taken_for_this_ones_and_stays(
+    diallers: Diallers, place: Place, cgroup: Path, network: Pair
+) -> None:
     begin = time.time()
-    _, opened = dial(cgroup, network)
-    assert diallers.find(opened) is not None
-    assert diallers.find(opened._replace(at_s=begin - 1)) is None
+    _, entry = dial(cgroup, network)
+    for ended in (False, True):
+        assert diallers.find(replace(entry, opened_s=begin - 1), BEGAN_S, ended=ended) is None
+    assert diallers.find(entry, BEGAN_S, ended=True) is not None
 
 
 def test_a_unit_that_restarts_gets_another_cgroup_of_the_same_name(
@@ -88,8 +103,8 @@ def test_a_unit_that_restarts_gets_another_cgroup_of_the_same_name(
     cgroup.mkdir()
     assert cgroup.stat().st_ino != first
     diallers.set([place])
-    pid, opened = dial(cgroup, network)
-    found = diallers.find(opened)
+    pid, entry = dial(cgroup, network)
+    found = diallers.find(entry, BEGAN_S, ended=True)
     assert found is not None
     assert found.pid == pid
 
@@ -98,8 +113,8 @@ def test_workloads_may_share_a_cgroup(diallers: Diallers, place: Place, cgroup: 
     other = Place("other", network.client.namespace.run(netns_cookie), place.cgroup)
     diallers.set([place, other])
     diallers.set([place])
-    _, opened = dial(cgroup, network)
-    assert diallers.find(opened) is not None
+    _, entry = dial(cgroup, network)
+    assert diallers.find(entry, BEGAN_S, ended=True) is not None
     assert len(list(root.iterdir())) == 1
 
 
@@ -130,10 +145,10 @@ def test_what_can_not_be_is_said_once_and_tried_again(
 def test_a_reused_pid_names_no_path() -> None:
     with running(PYTHON, "-c", "input()") as process:
         began = started_ns(process.pid)
-        assert path_of(process.pid, began, PYTHON.name) == str(PYTHON)
-        assert path_of(process.pid, began - 50_000_000, PYTHON.name) == PYTHON.name
+        assert path_of(Dialler(process.pid, began, "python", PYTHON.name)) == str(PYTHON)
+        assert path_of(Dialler(process.pid, began - 50_000_000, "python", PYTHON.name)) == PYTHON.name
 
 
 def test_a_process_that_became_another_program_is_named_by_what_it_was() -> None:
     with running("sleep", "60") as process:
-        assert path_of(process.pid, started_ns(process.pid), "curl") == "curl"
+        assert path_of(Dialler(process.pid, started_ns(process.pid), "sh", "curl")) == "curl"

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshapi.workload import Workload, WorkloadUID
@@ -117,20 +118,17 @@ async def test_what_is_known_of_a_connection(own: Path, root: Path, network: Pai
                 id=1, workload=UID, direction=Direction.OUTBOUND, series=None, source=source, destination=destination, opened_s=4e9,
                 via=Via.HBONE, socket=cookie(here),
             )  # fmt: skip
-            sighting = it.sighting(entry)
-            assert sighting.pid is not None
-            assert sighting.executable is not None
-            assert sighting.executable.startswith("/")
-            assert sighting.connect_s is not None
-            assert sighting.retransmits == 0
-            it.forget(entry)
-            assert it.sighting(entry).pid is None
-            assert it.sighting(entry).connect_s == sighting.connect_s
-            inbound = ConnectionEntry(1, UID, Direction.INBOUND, None, source, destination, 4e9, Via.PLAINTEXT)
-            assert it.sighting(inbound) == NOTHING
-            odd = ConnectionEntry(1, UID, Direction.OUTBOUND, None, "nonsense", "0:x", 4e9, Via.PLAINTEXT)
-            assert it.sighting(odd) == NOTHING
-            it.forget(odd)
+            inbound = replace(entry, direction=Direction.INBOUND, socket=None)
+            odd = replace(entry, source="nonsense", destination="0:x", socket=None)
+            (process, figures), *others = it.sightings((entry, inbound, odd), ended=False)
+            assert process is not None
+            assert figures is not None
+            assert process.executable is not None
+            assert process.executable.startswith("/")
+            assert figures.connect_s is not None
+            assert figures.retransmits == 0
+            assert others == [NOTHING, NOTHING]
+            assert it.sightings((entry, odd, entry), ended=True) == [(process, figures), NOTHING, (None, figures)]
 
 
 async def test_where_the_kernel_refuses_there_are_no_figures_and_that_is_said(
