@@ -53,6 +53,8 @@ class Cluster:
         self.config.mkdir(parents=True)
         self.controller: Process | None = None
         self.agents: dict[str, Process] = {}
+        self.agent_options: tuple[str, ...] = ()
+        """Of `nodeagent run`, for every agent."""
         self._apps: list[Process] = []
         self._enrolled: dict[str, dict[str, Manifest]] = {}
 
@@ -135,6 +137,7 @@ class Cluster:
             f"--join-token={directory / 'token'}",
             f"--runtime=static:{directory / 'workloads.yaml'}",
             f"--state-dir={directory / 'state'}",
+            *self.agent_options,
             *extra,
         ]
         namespace, cgroup = self.topology.hosts[node].namespace, cgroups.make(f"{self.topology.prefix}-{node}")
@@ -184,17 +187,14 @@ class Cluster:
         self.list_pod(pod, service_account=service_account, namespace=namespace, cgroup=cgroup)
         self._eventually(lambda: self.enrolled(pod), f"{pod.name} to be captured with an identity")
 
-    def list_pod(
-        self, pod: Pod, *, service_account: str, namespace: str = "default", cgroup: str = "", probe_ports: Sequence[int] = ()
-    ) -> None:
-        """Adds a pod to its node's static list, or changes what stands there. `cgroup`: of its processes, if that is to be known."""
+    def list_pod(self, pod: Pod, *, service_account: str, namespace: str = "default", **fields: Any) -> None:
+        """Adds a pod to its node's static list, or changes what stands there. `fields` are others of the list's: `annotations`, say."""
         self._enrolled.setdefault(pod.node, {})[pod.name] = {
             "name": pod.name,
             "namespace": namespace,
             "service_account": service_account,
             "netns": pod.netns_path,
-            "cgroup": cgroup,
-            "probe_ports": list(probe_ports),
+            **fields,
         }
         self._write_runtime(pod.node)
 

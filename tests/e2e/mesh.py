@@ -283,9 +283,10 @@ def service_account_of(name: str) -> str:
 
 
 @contextmanager
-def running() -> Iterator[Mesh]:
-    """A mesh; nothing of it is left after the block, however it ends."""
+def running(capture: str = "auto") -> Iterator[Mesh]:
+    """A mesh that captures this way; nothing of it is left after the block, however it ends."""
     with Topology() as topology, Cluster(topology) as cluster:
+        cluster.agent_options = (f"--capture={capture}",)
         yield make(cluster)
 
 

@@ -1,16 +1,12 @@
 """What only the eBPF capture promises: no conntrack, and taking over from, and giving over to, the other way without a gap."""
 
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 from meshapi.wire import HBONE_PORT
-from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
 from nodeagent.capture.base import Capture, CaptureState
-from nodeagent.capture.ebpf import EbpfCapture
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.capture.nftables import NftablesCapture
 from nodeagent.ztunnel.protocol import ListenerKind
@@ -81,40 +77,6 @@ def test_a_handover_of_the_sockets_loses_no_connection(capture: Capture, network
     assert len(accepted) == 300
     for listener in listeners:
         listener.socket.close()
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from nodeagent.bpf.outbound import Outbound
-from nodeagent.bpf.steering import Steering
-from nodeagent.capture.ebpf import EbpfCapture
-from nodeagent.capture.listeners import open_listeners
-from nodeagent.linux.namespaces import Namespace
-namespace = Namespace.open(sys.argv[2])
-EbpfCapture(Steering(root := Path(sys.argv[1])), Outbound(root)).apply(namespace, open_listeners(namespace))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_capture_outlives_agent_and_proxy_and_is_taken_up_again(pins: Path, network: Pair, family: int) -> None:
-    pod, client = network.pod, network.client
-    capture = EbpfCapture(Steering(pins), Outbound(pins))
-    subprocess.run([sys.executable, "-c", KILLED, str(pins), pod.namespace.path], check=False, timeout=30)
-    with Application(pod, PORT) as inside, Application(client, PORT) as outside:
-        assert capture.inspect(pod.namespace).state is CaptureState.BROKEN
-        assert "no listener" in capture.inspect(pod.namespace).problem
-        assert refused(lambda: client.dial(pod.addresses[family], PORT, timeout_s=0.6))
-        assert refused(lambda: pod.dial(client.addresses[family], PORT, timeout_s=0.6))
-        assert inside.peers.empty()
-        assert outside.peers.empty()
-        with Proxy(pod, listeners := open_listeners(pod.namespace)) as proxy:
-            capture.apply(pod.namespace, listeners)
-            assert capture.inspect(pod.namespace).state is CaptureState.CAPTURED
-            with client.dial(pod.addresses[family], PORT) as made:
-                made.sendall(b"x")
-                assert made.recv(100)
-            assert proxy.seen.qsize() == 1
 
 
 @only_ebpf

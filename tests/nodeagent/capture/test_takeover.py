@@ -1,15 +1,20 @@
 """An agent that captures another way than the former one takes over without a gap, and leaves nothing of the former way."""
 
 import itertools
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
+
+import pytest
 
 from nodeagent.capture.base import Capture, CaptureState, Way
 from nodeagent.capture.choice import choose
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.ztunnel.protocol import ListenerKind
 from tests.nodeagent.capture.test_captured_traffic import SYSCTLS, rules
-from tests.nodeagent.pods import Pair, Side
+from tests.nodeagent.pods import Pair, Side, refused
 from tests.nodeagent.standin import Application, Proxy
 
 PORT = 8080
@@ -53,6 +58,41 @@ def test_each_way_drains_and_removes_what_another_left(pins: Path, network: Pair
                 ways[way].remove(pod.namespace)
                 assert traces(pod) == before, f"{way} after {former}"
                 assert list(pins.glob("steer*")) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nodeagent.capture.base import Way
+from nodeagent.capture.choice import choose
+from nodeagent.capture.listeners import open_listeners
+from nodeagent.linux.namespaces import Namespace
+namespace = Namespace.open(sys.argv[3])
+choose(Way(sys.argv[1]), Path(sys.argv[2])).way.apply(namespace, open_listeners(namespace))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_capture_outlives_agent_and_proxy_and_is_taken_up_again(pins: Path, network: Pair, family: int, way: Way) -> None:
+    pod, client = network.pod, network.client
+    ended = subprocess.run([sys.executable, "-c", KILLED, way, str(pins), pod.namespace.path], check=False, timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    capture = choose(way, pins).way
+    with Application(pod, PORT) as inside, Application(client, PORT) as outside:
+        left = capture.inspect(pod.namespace)
+        assert (left.state, left.problem[:11]) == ((CaptureState.BROKEN, "no listener") if way is Way.EBPF else (CaptureState.CAPTURED, ""))
+        assert refused(lambda: client.dial(pod.addresses[family], PORT, timeout_s=0.6))
+        assert refused(lambda: pod.dial(client.addresses[family], PORT, timeout_s=0.6))
+        assert inside.peers.empty()
+        assert outside.peers.empty()
+        with Proxy(pod, listeners := open_listeners(pod.namespace)) as proxy:
+            capture.apply(pod.namespace, listeners)
+            assert capture.inspect(pod.namespace).state is CaptureState.CAPTURED
+            with client.dial(pod.addresses[family], PORT) as made:
+                made.sendall(b"x")
+                assert made.recv(100)
+            assert proxy.seen.qsize() == 1
 
 
 def test_no_connection_passes_the_proxy_by_meanwhile(pins: Path, network: Pair, family: int) -> None:
