@@ -91,7 +91,7 @@ class NodeReports:
         """The whole on one screen."""
         agent = self._agent
         await self.refresh()
-        not_ready = self.not_ready()
+        not_ready, probes = self.not_ready(), agent.probes.known()
         report = StatusReport(
             node=agent.config.node,
             trust_domain=agent.config.trust_domain,
@@ -104,7 +104,7 @@ class NodeReports:
             proxy=self._proxy_report(),
             capture=agent.capture.way.name,
             capture_reason=agent.capture.reason,
-            probes=agent.probes.known().words,
+            probes=probes.words,
             tcp_telemetry=agent.kernel.problem if agent.kernel else "switched off",
             prefilter=agent.prefilter.summary(),
             workloads=tuple(self.workloads()),
@@ -114,6 +114,7 @@ class NodeReports:
             report,
             runtime=agent.source.runtime.problem,
             installed=agent.source.installation_problem(),
+            probes=probes.problem,
             kept=agent.keeper.last_error,
             not_ready=not_ready,
         )

@@ -121,7 +121,9 @@ def denial(record: Record) -> DenialReport:
     )
 
 
-def problems(report: StatusReport, *, runtime: str, kept: str | None, not_ready: str | None, installed: str = "") -> tuple[Problem, ...]:
+def problems(
+    report: StatusReport, *, runtime: str, kept: str | None, not_ready: str | None, installed: str = "", probes: str = ""
+) -> tuple[Problem, ...]:
     """What is wrong, the worst first, each with what to do."""
     found = [Problem(f"not ready: {not_ready}")] if not_ready is not None else []
     if report.proxy.pid is None:
@@ -136,6 +138,9 @@ def problems(report: StatusReport, *, runtime: str, kept: str | None, not_ready:
         found.append(Problem(f"the list of workloads can't be used: {runtime}", "the last good list stays in force until it is corrected"))
     if installed:
         found.append(Problem(installed, "pods are captured once they run, not before"))
+    if probes:
+        hint = "in STRICT they fail: name its cgroup by --kubelet-cgroup, or see --probes-from-node"
+        found.append(Problem(f"the kubelet's probes are not known: {probes}", hint))
     if kept is not None:
         found.append(Problem(f"the configuration can't be kept on disk: {kept}", "a restart without the controller would miss the latest"))
     found += [Problem(f"{name} could not be understood: {error}", _rejected_hint) for name, error in report.configuration.rejected.items()]

@@ -7,7 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from nodeagent.bpf.kubelet import KubeletRecorder
-from nodeagent.config import Config
+from nodeagent.config import Config, KubernetesPods
 from nodeagent.probes.kubelet import KubeletProbes, Store
 from nodeagent.probes.node import NodeSources
 from nodeagent.snapshot.store import SnapshotStore
@@ -30,6 +30,8 @@ class Known(Struct, frozen=True):
 
     way: Way
     words: str
+    problem: str = ""
+    """Why the kubelet is not known where there must be one; empty if it is, or none is expected."""
 
 
 class Probes:
@@ -41,6 +43,7 @@ class Probes:
         """`knows_connections`: the capture has a program that looks at the recorder's table."""
         why_not = _OFF if config.kubelet is None else "" if knows_connections else f"capture by {capture} can't tell whose a connection is"
         self._store = store
+        self._expected = config.kubelet is not None and (config.kubelet.path is not None or isinstance(config.runtime, KubernetesPods))
         self._kubelet = KubeletProbes(None if why_not else config.kubelet, recorder, state, self._on_kubelet, why_not=why_not)
         self._node = (
             NodeSources(store, config.node_addresses, lambda: bool(self._kubelet.state.cgroup)) if config.probes_from_node else None
@@ -70,7 +73,7 @@ class Probes:
                 Way.KUBELET, f"the kubelet's own connections pass, whatever the policies; they are those of the cgroup {kubelet.cgroup}"
             )
         if self._node is None:
-            return Known(Way.NONE, f"not told from other plaintext: {kubelet.problem}")
+            return Known(Way.NONE, f"not told from other plaintext: {kubelet.problem}", kubelet.problem if self._expected else "")
         count = len(self._store.current.probe_sources)
         passes = f"plaintext from {count} addresses of this node passes to the ports that workloads declare for probes"
         weakness = "any process of the node does, and whatever it masquerades; a probe of a port succeeds with the proxy alone"

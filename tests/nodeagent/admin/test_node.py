@@ -123,8 +123,8 @@ def test_roots_are_named_by_their_fingerprint() -> None:
     assert report.expires_s == made.certificate.not_valid_after_utc.timestamp()
 
 
-def words(report: Any, *, runtime: str = "", kept: str | None = None, not_ready: str | None = None) -> list[str]:
-    return [problem.what for problem in node.problems(report, runtime=runtime, kept=kept, not_ready=not_ready)]
+def words(report: Any, *, runtime: str = "", kept: str | None = None, not_ready: str | None = None, probes: str = "") -> list[str]:
+    return [problem.what for problem in node.problems(report, runtime=runtime, kept=kept, not_ready=not_ready, probes=probes)]
 
 
 def test_nothing_is_wrong_with_a_good_node() -> None:
@@ -137,11 +137,12 @@ def test_each_thing_that_is_wrong_is_named() -> None:
         proxy=ProxyReport(problem="exit code 1"),
         configuration=ConfigurationReport(rejected={"default/bad": "unknown action"}, missing_policies=("default/late",)),
     )
-    assert words(bad, runtime="line 3", kept="disk full", not_ready="the proxy is not connected") == [
+    assert words(bad, runtime="line 3", kept="disk full", not_ready="the proxy is not connected", probes="no cgroup") == [
         "not ready: the proxy is not connected",
         "the proxy does not run: exit code 1",
         "no connection to the controller: UNAVAILABLE: connection refused",
         "the list of workloads can't be used: line 3",
+        "the kubelet's probes are not known: no cgroup",
         "the configuration can't be kept on disk: disk full",
         "default/bad could not be understood: unknown action",
         "policy default/late, which a workload here names, has not come",
