@@ -26,6 +26,8 @@ PODS: Final = "/api/v1/pods"
 NAMESPACES: Final = "/api/v1/namespaces"
 _RETRY_S: Final = 2.0
 _T = TypeVar("_T")
+_OF_ONE_POD: Final = frozenset({404, 409, 422})
+"""What these say of one marking says nothing of the others."""
 _PRESENCE_S: Final = 5.0
 
 
@@ -167,6 +169,7 @@ class PodWatch:
 
     async def _mark(self, client: KubeClient) -> NoReturn:
         """Level-triggered: what is not written yet, or was overwritten, is found again at the next turn."""
+        told = ""
         while True:
             refused = ""
             for marking in self._markings() if self._book.synced else ():
@@ -174,9 +177,12 @@ class PodWatch:
                     await client.request("PATCH", marking.path, body=marking.body, content_type=MERGE_PATCH)
                 except APIError as error:
                     # A pod that is gone, or another by now, is told of by the watch.
-                    refused = "" if error.status in {404, 409} else str(error)
-            if refused:
+                    refused = refused if error.status in {404, 409} else str(error)
+                    if error.status not in _OF_ONE_POD:
+                        break
+            if refused and refused != told:
                 log.warning("pods are not marked as captured: %s", refused)
+            told = refused
             try:
                 async with asyncio.timeout(_RETRY_S if refused else None):
                     await self._turn.wait()

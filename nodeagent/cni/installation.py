@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import secrets
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -35,6 +36,7 @@ class Installation:
         self._binary = binary
         self._reported = ""
         self._removed = False
+        self._writing = threading.Lock()
         self.problem = "not installed yet"
 
     async def run(self) -> NoReturn:
@@ -54,17 +56,23 @@ class Installation:
 
     def install(self, *, renew: bool = False) -> None:
         """Does what is missing; `renew` replaces an entry and a file of another version, too. After `remove` it does nothing. Blocks."""
-        if self._removed:
-            return
-        try:
-            self._install_binary(renew=renew)
-            self._report(self._install_entry(renew=renew))
-        except OSError as error:
-            self._report(f"CNI: {error}")
+        with self._writing:
+            if self._removed:
+                return
+            try:
+                self._install_binary(renew=renew)
+                self._report(self._install_entry(renew=renew))
+            except OSError as error:
+                self._report(f"CNI: {error}")
 
     def remove(self) -> None:
         """Puts every configuration back as it would be without us, then removes the plugin's file. Blocks; raises OSError."""
-        self._removed = True
+        with self._writing:
+            self._removed = True
+            self._remove()
+            self.problem = ""
+
+    def _remove(self) -> None:
         directory = self._places.conf_dir
         for name in conflist.candidates(_names(directory)):
             with suppress(ConflistError):
@@ -72,7 +80,6 @@ class Installation:
                 if conflist.has_plugin(name, text):
                     self._take_out(directory / name, text)
         (self._places.bin_dir / conflist.PLUGIN).unlink(missing_ok=True)
-        self.problem = ""
 
     def _take_out(self, file: Path, text: bytes) -> None:
         original = file.name.removesuffix(conflist.CONVERTED_SUFFIX)

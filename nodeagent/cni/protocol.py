@@ -98,6 +98,8 @@ def decode(line: bytes) -> Question:
         raise Refusal(TRY_AGAIN, "the plugin's question can't be understood", str(error)) from error
     if question.version != VERSION:
         raise Refusal(TRY_AGAIN, f"the plugin speaks version {question.version}, the node agent {VERSION}")
+    if isinstance(question, Attachment) and ("\0" in question.netns or not question.netns.startswith("/")):
+        raise Refusal(TRY_AGAIN, "the plugin names no path of a network namespace")
     return question
 
 

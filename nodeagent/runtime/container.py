@@ -7,6 +7,8 @@ from meshapi.wire import LABEL_DATAPLANE_MODE
 
 class _State(Struct, frozen=True, rename="pascal"):
     running: bool = False
+    paused: bool = False
+    """Which is not running to Podman, and is to Docker: it holds its network all the same."""
     pid: int = 0
 
 
@@ -46,7 +48,12 @@ class Container(Struct, frozen=True, rename="pascal"):
     def joins(self) -> bool:
         """Whether it runs, is labelled, and has a network of its own: one that shares another's is that one's."""
         shares = self.host_config.network_mode.partition(":")[0] in {"host", "container", "none"}
-        return self.state.running and self.state.pid > 0 and not shares and self.labels.get(LABEL_DATAPLANE_MODE) == "ambient"
+        return (
+            (self.state.running or self.state.paused)
+            and self.state.pid > 0
+            and not shares
+            and self.labels.get(LABEL_DATAPLANE_MODE) == "ambient"
+        )
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -113,7 +113,7 @@ class ContainersRuntime:
                 continue
             try:
                 found = self._found(container)
-            except (KernelError, IdentityError) as error:
+            except (OSError, IdentityError) as error:
                 self._refuse(container.id, f"container {container.name.removeprefix('/')}: {error}")
             else:
                 self._held[container.id] = found

@@ -89,7 +89,7 @@ class Engine:
         return self.last
 
     async def _list(self) -> tuple[Container, ...]:
-        filters = json.dumps({"label": [self._label], "status": ["running"]})
+        filters = json.dumps({"label": [self._label], "status": ["running", "paused"]})
         try:
             listed = _list.decode(await self._get("/containers/json", {"filters": filters}) or b"[]")
             bodies = [await self._get(f"/containers/{one.id}/json", {}) for one in listed]

@@ -66,8 +66,9 @@ class KubernetesRuntime:
         return self._missing.get(uid, "")
 
     async def refresh(self, namespace: str) -> None:
-        """See `Server.refresh`."""
-        await self._server.refresh(namespace)
+        """See `Server.refresh`. A server that does not answer anyway is not waited for: what is known stays in force."""
+        if not self._server.problem:
+            await self._server.refresh(namespace)
 
     async def watch(self) -> AsyncIterator[tuple[LocalWorkload, ...]]:
         """See `Runtime`. Nothing before all is known: a set that lacks pods would take them out of the mesh."""

@@ -116,7 +116,7 @@ class Places:
     def _told(self, one: Sought) -> _Found | None:
         try:
             return _Found(prove(Namespace.open(one.told), one.addresses or one.told_addresses, self._node), _usual_cgroup(one.uid))
-        except KernelError as error:
+        except OSError as error:
             self._missing[one.uid] = str(error)
             return None
 
@@ -147,7 +147,7 @@ class Places:
                 if (namespace := pod_processes.open_namespace(process, one.uid)) is not None:
                     proved = prove(namespace, one.addresses, self._node)
                     yield _Found(proved, pod_processes.cgroup_of(process), process.started_ticks)
-            except KernelError as error:
+            except OSError as error:
                 self._missing[one.uid] = str(error)
 
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodeagent.cni.conflist import ConflistError, PluginEntry, candidates, converts_to, has_plugin, with_plugin, without_plugin
@@ -81,6 +81,7 @@ plugins = st.lists(
 )
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(max_size=5), json_values, max_size=3), plugins)
 def test_what_others_wrote_is_kept_whatever_it_is(extra: dict[str, object], listed: list[dict[str, object]]) -> None:
     before = extra | {"name": "n", "cniVersion": "1.0.0", "plugins": listed}

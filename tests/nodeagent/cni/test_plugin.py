@@ -264,6 +264,12 @@ async def test_what_is_no_question_gets_an_answer_that_says_so(tmp_path: Path) -
                 answer = json.loads(await asyncio.wait_for(reader.read(), 10))
                 assert (answer["code"], "ok" in answer) == (11, False)
             writer.close()
+        for netns in ("relative", "", "/a\0b"):
+            named = {"container_id": "c", "ifname": "eth0", "netns": netns, "namespace": "a", "name": "b", "uid": "u"}
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(json.dumps({"command": "add", "version": 1, **named}).encode() + b"\n")
+            assert "names no path" in json.loads(await asyncio.wait_for(reader.read(), 10))["message"]
+            writer.close()
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b'{"command":"status","version":2}\n')
         assert "speaks version 2" in json.loads(await asyncio.wait_for(reader.read(), 10))["message"]

@@ -181,6 +181,7 @@ async def test_a_pid_that_is_not_the_container_s_is_not_taken(tmp_path: Path) ->
         ({"Running": True, "Pid": 5}, "bridge", None, False),
         ({"Running": True, "Pid": 5}, "host", {"istio.io/dataplane-mode": "ambient"}, False),
         ({"Running": True, "Pid": 5}, "container:abc", {"istio.io/dataplane-mode": "ambient"}, False),
+        ({"Running": False, "Paused": True, "Pid": 5}, "bridge", {"istio.io/dataplane-mode": "ambient"}, True),
         ({"Running": False, "Pid": 5}, "bridge", {"istio.io/dataplane-mode": "ambient"}, False),
         ({"Running": True, "Pid": 0}, "bridge", {"istio.io/dataplane-mode": "ambient"}, False),
     ],
