@@ -24,7 +24,20 @@ from nodeagent.policy.prefilter import MAX_CLASSES, MAX_DENIALS, MAX_DESTINATION
 from nodeagent.ztunnel.protocol import Via
 from tests.nodeagent.bpf.lookups import DROP, Lookup, Program, program
 from tests.nodeagent.policy import generated
-from tests.nodeagent.policy.cases import ADDRESSES, PEERS, PORTS, SOURCES, STRICT, UID, compiled, denied, knowing, policy, surely_denied
+from tests.nodeagent.policy.cases import (
+    ADDRESSES,
+    PEERS,
+    PORTS,
+    PROBES,
+    SOURCES,
+    STRICT,
+    UID,
+    compiled,
+    denied,
+    knowing,
+    policy,
+    surely_denied,
+)
 
 HEADER = Path(steering.__file__).parent / "src/prefilter.h"
 HBONE = 15008
@@ -56,13 +69,14 @@ def same_family(source: object, destination: object) -> bool:
 @given(
     st.lists(generated.policies, max_size=4, unique_by=lambda policy: policy.key),
     st.lists(st.sampled_from(["shop/a", "other/b", "shop/missing"]), max_size=2).map(tuple),
+    st.sampled_from([{}, PROBES]),
     st.randoms(use_true_random=False),
 )
 def test_the_kernel_refuses_what_the_evaluator_denies(
-    steered: Program, policies: list[Policy], named: tuple[str, ...], random: Random
+    steered: Program, policies: list[Policy], named: tuple[str, ...], more: dict[str, object], random: Random
 ) -> None:
     """Plaintext exactly; a tunnel never where some identity and port would be allowed."""
-    snapshot = knowing(*policies, workload=Workload(UID, "api", "shop", addresses=ADDRESSES, authorization_policies=named))
+    snapshot = knowing(*policies, workload=Workload(UID, "api", "shop", addresses=ADDRESSES, authorization_policies=named), **more)
     publish(steered.loaded.maps, encode(compiled(snapshot)))
     for source in SOURCES:
         for destination in filter(lambda one: same_family(source, one), ADDRESSES):

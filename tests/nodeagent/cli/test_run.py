@@ -63,6 +63,12 @@ def test_the_environment_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (config.node, config.token, config.log_format) == ("n2", Path("/c"), "json")
 
 
+def test_the_kernel_refuses_unless_it_is_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured(monkeypatch, *REQUIRED).prefilter
+    assert not configured(monkeypatch, *REQUIRED, "--prefilter", "off").prefilter
+    assert not configured(monkeypatch, *REQUIRED, env={"NODEMESH_PREFILTER": "off"}).prefilter
+
+
 @pytest.mark.parametrize(
     ("text", "target"),
     [

@@ -44,6 +44,10 @@ def surely_denied(snapshot: Snapshot, source: IPAddress, peer: WorkloadIdentity)
     return not any(isinstance(verdict, Undecided) or verdict.allow for verdict in verdicts)
 
 
+PROBES = {"probe_sources": frozenset({SOURCES[1], SOURCES[5]}), "probe_ports": ((UID, frozenset({80, 444})),)}
+"""What of an update lets plaintext of the node in as probes."""
+
+
 def denied(snapshot: Snapshot, source: IPAddress, destination: IPAddress, port: int) -> bool:
     """Whether a connection without identity is denied, and not only for want of something."""
     verdict = authorize(snapshot, VerdictQuestion(UID, destination, port, Via.PLAINTEXT, source, None))
