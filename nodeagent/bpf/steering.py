@@ -59,6 +59,7 @@ class Reason(IntEnum):
     PROBE_TOLD = 10
     LEFT_ALONE = 11
     OPEN = 12
+    ASKED = 13
 
 
 class Steered(Struct, frozen=True):

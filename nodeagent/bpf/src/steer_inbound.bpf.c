@@ -98,6 +98,14 @@ static __always_inline enum reason assign_or_open(struct bpf_sk_lookup *ctx)
 	return reason == REASON_NO_LISTENER && is_open(false) ? REASON_OPEN : reason;
 }
 
+/* Whether it is to an address that nothing from outside is for: the rules ask so for a listener. They are given it as everybody is. */
+static __always_inline bool is_asked(struct bpf_sk_lookup *ctx)
+{
+	if (ctx->family != AF_INET6)
+		return ctx->local_ip4 == bpf_htonl(LOOPBACK4);
+	return !ctx->local_ip6[0] && !ctx->local_ip6[1] && !ctx->local_ip6[2] && ctx->local_ip6[3] == bpf_htonl(1);
+}
+
 static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 {
 	struct probe *probe;
@@ -126,7 +134,8 @@ static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 		return REASON_LEFT_ALONE;
 	if (is_denied(ctx, &reason))
 		return reason;
-	return assign_or_open(ctx);
+	reason = assign_or_open(ctx);
+	return reason == REASON_INBOUND && is_asked(ctx) ? REASON_ASKED : reason;
 }
 
 static __always_inline bool refused(enum reason reason)

@@ -9,6 +9,7 @@
 
 /* The loopback device has this number in every network namespace. */
 #define LOOPBACK_IFINDEX 1
+#define LOOPBACK4 0x7f000001
 #define HBONE_PORT 15008
 
 /* Whose listener a slot holds. */
@@ -42,6 +43,8 @@ enum reason {
 	/* These two leave it to the application, as the workload's terms have it. */
 	REASON_LEFT_ALONE,
 	REASON_OPEN,
+	/* The rules ask whether the proxy listens. */
+	REASON_ASKED,
 	REASONS,
 };
 
@@ -56,7 +59,7 @@ struct lookups {
 
 _Static_assert(SLOTS <= SLOTS_ROOM && REASONS <= REASONS_ROOM, "raising the room makes another layout");
 _Static_assert(SLOTS == 5, "steering.py names each slot");
-_Static_assert(REASONS == 13, "steering.py names each reason");
+_Static_assert(REASONS == 14, "steering.py names each reason");
 _Static_assert(sizeof(struct lookups) == 8, "steering.py reads it as one 64-bit number");
 
 #endif

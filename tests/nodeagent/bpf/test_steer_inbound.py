@@ -42,7 +42,10 @@ V6 = Lookup(remote="2001:db8::1", local="2001:db8::2")
         (Lookup(port=15008), PASS, Slot.HBONE, Reason.HBONE),
         (replace(V6, port=15008), PASS, Slot.HBONE, Reason.HBONE),
         (Lookup(port=15006), PASS, Slot.INBOUND, Reason.INBOUND),
-        (Lookup(local="127.0.0.1"), PASS, Slot.INBOUND, Reason.INBOUND),  # loopback is the device, not an address that a packet claims
+        # Loopback is the device, not an address that a packet claims: the rules ask so.
+        (Lookup(local="127.0.0.1"), PASS, Slot.INBOUND, Reason.ASKED),
+        (replace(V6, local="::1"), PASS, Slot.INBOUND6, Reason.ASKED),
+        (replace(V6, local="::2"), PASS, Slot.INBOUND6, Reason.INBOUND),
         (Lookup(remote="192.0.2.2"), PASS, None, Reason.OWN),
         (replace(V6, remote="2001:db8::2"), PASS, None, Reason.OWN),
         (replace(V6, remote="2001:db8:1::2"), PASS, Slot.INBOUND6, Reason.INBOUND),

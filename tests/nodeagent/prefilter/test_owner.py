@@ -55,11 +55,14 @@ async def test_a_denial_refuses_at_the_first_packet_and_opens_again_when_it_goes
         assert took < ACTS_S + NOISE_S
         await until(lambda: owner.words(UID) == "refuses denied by shop/closed")
         assert owner.summary() == "1 of 1 workloads refuse at the first packet"
+        inbound = lookups(node, Reason.INBOUND)
         seen, before, same = node.proxy.seen.qsize(), lookups(node, Reason.DENIED), lookups(node, Reason.DENIED_SAME)
         assert [await node.call(family) for family in FAMILIES] == ["refused", "refused"]
         assert await node.call(port=PORT + 1) == "refused"
         assert node.proxy.seen.qsize() == seen, "not one connection has reached the proxy"
         assert lookups(node, Reason.DENIED) == before + 3
+        assert lookups(node, Reason.INBOUND) == inbound
+        assert lookups(node, Reason.ASKED) > 0
         assert lookups(node, Reason.DENIED_SAME) > same, "the rules ask for a packet's socket more than once"
         node.store.apply(Update(removed_policies=("shop/closed",)))
         opened = await becomes(node, "answered")
