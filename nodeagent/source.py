@@ -20,6 +20,9 @@ class Node(Protocol):
     def not_ready(self) -> str | None:
         """Why the node serves nobody, None if it does."""
 
+    async def leave(self) -> None:
+        """Takes the node out of the mesh; the agent runs on, with nothing to do."""
+
 
 class Source(Protocol):
     """A runtime, and what it needs to run."""

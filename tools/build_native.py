@@ -29,5 +29,6 @@ class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
             built = f"{OBJECTS}/{source.stem}.o"
             subprocess.run([root / "tools/bpf.sh", source, root / built], check=True)
             build_data["force_include"][str(root / built)] = built
+        build_data["force_include"][str(root / "deploy/daemonset/base")] = "control/install/base"
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -4,6 +4,7 @@ import click
 
 from control.cli.agents import agents, status
 from control.cli.get import get
+from control.cli.install import check, install, uninstall, version
 from control.cli.revoke import revoke
 from control.cli.root import root
 from control.cli.serve import serve
@@ -16,5 +17,5 @@ def main() -> None:
     """Run the mesh's controller, and ask and tell a running one."""
 
 
-for command in (serve, token, revoke, agents, status, root, get, validate):
+for command in (serve, token, revoke, agents, status, root, get, validate, install, uninstall, check, version):
     main.add_command(command)

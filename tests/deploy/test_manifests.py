@@ -63,7 +63,7 @@ def test_the_base_follows_from_the_chart() -> None:
     done = subprocess.run([ROOT / "tools/manifests.sh", "--check"], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     files = {path.name for path in BASE.glob("*.yaml")} - {"kustomization.yaml"}
-    assert files == {path.name for path in (CHART / "templates").glob("*.yaml")} | {"namespace.yaml"}
+    assert files == {path.name for path in (CHART / "templates").glob("*.yaml")} - {"uninstall.yaml"} | {"namespace.yaml"}
 
 
 def test_kustomize_builds_all_of_the_base() -> None:
@@ -107,6 +107,18 @@ def test_values_reach_where_they_belong() -> None:
     text = json.dumps(items)
     assert NAMESPACE not in text
     assert "system:serviceaccount:elsewhere:nodemesh-agent" in text
+
+
+def test_helm_has_the_agents_let_go_before_it_deletes_anything() -> None:
+    hooks = [item for item in rendered(OTHERWISE, "elsewhere") if "helm.sh/hook" in item["metadata"].get("annotations", {})]
+    assert [item["kind"] for item in hooks] == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job", "Job"]
+    assert {item["metadata"]["annotations"]["helm.sh/hook"] for item in hooks[:3]} == {"pre-delete,post-delete"}
+    jobs = {item["metadata"]["annotations"]["helm.sh/hook"]: item["spec"]["template"]["spec"]["containers"][0] for item in hooks[3:]}
+    assert {job["image"] for job in jobs.values()} == {"images.example/mesh/nodemesh-controller:v9"}
+    assert {when: job["args"] for when, job in jobs.items()} == {
+        "pre-delete": ["uninstall", "--leave-only", "--namespace=elsewhere"],
+        "post-delete": ["uninstall", "--stay", "--namespace=elsewhere"],
+    }
 
 
 def test_agents_may_only_be_upgraded_side_by_side() -> None:
