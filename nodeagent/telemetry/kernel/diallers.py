@@ -2,7 +2,8 @@
 
 import errno
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 SLACK_S: Final = 0.05
 """How much later than the proxy says a connection may have been opened: the proxy's clock is not read at the same moment."""
+LINGER_S: Final = 5.0
+"""A workload's last connections are told of when it is gone."""
 KEPT_PROCESSES: Final = 1024
 _S: Final = 1e-9
 _SHOWN_NAME_BYTES: Final = 31
@@ -40,6 +43,7 @@ class _Held:
 
     def __init__(self, place: Place, program: Dialling) -> None:
         self.place = place
+        self.unwanted_since_s: float | None = None
         with ExitStack() as undo:
             cgroup = undo.enter_context(Cgroup.open(place.cgroup))
             if cgroup.is_root:
@@ -56,36 +60,69 @@ class _Held:
         """Whether its cgroup is still the one at its path: a unit that restarts gets another."""
         return cgroups.id_at(mount_point / self.place.cgroup.lstrip("/")) == self.cgroup.id
 
+    def unwanted(self, now_s: float) -> float:
+        """Since when its workload is gone; from now on, if it was there."""
+        self.unwanted_since_s = now_s if self.unwanted_since_s is None else self.unwanted_since_s
+        return self.unwanted_since_s
+
     def close(self) -> None:
         self._opened.close()
 
 
 class Diallers:
-    """`set` and `close` block; `find` takes a few microseconds, and some more when a process is met for the first time."""
+    """`set` and `leave` block: they have a thread. `find`, `let_go` and `close` share another, so that no map is closed under a search.
 
-    def __init__(self, pins: Path) -> None:
+    `find` takes a few microseconds, and some more when a process is met for the first time.
+    """
+
+    def __init__(self, pins: Path, *, linger_s: float = LINGER_S) -> None:
         self._dialling = Dialling(pins)
+        self._linger_s = linger_s
         self._held: dict[str, _Held] = {}
+        self._released: list[_Held] = []
         self._failed: dict[Place, str] = {}
+        self._swept = False
 
     def set(self, places: Iterable[Place]) -> None:
-        """Records in these places, and in no others. What fails is tried again the next time."""
+        """Records in these places; others stay for a moment. What fails is tried again the next time. Raises KernelError."""
         wanted = {place.uid: place for place in places}
-        self._dialling.sweep()
-        mount_point = cgroups.root()
+        if not self._swept:
+            self._dialling.sweep()
+            self._swept = True
+        mount_point, now_s = cgroups.root(), time.monotonic()
         for uid, held in list(self._held.items()):
-            if wanted.get(uid) != held.place or not held.is_at(mount_point):
+            if uid in wanted:
+                over = wanted[uid] != held.place or not held.is_at(mount_point)
+            else:
+                over = now_s >= held.unwanted(now_s) + self._linger_s
+            if over:
                 self._release(uid)
+        self._failed = self._hold(wanted)
+
+    def leave(self) -> None:
+        """Ends all of it."""
+        for uid in list(self._held):
+            self._release(uid)
+
+    def let_go(self) -> None:
+        """Closes what was released."""
+        while self._released:
+            self._released.pop().close()
+
+    def _hold(self, wanted: Mapping[str, Place]) -> dict[Place, str]:
+        """Returns what failed, and why."""
         failed: dict[Place, str] = {}
         for uid, place in wanted.items():
-            if uid not in self._held:
-                try:
-                    self._held[uid] = _Held(place, self._dialling)
-                except OSError as error:
-                    failed[place] = str(error)
-        for place in failed.keys() - self._failed.keys():
-            log.warning("workload %s: its processes are not known: %s", place.uid, failed[place])
-        self._failed = failed
+            if uid in self._held:
+                self._held[uid].unwanted_since_s = None
+                continue
+            try:
+                self._held[uid] = _Held(place, self._dialling)
+            except OSError as error:
+                failed[place] = str(error)
+                if self._failed.get(place) != failed[place]:
+                    log.warning("workload %s: its processes are not known: %s", uid, error)
+        return failed
 
     def find(self, connection: ConnectionEntry, began_s: float, *, ended: bool) -> Process | None:
         """Who opened it, if that is known for sure; of one that has ended, for the last time. Raises OSError and ValueError.
@@ -109,15 +146,15 @@ class Diallers:
 
     def close(self) -> None:
         """The programs go on."""
-        for held in self._held.values():
-            held.close()
+        self._released += self._held.values()
         self._held = {}
+        self.let_go()
 
     def _release(self, uid: str) -> None:
         held = self._held.pop(uid)
+        self._released.append(held)
         if not any(other.cgroup.id == held.cgroup.id for other in self._held.values()):
             self._dialling.detach(held.cgroup)
-        held.close()
 
 
 @lru_cache(KEPT_PROCESSES)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
@@ -61,6 +60,7 @@ class KernelTelemetry:
         self._workloads: tuple[LocalWorkload, ...] = ()
         self._names: dict[int, LocalWorkload | None] = {}
         """By cookie, also of those that have gone, whose last counts are still to come; None where several share a namespace."""
+        self._mounted = False
         self._opened = False
         self._left = False
         self._retry_at_s = 0.0
@@ -89,10 +89,14 @@ class KernelTelemetry:
     async def leave(self) -> None:
         """Takes the programs off, for good."""
         self._left = True
-        self._workloads = ()
-        for end in (partial(self._diallers.set, ()), self._tunnels.detach):
+        await self._off(self._leave)
+        self._diallers.close()
+        self._tunnels.close()
+
+    def _leave(self) -> None:
+        for end in (self._diallers.leave, self._tunnels.detach):
             with suppress(OSError):
-                await self._off(end)
+                end()
 
     def sightings(self, entries: Sequence[ConnectionEntry], *, ended: bool) -> list[Sighting]:
         """What the kernel knows of connections; of those that have ended it can be told once."""
@@ -123,6 +127,10 @@ class KernelTelemetry:
         if self._left:
             return
         seen, grown = await self._off(self._read, self._workloads)
+        # Here, and not in the thread: lookups are made here.
+        self._diallers.let_go()
+        if not self._opened:
+            self._tunnels.close()
         for namespace in {one.namespace for one in seen}:
             here = [one.workload for one in seen if one.namespace == namespace]
             self._names.pop(namespace, None)
@@ -135,8 +143,11 @@ class KernelTelemetry:
     def _read(self, workloads: tuple[LocalWorkload, ...]) -> tuple[list[_Seen], list[tuple[FlowKey, Flow]]]:
         """Blocks, and never raises: what could not be done is in `problem`, or was logged."""
         seen = [found for workload in workloads if (found := _seen(workload)) is not None]
-        self._diallers_of(seen)
         try:
+            if not self._mounted:
+                bpffs.ensure(self._pins.parent)
+                self._mounted = True
+            self._diallers_of(seen)
             if not self._opened:
                 self._open()
             if not self._opened:
@@ -157,7 +168,6 @@ class KernelTelemetry:
 
     def _open(self) -> None:
         if time.monotonic() >= self._retry_at_s:
-            bpffs.ensure(self._pins.parent)
             self._tunnels.open()
             self._opened, self.problem = True, ""
 
@@ -165,7 +175,6 @@ class KernelTelemetry:
         if self.problem != str(error):
             log.warning("connections between workloads are not counted: %s", error)
         self.problem = str(error)
-        self._tunnels.close()
         self._opened, self._retry_at_s = False, time.monotonic() + RETRY_S
 
     # ---- names

@@ -67,8 +67,7 @@ class Tunnels:
         self._opened.close()
 
     def detach(self) -> None:
-        """Ends the programs; fine if none was attached."""
-        self.close()
+        """Ends the programs; fine if none was attached. What is open is still to be closed."""
         with _own() as cgroup:
             mesh_sockets.detach(self._pins, cgroup)
 

@@ -33,9 +33,9 @@ PYTHON = Path(sys.executable).resolve()
 
 @pytest.fixture
 def diallers(root: Path) -> Iterator[Diallers]:
-    made = Diallers(root)
+    made = Diallers(root, linger_s=0)
     yield made
-    made.set(())
+    made.leave()
     assert list(root.iterdir()) == []
     made.close()
 
@@ -75,6 +75,20 @@ def test_a_connection_is_found_until_it_has_ended(diallers: Diallers, place: Pla
         assert diallers.find(entry, BEGAN_S, ended=ended) == Process(pid, PYTHON.name, PYTHON.name)
     assert diallers.find(entry, BEGAN_S, ended=False) is None
     assert diallers.find(entry, BEGAN_S, ended=True) is None
+
+
+def test_the_last_connections_of_a_workload_that_is_gone_are_told_of(place: Place, cgroup: Path, network: Pair, root: Path) -> None:
+    lingering = Diallers(root)
+    lingering.set([place])
+    pid, entry = dial(cgroup, network)
+    lingering.set(())
+    found = lingering.find(entry, BEGAN_S, ended=True)
+    assert found is not None
+    assert found.pid == pid
+    lingering.set([place])
+    lingering.leave()
+    assert lingering.find(entry, BEGAN_S, ended=True) is None
+    lingering.close()
 
 
 def test_others_are_not_found(diallers: Diallers, place: Place, cgroup: Path, network: Pair) -> None:

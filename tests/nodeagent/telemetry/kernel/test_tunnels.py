@@ -61,6 +61,7 @@ def test_each_byte_comes_once(root: Path, network: Pair) -> None:
         assert figures is not None
         assert figures.rtt_s
     looking.detach()
+    looking.close()
     assert list(root.iterdir()) == []
 
 
@@ -77,6 +78,7 @@ def test_an_agent_that_comes_after_another_counts_from_there_on(root: Path, netw
         assert until_sent(second, BYTES).sent_bytes == BYTES, "what the first one told of is not told again"
         assert second.figures(cookie(here)) is not None
     second.detach()
+    second.close()
 
 
 def test_a_flow_that_rests_is_given_back_and_counted_on_when_it_goes_on(root: Path, network: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +94,7 @@ def test_a_flow_that_rests_is_given_back_and_counted_on_when_it_goes_on(root: Pa
         carry(here, there)
         assert until_sent(looking, BYTES).sent_bytes == BYTES
     looking.detach()
+    looking.close()
 
 
 def test_the_root_of_all_cgroups_is_not_taken(root: Path) -> None:
