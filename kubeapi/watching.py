@@ -102,8 +102,9 @@ class Delivery(Struct, frozen=True):
 class Watching:
     """One kind. `todo` is what to do now; each call tells how that went, and returns what it taught."""
 
-    def __init__(self, random: Callable[[], float], known: dict[Name, str] | None = None) -> None:
+    def __init__(self, random: Callable[[], float], known: dict[Name, str] | None = None, *, page_size: int = PAGE_SIZE) -> None:
         """`known`: the versions that were delivered before, by an earlier watch of the same objects."""
+        self._page_size = page_size
         self._random = random
         self._backoff = Backoff(random)
         self.known: dict[Name, str] = known or {}
@@ -112,7 +113,7 @@ class Watching:
         self.lists = 0
         self._listed_names: set[Name] = set()
         self._expired_pages = 0
-        self._next: GetPage | OpenWatch = GetPage()
+        self._next: GetPage | OpenWatch = GetPage(limit=page_size)
         self._pause: Pause | None = None
         self._heard = False
 
@@ -131,7 +132,7 @@ class Watching:
         for item in fresh:
             self.known[item.key] = item.version
         if page.continue_token:
-            self._next = GetPage(page.continue_token)
+            self._next = GetPage(page.continue_token, self._page_size)
             return Delivery(fresh)
         gone = tuple(key for key in self.known if key not in self._listed_names)
         for key in gone:
@@ -177,9 +178,9 @@ class Watching:
             case GetPage(token) if token and status == _GONE:
                 # The server keeps a list's state for minutes only. Should that not be enough twice, all is asked for at once.
                 self._expired_pages += 1
-                self._relist(0 if self._expired_pages > 1 else PAGE_SIZE)
+                self._relist(0 if self._expired_pages > 1 else self._page_size)
             case OpenWatch() if status not in _WAITS:
-                self._relist(PAGE_SIZE)
+                self._relist(self._page_size)
 
     def _relist(self, limit: int) -> None:
         self._listed_names = set()

@@ -73,7 +73,8 @@ def read_event(line: bytes) -> Event:
             raise WireError(f"{status.reason}: {status.message}", status.code)
         item = _item(event.object)
     except _BROKEN as error:
-        raise WireError(f"an event that can't be read: {error}") from error
+        # Asked for again from the same version, it would come again.
+        raise WireError(f"an event that can't be read: {error}", status=410) from error
     match event.type:
         case "ADDED" | "MODIFIED":
             return Seen(item)

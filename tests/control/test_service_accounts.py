@@ -5,10 +5,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from control.rpc import grpc
 from meshapi import wire
-from meshapi.spiffe import WorkloadIdentity
+from meshapi.spiffe import AgentIdentity, WorkloadIdentity
+from nodeagent.identity.agent import AgentCredential
+from nodeagent.identity.authority import CertificateService
+from nodeagent.identity.controller import Controller
+from nodeagent.identity.trust import Trust
+from nodeagent.state.files import StateDirectory
+from nodeagent.state.identities import IdentityFiles
 from tests.control.agent import Discovery, bearer, create
 from tests.control.fakes import csr_pem, new_key
 from tests.control.kube_controller import AUDIENCE, KubeWorld, kube_world
@@ -82,6 +89,34 @@ async def test_an_agent_joins_by_its_token_and_renews_by_its_certificate(kube: C
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await asked(world, later, name)
         assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_agents_own_code_joins_that_way(world: KubeWorld, tmp_path: Path) -> None:
+    """`nodeagent run --join-token` with the file that its pod is given: read until there is a certificate, and that is for its node."""
+    name = world.node()
+    token = tmp_path / "token"
+    token.write_text(world.token(world.agent_pod(name)))
+    await granted(world, token.read_text(), name)
+    roots = x509.load_pem_x509_certificates((await world.admin("GET", "/root"))["pem"].encode())
+    trust = Trust("cluster.local", roots)
+    controller = Controller(f"localhost:{world.token_port}", f"localhost:{world.agent_port}", "Kubernetes", trust)
+    state = StateDirectory(tmp_path / "agent")
+    state.prepare()
+    credential = AgentCredential(
+        AgentIdentity("cluster.local", name),
+        IdentityFiles(state),
+        trust,
+        joining=CertificateService(lambda: controller.by_token(token)),
+        renewing=CertificateService(lambda: controller.by_certificate(credential.current())),
+        on_rotated=lambda: None,
+    )
+    running = asyncio.ensure_future(credential.run())
+    try:
+        await asyncio.wait_for(credential.wait(), WAIT_S)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert credential.state().error is None
 
 
 async def test_by_its_token_alone_an_agent_gets_all_that_it_needs(world: KubeWorld) -> None:

@@ -14,6 +14,8 @@ from kubeapi.client import KubeClient
 from kubeapi.follower import Follower
 from kubeapi.watching import Delivery, Watching
 
+DEFINITIONS_A_PAGE = 20
+"""They hold whole schemas: hundreds of kilobytes each, in some clusters."""
 log = logging.getLogger(__name__)
 _Brought = tuple[ResourceType, Delivery] | None
 """None: only look again at what is awaited."""
@@ -70,7 +72,7 @@ class KubernetesSource:
         await Follower(self._client, resource.path, watching, deliver, self._metrics).run()
 
     async def _follow_definitions(self, tasks: asyncio.TaskGroup) -> None:
-        watching = Watching(random.random)
+        watching = Watching(random.random, page_size=DEFINITIONS_A_PAGE)
 
         def deliver(delivery: Delivery) -> None:
             self._definitions.learn(delivery)

@@ -6,6 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.kinds import AuthorizationPolicy, EndpointSlice, Kind, Pod
+from control.model.mesh import Mesh
+from control.model.settings import MeshSettings
+from control.model.status import describe
 from control.source import Reject, Upsert
 from control.source.kubernetes.resources import BUILT_IN, CUSTOM, ResourceType, custom_type
 from control.source.kubernetes.translation import translate
@@ -27,6 +30,14 @@ def test_a_pod_is_read_without_keeping_its_manifest() -> None:
     assert isinstance(change.object, Pod)
     assert (change.object.metadata.uid, change.object.spec.node_name, change.object.addresses) == ("u-1", "n1", ("10.0.0.1",))
     assert (change.manifest, str(change.origin)) == ({}, "Kubernetes")
+
+
+def test_what_was_read_of_it_can_still_be_shown() -> None:
+    mesh = Mesh(MeshSettings())
+    mesh.apply([translate(PODS, item({"metadata": META, "spec": {"nodeName": "n1"}}), "istio-system")])
+    found = describe(mesh, Kind.POD, "shop", "a")
+    assert found is not None
+    assert (found.manifest["apiVersion"], found.manifest["kind"], found.manifest["spec"]["nodeName"]) == ("v1", "Pod", "n1")
 
 
 def test_what_the_api_server_writes_as_null_is_absent() -> None:
