@@ -18,6 +18,7 @@ def crowd() -> Iterator[Cluster]:
         yield kube
 
 
+@pytest.mark.timeout(300)
 async def test_it_is_synced_and_served(crowd: Cluster, tmp_path: Path) -> None:
     with CrowdController(crowd, tmp_path) as controller:
         told_s = await tell_agents(crowd, controller, AGENTS, changes=3)
