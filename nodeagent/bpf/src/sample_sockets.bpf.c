@@ -24,21 +24,22 @@ struct bpf_iter__bpf_sk_storage_map {
 	struct bpf_iter_meta *meta;
 	struct bpf_map *map;
 	struct sock *sk;
-	struct watched *value;
 };
 
 SEC("iter/bpf_sk_storage_map")
 int sample_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
-	struct watched *of = ctx->value;
 	struct sock *sk = ctx->sk;
+	struct watched *of;
 	struct tcp_sock *tcp;
 	struct reading now;
 
-	if (!of || !sk)
+	if (!sk)
 		return 0;
+	/* As the walk itself gives it, older kernels (6.1) take no part of it for the key of a map. */
+	of = bpf_sk_storage_get(&watched, sk, 0, 0);
 	tcp = bpf_skc_to_tcp_sock(sk);
-	if (!tcp)
+	if (!of || !tcp)
 		return 0;
 	now = (struct reading){ tcp->srtt_us >> RTT_SHIFT, tcp->total_retrans, tcp->bytes_acked, tcp->bytes_received };
 	take(of, &now);
