@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 SLACK_S: Final = 0.05
 """How much later than the proxy says a connection may have been opened: the proxy's clock is not read at the same moment."""
+MAX_WAIT_S: Final = 130.0
+"""How long a connection may have waited for the proxy to accept it: so long a SYN is sent again (net.ipv4.tcp_syn_retries)."""
 LINGER_S: Final = 5.0
 """A workload's last connections are told of when it is gone."""
 KEPT_PROCESSES: Final = 1024
@@ -137,12 +139,11 @@ class Diallers:
         if record is None:
             return None
         at_ns, dialler = dialling.split(record)
-        # Addresses and ports come again: a record that is younger than the connection is of a later one.
-        if began_s + at_ns * _S <= connection.opened_s + SLACK_S:
-            return process_of(dialler)
-        if ended:
+        # Addresses and ports come again: what is younger than the connection, or much older, is of another one.
+        waited_s = connection.opened_s - (began_s + at_ns * _S)
+        if waited_s < -SLACK_S and ended:
             held.dialled.put_back(key, record)
-        return None
+        return process_of(dialler) if -SLACK_S <= waited_s <= MAX_WAIT_S else None
 
     def close(self) -> None:
         """The programs go on."""

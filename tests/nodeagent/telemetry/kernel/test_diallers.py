@@ -108,6 +108,13 @@ def test_a_record_of_a_later_connection_is_not_taken_for_this_ones_and_stays(
     assert diallers.find(entry, BEGAN_S, ended=True) is not None
 
 
+def test_a_record_of_long_ago_is_not_taken_for_this_ones(diallers: Diallers, place: Place, cgroup: Path, network: Pair) -> None:
+    _, entry = dial(cgroup, network)
+    assert diallers.find(replace(entry, opened_s=time.time() + 120), BEGAN_S, ended=False) is not None
+    assert diallers.find(replace(entry, opened_s=time.time() + 140), BEGAN_S, ended=True) is None
+    assert diallers.find(entry, BEGAN_S, ended=True) is None, "nobody will ask for it any more"
+
+
 def test_a_unit_that_restarts_gets_another_cgroup_of_the_same_name(
     diallers: Diallers, place: Place, cgroup: Path, network: Pair, root: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
@@ -115,7 +116,7 @@ async def test_what_is_known_of_a_connection(own: Path, root: Path, network: Pai
         with connection(network.pod, network.client, V4, PORT) as (here, _):
             source, destination = ("{}:{}".format(*address) for address in (here.getsockname(), here.getpeername()))
             entry = ConnectionEntry(
-                id=1, workload=UID, direction=Direction.OUTBOUND, series=None, source=source, destination=destination, opened_s=4e9,
+                id=1, workload=UID, direction=Direction.OUTBOUND, series=None, source=source, destination=destination, opened_s=time.time(),
                 via=Via.HBONE, socket=cookie(here),
             )  # fmt: skip
             inbound = replace(entry, direction=Direction.INBOUND, socket=None)
