@@ -2,7 +2,6 @@
 
 import errno
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,16 +10,17 @@ from nodeagent.bpf.bpffs import ensure
 from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
 from nodeagent.capture import redirected
-from nodeagent.capture.base import Capture, CaptureState, Inspection, Way
+from nodeagent.capture.base import Capture, Inspection, Way
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.iptables import ChainsOf, IptablesCapture
-from nodeagent.capture.listeners import Listener, open_listeners
+from nodeagent.capture.listeners import Listener
 from nodeagent.capture.nftables import NftablesCapture, NftablesTable
 from nodeagent.capture.terms import TOTAL, Terms
-from nodeagent.linux import netlink, nftables
+from nodeagent.capture.trial import prove
+from nodeagent.linux import nftables
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.iptables import backends
-from nodeagent.linux.namespaces import Namespace, run_in_empty
+from nodeagent.linux.namespaces import Namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +104,8 @@ def _after_ebpf(capture: Capture, pins: Path) -> Capture:
 
 
 def _proven(capture: Capture) -> Capture:
-    run_in_empty(_try, capture)
+    prove(capture)
     return capture
-
-
-def _try(capture: Capture) -> None:
-    netlink.raise_loopback()
-    with ExitStack() as undo:
-        namespace = undo.enter_context(Namespace.open("/proc/thread-self/ns/net"))
-        listeners = open_listeners(namespace)
-        for listener in listeners:
-            undo.enter_context(listener.socket)
-        undo.callback(capture.remove, namespace)
-        capture.apply(namespace, listeners)
-        found = capture.inspect(namespace)
-        if found.state is not CaptureState.CAPTURED:
-            raise OSError(f"tried in an empty namespace, it was {found.state}: {found.problem}")
 
 
 class _After:

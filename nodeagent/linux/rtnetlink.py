@@ -34,7 +34,9 @@ _DUMP_TRIES: Final = 5
 class Kind(IntEnum):
     """Message types (RTM_*)."""
 
+    NEW_LINK = 16
     SET_LINK = 19
+    NEW_ADDRESS = 20
     GET_ADDRESS = 22
     NEW_ROUTE = 24
     DELETE_ROUTE = 25

@@ -43,6 +43,22 @@ def listener(address: str, port: int, *, mark: int, transparent: bool = False, b
     return made
 
 
+def transparent(source: str, *, mark: int) -> socket.socket:
+    """A TCP socket with `mark` that speaks from an address that need not be this namespace's, by `lo` alone; raises OSError."""
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if family == socket.AF_INET6 else (socket.IPPROTO_IP, _IP_TRANSPARENT)
+        made.setsockopt(level, option, 1)
+        made.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+        made.bind((source, 0))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 def has_loopback6() -> bool:
     """Whether IPv6 is in use here: its loopback address exists."""
     with suppress(FileNotFoundError):
