@@ -12,6 +12,7 @@ from demo.bench.footprint import measure_footprint
 from demo.bench.kubernetes import measure_kubernetes
 from demo.bench.mesh import Say
 from demo.bench.paths import measure_paths
+from demo.bench.pod_start import measure_pod_start
 from demo.bench.results import Result
 from demo.bench.telemetry import measure_telemetry
 from demo.report import make_console
@@ -24,6 +25,7 @@ PARTS: Mapping[str, Callable[[Say, int], list[Result]]] = {
     "footprint": measure_footprint,
     "control": measure_control,
     "kubernetes": measure_kubernetes,
+    "pod-start": measure_pod_start,
 }
 
 

@@ -29,28 +29,41 @@ class Whole:
     mesh: Mesh
     nodes: tuple[str, str]
     namespace: str
-    pods: dict[str, tuple[Pod, str]] = field(default_factory=dict)
-    """By name, each with its uid."""
+    pods: dict[str, Pod] = field(default_factory=dict)
+    uids: dict[str, str] = field(default_factory=dict)
 
     def start_pod(self, node: str, name: str, *, account: str = "default") -> tuple[Pod, Result]:
         """As scheduler, container runtime and kubelet start one; its status comes after the plugin's answer."""
-        made = self.kube.admin.create(objects.pod(self.namespace, name, node=node, account=account))
-        pod = self.cluster.topology.add_pod(node, name)
-        self.pods[name] = (pod, made["metadata"]["uid"])
+        self.create(node, name, account=account)
+        pod = self.connect(node, name)
         result = self.plugin("ADD", name)
         if result.ok:
-            self.kube.admin.status({**objects.pod(self.namespace, name), "status": objects.running(str(pod.ipv4), str(pod.ipv6))})
+            self.report_running(name)
         return pod, result
+
+    def create(self, node: str, name: str, *, account: str = "default") -> None:
+        """What a user and the scheduler do."""
+        made = self.kube.admin.create(objects.pod(self.namespace, name, node=node, account=account))
+        self.uids[name] = made["metadata"]["uid"]
+
+    def connect(self, node: str, name: str) -> Pod:
+        """The network that the plugin before ours makes."""
+        self.pods[name] = self.cluster.topology.add_pod(node, name)
+        return self.pods[name]
+
+    def report_running(self, name: str) -> None:
+        """What a kubelet says of a pod that runs."""
+        pod = self.pods[name]
+        self.kube.admin.status({**objects.pod(self.namespace, name), "status": objects.running(str(pod.ipv4), str(pod.ipv6))})
 
     def end_pod(self, name: str) -> None:
         """As kubelet and container runtime end one."""
         assert self.plugin("DEL", name).ok
-        pod, _ = self.pods.pop(name)
-        self.cluster.topology.remove_pod(pod)
+        self.cluster.topology.remove_pod(self.pods.pop(name))
         self.kube.admin.delete("v1", "Pod", name, self.namespace)
 
     def plugin(self, command: str, name: str) -> Result:
-        pod, uid = self.pods[name]
+        pod, uid = self.pods[name], self.uids[name]
         entry = json.loads((self.cluster.node_directory(pod.node) / "net.d/10-net.conflist").read_text())["plugins"][-1]
         result = {"cniVersion": "1.0.0", "ips": [{"address": f"{pod.ipv4}/24"}, {"address": f"{pod.ipv6}/64"}]}
         args = f"K8S_POD_NAMESPACE={self.namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}"
