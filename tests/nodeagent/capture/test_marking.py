@@ -305,7 +305,12 @@ def test_another_cgroup_under_the_same_name_is_taken_up(network: Pair, pins: Pat
             capture.apply(pod.namespace, listeners)
             assert capture.inspect(pod.namespace).problem == ""
         # The kernel takes a removed cgroup's links off a little later.
-        eventually(lambda: Outbound(pins).sweep() is None and [pin for pin in pins.iterdir() if not pin.name.startswith("steer")] == [])
+        eventually(
+            lambda: (
+                Outbound(pins).sweep() is None
+                and [pin for pin in pins.iterdir() if pin.is_dir() and not pin.name.startswith("steer")] == []
+            )
+        )
 
 
 @pytest.mark.parametrize("path", ["/", "/../elsewhere", "nm-absent"])
