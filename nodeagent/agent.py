@@ -315,6 +315,7 @@ class Agent:
         await self.enrolment.down(drain_s)
         await self.probes.remove()
         await self.supervisor.stop(0.0, self.sessions.shutdown)
+        await self.source.settle()
         if self.kernel is not None:
             await self.kernel.leave()
         return released

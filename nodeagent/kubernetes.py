@@ -1,7 +1,6 @@
 """What an agent has in a Kubernetes cluster beside its other parts: the pods' runtime, the watch behind it, the CNI plugin's two ends."""
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ from nodeagent.turn import Turn
 if TYPE_CHECKING:
     from nodeagent.pod_watch import PodWatch
     from nodeagent.source import Node
-
-log = logging.getLogger(__name__)
 
 
 class KubernetesSource:
@@ -61,7 +58,6 @@ class KubernetesSource:
         made: dict[str, Coroutine[Any, Any, Any]] = {
             "pods": self._follow(node),
             "CNI": CNIServer(network, self._config.run_dir).run(),
-            "uninstalling": self._leave_when_told(node),
         }
         if self._installation is not None:
             made["CNI plugin"] = self._installation.run()
@@ -75,16 +71,15 @@ class KubernetesSource:
         """See `source.Source`."""
         return self._watch is not None and await self._watch.uninstalled()
 
+    async def settle(self) -> None:
+        """See `source.Source`."""
+        if self._watch is not None:
+            await self._watch.mark()
+
     async def remove(self) -> None:
         """The plugin first: pods that start from now on do so outside of the mesh, and wait for nobody."""
         if self._installation is not None:
             await asyncio.to_thread(self._installation.remove)
-
-    async def _leave_when_told(self, node: "Node") -> None:
-        while not self._book.told_to_leave():
-            await self._turn.wait()
-        log.warning("the mesh is being uninstalled: this node leaves it")
-        await node.leave()
 
     async def _follow(self, node: "Node") -> None:
         """Imports the HTTP client beside the running loop: proxy and plugin are answered meanwhile."""

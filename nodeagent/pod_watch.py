@@ -61,7 +61,6 @@ class PodWatch:
         self._node = node
         self._kubeconfig = kubeconfig
         self._daemonset = daemonset
-        self._may_ask = False
         self._book = book
         self._changed = changed
         self._markings = markings
@@ -80,12 +79,11 @@ class PodWatch:
         access = await self._access()
         async with KubeClient(access) as client:
             self._client = client
-            self._may_ask = await self._presence() is not None
             self._followers = (self._pod_follower(client), self._namespace_follower(client))
             async with asyncio.TaskGroup() as tasks:
                 for follower, name in zip(self._followers, ("pods", "namespaces"), strict=True):
                     tasks.create_task(follower.run(), name=f"follow {name}")
-                tasks.create_task(self._mark(client), name="mark pods")
+                tasks.create_task(self._mark(), name="mark pods")
         raise AssertionError("only cancellation ends it")
 
     async def refresh(self, namespace: str) -> None:
@@ -116,9 +114,8 @@ class PodWatch:
             path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
             body = await self._client.request("GET", path, deadline_s=_PRESENCE_S)
         except APIError as error:
-            # Its account and its rights go together with it: who could ask before, and is refused now, has lost them by that.
-            refused = error.status == 404 or (error.status in {401, 403} and self._may_ask)
-            return False if refused else None
+            # That rights are gone says nothing: they may have been taken by mistake, which must open no pod.
+            return False if error.status == 404 else None
         found = _decoded(_presences, body)
         return None if found is None else not found.metadata.deletion_timestamp
 
@@ -167,19 +164,26 @@ class PodWatch:
             self._book.listed.add(kind)
         self._changed()
 
-    async def _mark(self, client: KubeClient) -> NoReturn:
+    async def mark(self) -> str:
+        """Writes what is not written yet; returns what hinders, in words."""
+        refused, client = "", self._client
+        if client is None or not self._book.synced:
+            return ""
+        for marking in self._markings():
+            try:
+                await client.request("PATCH", marking.path, body=marking.body, content_type=MERGE_PATCH)
+            except APIError as error:
+                # A pod that is gone, or another by now, is told of by the watch.
+                refused = refused if error.status in {404, 409} else str(error)
+                if error.status not in _OF_ONE_POD:
+                    break
+        return refused
+
+    async def _mark(self) -> NoReturn:
         """Level-triggered: what is not written yet, or was overwritten, is found again at the next turn."""
         told = ""
         while True:
-            refused = ""
-            for marking in self._markings() if self._book.synced else ():
-                try:
-                    await client.request("PATCH", marking.path, body=marking.body, content_type=MERGE_PATCH)
-                except APIError as error:
-                    # A pod that is gone, or another by now, is told of by the watch.
-                    refused = refused if error.status in {404, 409} else str(error)
-                    if error.status not in _OF_ONE_POD:
-                        break
+            refused = await self.mark()
             if refused and refused != told:
                 log.warning("pods are not marked as captured: %s", refused)
             told = refused

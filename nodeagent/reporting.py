@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -39,9 +39,6 @@ from nodeagent.ztunnel.requests import NoAnswerError
 if TYPE_CHECKING:
     from nodeagent.agent import Agent
 
-LEAVE_DRAIN_S: Final = 5.0
-"""What open connections have when the whole mesh goes: they are cut for all at about the same time, whatever they had."""
-
 
 class NodeReports:
     """Implements `admin.server.Agent`."""
@@ -53,10 +50,6 @@ class NodeReports:
     def statuses(self) -> tuple[WorkloadStatus, ...]:
         """How far the enrolment of each workload is."""
         return self._agent.enrolment.status()
-
-    async def leave(self) -> None:
-        """Takes the node out of the mesh."""
-        await self._agent.down(LEAVE_DRAIN_S)
 
     def not_ready(self) -> str | None:
         """Why the node does not serve, None if it does. What was kept from before is as good as what the controller says now."""

@@ -20,9 +20,6 @@ class Node(Protocol):
     def not_ready(self) -> str | None:
         """Why the node serves nobody, None if it does."""
 
-    async def leave(self) -> None:
-        """Takes the node out of the mesh; the agent runs on, with nothing to do."""
-
 
 class Source(Protocol):
     """A runtime, and what it needs to run."""
@@ -38,6 +35,9 @@ class Source(Protocol):
 
     async def uninstalled(self) -> bool:
         """Whether an agent that ends is not to come back: the mesh is taken off. Asked once, when it ends."""
+
+    async def settle(self) -> None:
+        """Tells whoever else should know what became of the workloads; without an answer, nothing."""
 
     async def remove(self) -> None:
         """Takes off the node what it installed there; the node leaves the mesh."""
@@ -57,6 +57,9 @@ class StaticSource:
 
     async def uninstalled(self) -> bool:
         return False
+
+    async def settle(self) -> None:
+        return
 
     async def remove(self) -> None:
         return

@@ -56,20 +56,16 @@ def install(kubeconfig: Path, wait_s: float, registry: str, tag: str, only_print
 @kubeconfig_option
 @wait_option
 @click.option("--namespace", default="nodemesh-system", show_default=True, help="Where it is installed.")
-@click.option("--leave-only", is_flag=True, help="Have the agents let go of all pods, and delete nothing.")
-@click.option("--stay", is_flag=True, help="Take back what --leave-only has told, for agents that start from now on.")
-def uninstall(kubeconfig: Path, wait_s: float, namespace: str, leave_only: bool, stay: bool) -> None:
+@click.option("--agents-only", is_flag=True, help="Remove the agents, wait until no pod is captured, and delete nothing else.")
+def uninstall(kubeconfig: Path, wait_s: float, namespace: str, agents_only: bool) -> None:
     """Take every pod out of the mesh, then delete what was installed. Policies and labels stay."""
     from control.install import cluster, manifests
 
-    if leave_only:
-        _do(kubeconfig, lambda client: cluster.leave(client, namespace, click.echo, wait_s=wait_s))
-        return
-    if stay:
-        _do(kubeconfig, lambda client: cluster.stay(client, namespace))
+    if agents_only:
+        _do(kubeconfig, lambda client: cluster.remove_agents(client, namespace, click.echo, wait_s=wait_s))
         return
     if namespace != manifests.NAMESPACE:
-        raise click.UsageError(f"what is in {namespace} was installed by Helm or Kustomize: delete it with that, after --leave-only")
+        raise click.UsageError(f"what is in {namespace} was installed by Helm or Kustomize: delete it with that, after --agents-only")
     items = manifests.documents(manifests.Choices())
     _do(kubeconfig, lambda client: cluster.uninstall(client, items, click.echo, wait_s=wait_s))
 

@@ -9,13 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from control.install.manifests import NAMESPACE, Document, path_of, words
-from kubeapi.client import MERGE_PATCH, APIError, KubeClient
-from meshapi.wire import ANNOTATION_LEAVE, ANNOTATION_REDIRECTION
+from kubeapi.client import APIError, KubeClient
+from meshapi.wire import ANNOTATION_REDIRECTION
 
 Say = Callable[[str], None]
 
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 MANAGER: Final = "meshctl"
+AGENT: Final = "nodemesh-agent"
 OLDEST: Final = (1, 30)
 _POLL_S: Final = 1.0
 _PAGE: Final = "500"
@@ -39,7 +40,6 @@ async def install(client: KubeClient, items: Sequence[Document], say: Say, *, wa
     for item in items:
         await client.request("PATCH", path_of(item), {"fieldManager": MANAGER, "force": "true"}, body=item, content_type=APPLY_PATCH)
         say(f"applied {words(item)}")
-    await stay(client, NAMESPACE)
     deadline_s = time.monotonic() + wait_s
     for item in items:
         if item["kind"] in {"Deployment", "DaemonSet"}:
@@ -47,50 +47,35 @@ async def install(client: KubeClient, items: Sequence[Document], say: Say, *, wa
 
 
 async def uninstall(client: KubeClient, items: Sequence[Document], say: Say, *, wait_s: float) -> None:
-    """Tells the agents to let go of their pods, waits until they have, then deletes all but the namespace, which has the mesh's root.
-
-    Raises InstallError, APIError.
-    """
-    await leave(client, NAMESPACE, say, wait_s=wait_s)
+    """Removes the agents, then everything but the namespace, which has the mesh's root. Raises InstallError, APIError."""
+    await remove_agents(client, NAMESPACE, say, wait_s=wait_s)
     for item in reversed(items):
-        if item["kind"] == "Namespace":
-            continue
-        try:
-            await client.request("DELETE", path_of(item), {"propagationPolicy": "Background"})
-        except APIError as error:
-            if error.status != 404:
-                raise
-        else:
+        if item["kind"] != "Namespace" and await _delete(client, path_of(item)):
             say(f"deleted {words(item)}")
-    await stay(client, NAMESPACE)
     say(f"namespace {NAMESPACE} is still there: the root of the mesh is in it, and whatever else somebody keeps there")
 
 
-async def leave(client: KubeClient, namespace: str, say: Say, *, wait_s: float) -> None:
-    """Has every agent take off its captures and its CNI plugin. Raises InstallError that names the pods which are still captured."""
-    if not await _tell(client, namespace, "true"):
-        return
-    say("the agents are told to let go of their pods")
+async def remove_agents(client: KubeClient, namespace: str, say: Say, *, wait_s: float) -> None:
+    """Deletes the DaemonSet ahead of the agents' rights: each agent lets go of its pods as it ends, and this waits until all have.
+
+    Raises InstallError that names the pods which are still captured.
+    """
+    if await _delete(client, f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{AGENT}"):
+        say(f"deleted DaemonSet {namespace}/{AGENT}: the agents let go of their pods")
     deadline_s, before = time.monotonic() + wait_s, -1
     while captured := [pod async for pod in _captured(client)]:
         if len(captured) != before:
             say(f"{len(captured)} pods are still captured")
             before = len(captured)
         if time.monotonic() > deadline_s:
-            raise InstallError(f"still captured: {', '.join(captured[:10])}: does an agent run on their nodes? (nothing was deleted)")
+            raise InstallError(f"still captured, and closed: {', '.join(captured[:10])}: install again, so that agents can let them go")
         await asyncio.sleep(_POLL_S)
 
 
-async def stay(client: KubeClient, namespace: str) -> None:
-    """Takes back what `leave` has told, for agents that start from now on."""
-    await _tell(client, namespace, None)
-
-
-async def _tell(client: KubeClient, namespace: str, leave: str | None) -> bool:
-    """Whether there is such a namespace."""
-    body = {"metadata": {"annotations": {ANNOTATION_LEAVE: leave}}}
+async def _delete(client: KubeClient, path: str) -> bool:
+    """Whether it was there."""
     try:
-        await client.request("PATCH", f"/api/v1/namespaces/{namespace}", body=body, content_type=MERGE_PATCH)
+        await client.request("DELETE", path, {"propagationPolicy": "Background"})
     except APIError as error:
         if error.status == 404:
             return False

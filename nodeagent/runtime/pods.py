@@ -154,11 +154,6 @@ class PodBook:
         live = tuple(pod for pod in self._pods.values() if pod.live and self._wanted(pod))
         return (*live, *self._parting.values())
 
-    def told_to_leave(self) -> bool:
-        """Whether the mesh is being uninstalled: a namespace of its own says so."""
-        own = (self._namespaces.get(name) for name in self._exempt)
-        return any(one is not None and one.metadata.annotations.get(wire.ANNOTATION_LEAVE) == "true" for one in own)
-
     def keep_parting(self, present: Collection[str]) -> None:
         """Forgets those that have ended but for `present` (uids), whose namespaces are still there."""
         self._parting = {uid: pod for uid, pod in self._parting.items() if uid in present}
@@ -175,4 +170,4 @@ class PodBook:
         name = pod.metadata.namespace
         namespace = self._namespaces.get(name)
         mode = None if namespace is None else namespace.metadata.labels.get(wire.LABEL_DATAPLANE_MODE)
-        return name not in self._exempt and not self.told_to_leave() and enrolled(pod, mode)
+        return name not in self._exempt and enrolled(pod, mode)

@@ -111,14 +111,11 @@ def test_values_reach_where_they_belong() -> None:
 
 def test_helm_has_the_agents_let_go_before_it_deletes_anything() -> None:
     hooks = [item for item in rendered(OTHERWISE, "elsewhere") if "helm.sh/hook" in item["metadata"].get("annotations", {})]
-    assert [item["kind"] for item in hooks] == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job", "Job"]
-    assert {item["metadata"]["annotations"]["helm.sh/hook"] for item in hooks[:3]} == {"pre-delete,post-delete"}
-    jobs = {item["metadata"]["annotations"]["helm.sh/hook"]: item["spec"]["template"]["spec"]["containers"][0] for item in hooks[3:]}
-    assert {job["image"] for job in jobs.values()} == {"images.example/mesh/nodemesh-controller:v9"}
-    assert {when: job["args"] for when, job in jobs.items()} == {
-        "pre-delete": ["uninstall", "--leave-only", "--namespace=elsewhere"],
-        "post-delete": ["uninstall", "--stay", "--namespace=elsewhere"],
-    }
+    assert [item["kind"] for item in hooks] == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"]
+    assert {item["metadata"]["annotations"]["helm.sh/hook"] for item in hooks} == {"pre-delete"}
+    (container,) = only(hooks, "Job")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "images.example/mesh/nodemesh-controller:v9"
+    assert container["args"] == ["uninstall", "--agents-only", "--namespace=elsewhere"]
 
 
 def test_agents_may_only_be_upgraded_side_by_side() -> None:

@@ -147,9 +147,9 @@ def daemonset() -> dict[str, Any]:
 
 def agent_token(kube: Kube, node: str) -> str:
     """Of the agent's pod on a node, with exactly the rights that the agent is installed with."""
-    if AGENT_NAMESPACE not in {one["metadata"]["name"] for one in kube.admin.list("v1", "Namespace")}:
-        kube.admin.create(manifest("Namespace", AGENT_NAMESPACE))
-        kube.service_account(AGENT_NAMESPACE, AGENT)
+    kube.admin.apply(manifest("Namespace", AGENT_NAMESPACE))
+    account = manifest("ServiceAccount", AGENT)
+    kube.admin.apply({**account, "metadata": {**account["metadata"], "namespace": AGENT_NAMESPACE}})
     for document in yaml.safe_load_all((REPOSITORY / "deploy/daemonset/base/agent-rbac.yaml").read_text()):
         kube.admin.apply(document)
     kube.admin.apply(daemonset())

@@ -2,22 +2,35 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from control.install import cluster, manifests
+from control.install import cluster as installation
+from control.install import manifests
 from control.install.cluster import InstallError, rollout
 from control.install.manifests import NAMESPACE, Choices
 from kubeapi.access import from_kubeconfig
 from kubeapi.client import KubeClient
-from meshapi.wire import ANNOTATION_LEAVE, ANNOTATION_REDIRECTION
+from meshapi.wire import ANNOTATION_REDIRECTION
 from tests.kube.admin import APIError
 from tests.kube.cluster import Cluster
 from tests.kube.objects import run_pod
 
 ITEMS = manifests.documents(Choices())
+
+
+@pytest.fixture(scope="module")
+def kube() -> Iterator[Cluster]:
+    """One of this module's own: what is installed here has fixed names, and is taken away again."""
+    cluster = Cluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture
@@ -28,14 +41,11 @@ async def client(kube: Cluster, tmp_path: Path) -> AsyncIterator[KubeClient]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(kube: Cluster) -> Iterator[None]:
+def nothing_runs(kube: Cluster) -> Iterator[None]:
     yield
-    for item in reversed(ITEMS):
-        if item["kind"] != "Namespace":  # without its controller, the API server finishes none
-            try:
-                kube.admin.delete(item["apiVersion"], item["kind"], item["metadata"]["name"], item["metadata"].get("namespace", ""))
-            except APIError as error:
-                assert error.status == 404  # noqa: PT017 - another status is the failure
+    for kind, name in (("DaemonSet", "nodemesh-agent"), ("Deployment", "nodemesh-controller")):
+        with suppress(APIError):
+            kube.admin.delete("apps/v1", kind, name, NAMESPACE)
 
 
 def roll_out(kube: Cluster, kind: str, name: str) -> None:
@@ -59,7 +69,7 @@ def roll_out(kube: Cluster, kind: str, name: str) -> None:
 
 async def test_installing_ends_when_everything_runs_and_may_be_repeated(kube: Cluster, client: KubeClient) -> None:
     said: list[str] = []
-    installing = asyncio.ensure_future(cluster.install(client, ITEMS, said.append, wait_s=30))
+    installing = asyncio.ensure_future(installation.install(client, ITEMS, said.append, wait_s=30))
     async with asyncio.timeout(20):
         while not any("DaemonSet" in line and "ready" in line for line in said):  # noqa: ASYNC110 - said by another task
             await asyncio.sleep(0.02)
@@ -68,37 +78,36 @@ async def test_installing_ends_when_everything_runs_and_may_be_repeated(kube: Cl
         roll_out(kube, kind, name)
     await installing
     assert "DaemonSet nodemesh-system/nodemesh-agent: 2 of 2 ready" in said
-    await cluster.install(client, ITEMS, said.append, wait_s=1)
+    await installation.install(client, ITEMS, said.append, wait_s=1)
 
 
 async def test_an_installation_that_does_not_come_up_says_what_is_missing(client: KubeClient) -> None:
     with pytest.raises(InstallError, match=r"nodemesh-\w+ did not come up: 0 of"):
-        await cluster.install(client, ITEMS, lambda _: None, wait_s=0)
+        await installation.install(client, ITEMS, lambda _: None, wait_s=0)
 
 
 async def test_uninstalling_waits_until_every_pod_is_let_go(kube: Cluster, client: KubeClient) -> None:
     with pytest.raises(InstallError):
-        await cluster.install(client, ITEMS, lambda _: None, wait_s=0)
+        await installation.install(client, ITEMS, lambda _: None, wait_s=0)
     namespace = kube.namespace("captured")
     pod = run_pod(kube.admin, namespace, "a", "10.9.9.9", node="n-install")
     name = {"name": "a", "namespace": namespace}
     kube.admin.merge({"apiVersion": "v1", "kind": "Pod", "metadata": {**name, "annotations": {ANNOTATION_REDIRECTION: "enabled"}}})
-    with pytest.raises(InstallError, match=rf"still captured: .*{namespace}/a \(node n-install\).*nothing was deleted"):
-        await cluster.uninstall(client, ITEMS, lambda _: None, wait_s=0)
-    assert kube.admin.get("v1", "Namespace", NAMESPACE)["metadata"]["annotations"][ANNOTATION_LEAVE] == "true"
-    assert kube.admin.get("apps/v1", "DaemonSet", "nodemesh-agent", NAMESPACE)
-    kube.admin.merge({"apiVersion": "v1", "kind": "Pod", "metadata": {**name, "annotations": {ANNOTATION_REDIRECTION: None}}})
-    assert pod["metadata"]["uid"]
-    await cluster.uninstall(client, ITEMS, lambda _: None, wait_s=10)
+    with pytest.raises(InstallError, match=rf"still captured, and closed: .*{namespace}/a \(node n-install\)"):
+        await installation.uninstall(client, ITEMS, lambda _: None, wait_s=0)
     with pytest.raises(APIError, match="404"):
         kube.admin.get("apps/v1", "DaemonSet", "nodemesh-agent", NAMESPACE)
-    namespaces = kube.admin.get("v1", "Namespace", NAMESPACE)["metadata"]
-    assert ANNOTATION_LEAVE not in namespaces.get("annotations", {}), "the next installation is to stay"
-    assert "deletionTimestamp" not in namespaces
+    assert kube.admin.get("rbac.authorization.k8s.io/v1", "Role", "nodemesh-agent", NAMESPACE), "while agents end, they may ask"
+    kube.admin.merge({"apiVersion": "v1", "kind": "Pod", "metadata": {**name, "annotations": {ANNOTATION_REDIRECTION: None}}})
+    assert pod["metadata"]["uid"]
+    await installation.uninstall(client, ITEMS, lambda _: None, wait_s=10)
+    with pytest.raises(APIError, match="404"):
+        kube.admin.get("apps/v1", "Deployment", "nodemesh-controller", NAMESPACE)
+    assert "deletionTimestamp" not in kube.admin.get("v1", "Namespace", NAMESPACE)["metadata"]
 
 
 async def test_a_check_names_what_stands_in_the_way(kube: Cluster, client: KubeClient) -> None:
-    found = {finding.what: finding async for finding in cluster.check(client)}
+    found = {finding.what: finding async for finding in installation.check(client)}
     assert found["Kubernetes"].ok
     assert found["rights"].ok
     assert found["other meshes"].ok
@@ -108,7 +117,7 @@ async def test_a_check_names_what_stands_in_the_way(kube: Cluster, client: KubeC
     spec = {"selector": {"matchLabels": labels}, "template": pod}
     kube.admin.create({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "ztunnel", "namespace": namespace}, "spec": spec})
     try:
-        found = {finding.what: finding async for finding in cluster.check(client)}
+        found = {finding.what: finding async for finding in installation.check(client)}
         assert not found["other meshes"].ok
         assert f"DaemonSet {namespace}/ztunnel" in found["other meshes"].words
     finally:
@@ -124,8 +133,8 @@ async def test_a_caller_without_rights_is_told_which_are_missing(kube: Cluster, 
     assert "create daemonsets" in found[-1].words
 
 
-async def _until_refused(client: KubeClient) -> AsyncIterator[cluster.Finding]:
-    async for finding in cluster.check(client):
+async def _until_refused(client: KubeClient) -> AsyncIterator[installation.Finding]:
+    async for finding in installation.check(client):
         yield finding
         if finding.what == "rights":
             return
