@@ -95,6 +95,21 @@ def of_process(pid: int) -> str:
     raise KernelError(errno.ENOENT, f"cgroup of process {pid}", "it was removed, or the kernel has none of version 2")
 
 
+def holding(pid: int, mount_point: Path) -> str:
+    """The path, below the mount, of the cgroup that a process is in, found by looking into all of them: raises KernelError.
+
+    For a process in a cgroup namespace, a container's, which is told of no path above it. Takes some 20 us for each cgroup of the machine.
+    """
+    for directory, _, _ in os.walk(mount_point):
+        try:
+            members = (Path(directory) / "cgroup.procs").read_text().split()
+        except OSError:  # it is gone, or its threads are in several
+            continue
+        if str(pid) in members:
+            return f"/{Path(directory).relative_to(mount_point)}".removesuffix(".")
+    raise KernelError(errno.ENOENT, f"cgroup of process {pid}", _HINT)
+
+
 def id_at(path: Path) -> int | None:
     """The id of the cgroup that is at a path now; None if there is none."""
     try:

@@ -76,6 +76,10 @@ def _own() -> Cgroup:
     """The cgroup of the agent, and so of the listeners that it makes and of the proxy that it starts."""
     cgroup = Cgroup.open(cgroups.of_process(os.getpid()))
     if cgroup.is_root:
+        # So it seems in a container, too, that has a namespace of cgroups and the host's mount of them.
+        cgroup.close()
+        cgroup = Cgroup.open(cgroups.holding(os.getpid(), cgroups.root()))
+    if cgroup.is_root:
         cgroup.close()
         hint = "start the agent in a cgroup of its own, as a service or a container is"
         raise KernelError(errno.EPERM, "cgroup /", hint, detail="the agent is in the root cgroup, with the whole machine")

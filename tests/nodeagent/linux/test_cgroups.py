@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.linux.cgroups import Cgroup, id_at, mounts, of_process, root
+from nodeagent.linux.cgroups import Cgroup, holding, id_at, mounts, of_process, root
 from nodeagent.linux.errors import KernelError
 from tests.nodeagent import cgroups
 
@@ -63,3 +63,11 @@ def test_the_cgroup_of_a_process() -> None:
     with pytest.raises(KernelError) as raised:
         of_process(2**22 + 1)
     assert raised.value.errno == errno.ESRCH
+
+
+def test_the_cgroup_that_holds_a_process_is_found_by_looking() -> None:
+    assert holding(1, root()) == of_process(1)
+    with cgroups.made() as path, cgroups.inside(path):
+        assert holding(os.getpid(), root()) == of_process(os.getpid()) == f"/{path.name}"
+        with pytest.raises(KernelError, match="cgroup of process 4194999"):
+            holding(4194999, path)

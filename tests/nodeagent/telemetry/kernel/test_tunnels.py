@@ -1,6 +1,7 @@
 """What came to the counts of the kernel since the last look, over restarts of the agent."""
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def test_the_root_of_all_cgroups_is_not_taken(root: Path) -> None:
     with cgroups.inside(cgroup_root()), pytest.raises(KernelError, match="in a cgroup of its own"):
         Tunnels(root).open()
     assert not root.exists()
+
+
+def test_a_container_knows_its_own_cgroup_though_it_is_told_of_none_above_it(root: Path) -> None:
+    """With a namespace of cgroups and the host's mount of them, as in a pod."""
+    look = "from nodeagent.telemetry.kernel import tunnels; print(tunnels._own().id)"
+    with cgroups.made() as path:
+        (path / "pod").mkdir()
+        done = cgroups.run(path / "pod", "unshare", "--cgroup", sys.executable, "-c", look)
+        assert done.stdout.strip() == str((path / "pod").stat().st_ino), done.stderr
+        (path / "pod").rmdir()
 
 
 def test_detaching_what_was_never_attached(root: Path) -> None:
