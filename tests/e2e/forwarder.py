@@ -14,6 +14,7 @@ class Forwarder:
     def __init__(self, namespace: str, target: int) -> None:
         self._target = target
         self._open: set[socket.socket] = set()
+        self.refusing = False
         with Namespace.open(f"/run/netns/{namespace}") as inside:
             self._listening = inside.run(socket.create_server, ("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
@@ -39,6 +40,9 @@ class Forwarder:
         with suppress(OSError):
             while True:
                 near, _ = self._listening.accept()
+                if self.refusing:
+                    near.close()
+                    continue
                 threading.Thread(target=self._join, args=(near,), name="forwarded", daemon=True).start()
 
     def _join(self, near: socket.socket) -> None:

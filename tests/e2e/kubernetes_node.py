@@ -38,6 +38,8 @@ class Site:
     boxes: Sandboxes
     directory: Path
     api: Pod
+    way: Forwarder
+    """To the API server."""
     pods: dict[str, Pod] = field(default_factory=dict)
     running: dict[str, Sandbox] = field(default_factory=dict)
 
@@ -181,7 +183,7 @@ def site(kube: Kube, directory: Path) -> Iterator[Site]:
         (directory / "net.d").mkdir()
         (directory / "net.d/10-net.conflist").write_text(json.dumps(BRIDGE))
         mesh = Mesh(cluster, {"api": api})
-        made = Site(mesh, kube, node, namespace, boxes, directory, api)
+        made = Site(mesh, kube, node, namespace, boxes, directory, api, forwarder)
         cluster.start_app(api)
         cluster.start_controller()
         cluster.start_agent("far")

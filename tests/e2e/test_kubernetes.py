@@ -177,6 +177,37 @@ def test_while_the_agent_is_away_no_pod_starts_and_those_that_run_go_on(enrolled
     assert echoes(held), "a restart cuts nothing"
 
 
+def problems(node: Site) -> str:
+    return " ".join(problem["what"] for problem in node.mesh.admin(node.node, "/status")["problems"])
+
+
+def test_while_the_api_server_is_away_what_is_known_stays_also_for_an_agent_that_restarts(enrolled: Site) -> None:
+    node = enrolled
+    pod = node.plug("known")
+    uid = node.declare("known")
+    assert node.cni("ADD", "known", uid).ok
+    held = node.mesh.hold(pod, node.api.ipv4)
+    node.way.refusing = True
+    try:
+        node.way.cut()
+        eventually(lambda: "the API server can't be read" in problems(node), "it to be told")
+        assert node.cni("ADD", "known", uid).ok, "a pod that is known starts again"
+        node.stop_agent()
+        node.start_agent()
+        assert echoes(held)
+        assert node.mesh.call(pod, node.api.ipv4).ok
+        node.plug("unknown")
+        refused = node.cni("ADD", "unknown", "00000000-0000-0000-0000-000000000000", deadline_s=2)
+        assert "the API server" in refused.said["msg"]
+        assert node.captured("known")
+    finally:
+        node.way.refusing = False
+    node.declare("unknown")
+    eventually(lambda: "the API server" not in problems(node), "the API server to be read again", timeout_s=40)
+    assert echoes(held)
+    assert node.captured("known")
+
+
 def test_an_agent_may_mark_pods_of_its_own_node_and_nothing_else(node: Site) -> None:
     agent = node.kube.client(json.loads((node.directory / "kubeconfig").read_text())["users"][0]["user"]["token"])
     node.plug("mine")
