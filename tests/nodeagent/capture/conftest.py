@@ -30,7 +30,7 @@ def pins(tmp_path: Path) -> Iterator[Path]:
         yield mount_point / "nodemesh"
 
 
-@pytest.fixture(params=["ebpf", "ebpf-cgroup", "nftables", "redirect", "iptables-nft", "iptables-legacy"])
+@pytest.fixture(params=["ebpf", "ebpf-cgroup", "nftables", "redirect", "iptables-nft"])
 def capture(request: pytest.FixtureRequest, pins: Path) -> Iterator[Capture]:
     with made(request.param, pins) as capture:
         yield capture

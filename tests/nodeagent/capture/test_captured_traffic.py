@@ -12,7 +12,7 @@ from meshapi.wire import CONNECTION_MARK, HBONE_PORT, PROXY_MARK
 from nodeagent.capture.base import Capture, CaptureState
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.ztunnel.protocol import ListenerKind
-from tests.nodeagent.capture.ways import harms, only_rules, unheard
+from tests.nodeagent.capture.ways import by_either_backend, harms, only_rules, unheard
 from tests.nodeagent.pods import Pair, Side, pair, refused
 from tests.nodeagent.standin import SO_MARK, Application, Proxy
 
@@ -46,6 +46,7 @@ def captured(capture: Capture, network: Pair) -> Iterator[tuple[Pair, Proxy]]:
         yield network, proxy
 
 
+@by_either_backend
 def test_inbound_passes_the_listener_and_keeps_the_source(capture: Capture, captured: tuple[Pair, Proxy], family: int) -> None:
     (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
     with Application(pod, PORT) as application:
@@ -56,6 +57,7 @@ def test_inbound_passes_the_listener_and_keeps_the_source(capture: Capture, capt
     assert packets(capture, pod, "leak") == packets(capture, pod, "leftover") == packets(capture, pod, "reset") == 0
 
 
+@by_either_backend
 def test_outbound_passes_the_listener_with_its_destination(capture: Capture, captured: tuple[Pair, Proxy], family: int) -> None:
     (pod, client), proxy = (captured[0].pod, captured[0].client), captured[1]
     with Application(client, PORT) as application:
@@ -187,6 +189,7 @@ def conntrack(pod: Side) -> list[str]:
     return pod.namespace.run(Path("/proc/thread-self/net/nf_conntrack").read_text).splitlines()
 
 
+@by_either_backend
 def test_without_the_proxy_everything_is_closed(capture: Capture, network: Pair, family: int) -> None:
     pod, client = network.pod, network.client
     capture.apply(pod.namespace)
@@ -327,6 +330,7 @@ def everything(pod: Side) -> tuple[str, ...]:
     )
 
 
+@by_either_backend
 @pytest.mark.parametrize("drained", [False, True])
 def test_removal_restores_exactly_what_was_there(capture: Capture, network: Pair, *, drained: bool) -> None:
     pod = network.pod
@@ -368,6 +372,7 @@ def test_draining_keeps_open_connections_and_lets_new_ones_past(capture: Capture
         assert proxy.seen.empty()
 
 
+@by_either_backend
 def test_inspection_tells_what_was_tampered_with_and_applying_mends_it(capture: Capture, network: Pair) -> None:
     pod = network.pod
     assert capture.inspect(pod.namespace).state == CaptureState.ABSENT
@@ -390,6 +395,7 @@ def test_inspection_tells_what_was_tampered_with_and_applying_mends_it(capture: 
             assert capture.inspect(pod.namespace).state == CaptureState.CAPTURED
 
 
+@by_either_backend
 def test_applying_again_keeps_the_counters(capture: Capture, captured: tuple[Pair, Proxy]) -> None:
     pod, client = captured[0].pod, captured[0].client
     with Application(pod, PORT):

@@ -11,7 +11,7 @@ from nodeagent.capture.listeners import Listener, open_listeners
 from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.ztunnel.protocol import ListenerKind
 from tests.nodeagent.capture.test_captured_traffic import ask, packets, talk
-from tests.nodeagent.capture.ways import only_ebpf, only_unredirected
+from tests.nodeagent.capture.ways import by_either_backend, only_ebpf, only_unredirected
 from tests.nodeagent.pods import Pair, refused
 from tests.nodeagent.standin import Application, Proxy
 
@@ -38,6 +38,7 @@ def duplicates(listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
     return tuple(Listener(one.kind, one.socket.dup()) for one in listeners)
 
 
+@by_either_backend
 def test_the_agents_word_opens_both_ways_at_once_and_takes_it_back(
     capture: Capture, network: Pair, listeners: tuple[Listener, ...], family: int
 ) -> None:

@@ -21,6 +21,10 @@ from nodeagent.linux.namespaces import Namespace
 from tests.nodeagent import cgroups
 
 only_ebpf = pytest.mark.parametrize("capture", ["ebpf", "ebpf-cgroup"], indirect=True)
+by_either_backend = pytest.mark.parametrize(
+    "capture", ["ebpf", "ebpf-cgroup", "nftables", "redirect", "iptables-nft", "iptables-legacy"], indirect=True
+)
+"""iptables by its older backend, too: the rules are the same, and so is what they do."""
 only_rules = pytest.mark.parametrize("capture", ["nftables", "redirect"], indirect=True)
 only_unredirected = pytest.mark.parametrize("capture", ["ebpf", "ebpf-cgroup", "nftables"], indirect=True)
 """What comes in keeps its addresses."""
