@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from control.ca.issuer import IssuerError
 from control.ca.own_root import ensure_own_authority
+from control.cluster import root_secret
 from tests.control.agent import bearer, create
 from tests.control.fakes import csr_pem, new_key
 from tests.control.kube_controller import KubeWorld, kube_world
@@ -160,6 +162,32 @@ async def test_an_authority_that_is_given_is_used_as_it_is(kube: Cluster, tmp_pa
         assert (await world.admin("GET", "/root"))["pem"].encode() == data["root-cert.pem"]
     with pytest.raises(APIError):
         kube.admin.get("v1", "Secret", "nodemesh-root", namespace)
+
+
+async def test_a_given_authority_that_is_none_is_not_passed_over(kube: Cluster, tmp_path: Path) -> None:
+    """Another root in its place would be one that nobody asked for."""
+    namespace = kube.namespace("controller")
+    install_rights(kube, namespace)
+    kube.service_account(namespace, "agent")
+    data = {"root-cert.pem": base64.b64encode(b"canary").decode()}
+    kube.admin.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cacerts", "namespace": namespace}, "data": data})
+    with pytest.raises(ExceptionGroup) as group:
+        async with kube_world(kube, tmp_path, namespace=namespace):
+            pass
+    error = group.value.exceptions[0]
+    assert isinstance(error, IssuerError)
+    assert str(error) == "the secret cacerts lacks ca-cert.pem, ca-key.pem"
+
+
+async def test_a_root_that_is_deleted_is_put_back(kube: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next controller that starts would make another one."""
+    monkeypatch.setattr(root_secret, "PERIOD_S", 0.2)
+    async with kube_world(kube, tmp_path) as first:
+        root = (await first.admin("GET", "/root"))["pem"]
+        kube.admin.delete("v1", "Secret", "nodemesh-root", first.namespace)
+        await until(lambda: kube.admin.get("v1", "Secret", "nodemesh-root", first.namespace), "the root again")
+        async with kube_world(kube, tmp_path, beside=first) as second:
+            assert (await second.admin("GET", "/root"))["pem"] == root
 
 
 async def test_the_controllers_own_rights_are_for_nothing_else(kube: Cluster, tmp_path: Path) -> None:
