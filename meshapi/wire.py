@@ -33,3 +33,5 @@ DEFAULT_ROOT_NAMESPACE: Final = "istio-system"
 LABEL_DATAPLANE_MODE: Final = "istio.io/dataplane-mode"
 LABEL_USE_WAYPOINT: Final = "istio.io/use-waypoint"
 ANNOTATION_REDIRECTION: Final = "ambient.istio.io/redirection"
+ANNOTATIONS_APART: Final = ("sidecar.istio.io/status", "kubernetes.io/config.mirror")
+"""On pods that are never captured: those with a proxy of their own, and static pods, which have no service account."""

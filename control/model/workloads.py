@@ -140,11 +140,13 @@ def slice_workloads(endpoints: EndpointSlice, service: BoundService, settings: M
 
 
 def enrolled(pod: Pod, namespace: Namespace | None) -> bool:
-    """Whether a pod is in the mesh: its own label wins over its namespace's; the host's network is never captured."""
+    """Whether a pod is in the mesh: its own label wins over its namespace's; some are never captured, as agents see it, too."""
+    if pod.spec.host_network or any(annotation in pod.metadata.annotations for annotation in wire.ANNOTATIONS_APART):
+        return False
     mode = pod.metadata.labels.get(wire.LABEL_DATAPLANE_MODE)
     if mode is None and namespace is not None:
         mode = namespace.metadata.labels.get(wire.LABEL_DATAPLANE_MODE)
-    return (mode == "ambient" or _native(pod.metadata.labels)) and not pod.spec.host_network
+    return mode == "ambient" or _native(pod.metadata.labels)
 
 
 def owner(meta: Meta) -> tuple[str, WorkloadType]:

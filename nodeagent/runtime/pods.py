@@ -9,7 +9,6 @@ from msgspec import Struct, field
 from meshapi import wire
 from nodeagent.runtime.probe_ports import Container
 
-_SIDECAR_STATUS: Final = "sidecar.istio.io/status"
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _STATIC_UID: Final = "kubernetes.io/config.hash"
 _TUNNEL_LABEL: Final = "networking.istio.io/tunnel"
@@ -89,7 +88,7 @@ def enrolled(pod: Pod, namespace_mode: str | None) -> bool:
     Never: on the host's network, which is the node's own; with a sidecar or a tunnel of its own; static pods, which have no account.
     """
     labels, annotations = pod.metadata.labels, pod.metadata.annotations
-    if pod.spec.host_network or _SIDECAR_STATUS in annotations or _MIRROR in annotations:
+    if pod.spec.host_network or any(annotation in annotations for annotation in wire.ANNOTATIONS_APART):
         return False
     if "http" in labels.get(_TUNNEL_LABEL, "").split(","):
         return False

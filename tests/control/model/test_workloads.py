@@ -81,6 +81,17 @@ def test_a_pod_on_the_wire() -> None:
     assert text_format.MessageToString(workload_pb2.Address.FromString(resource.body)) == text_format.MessageToString(expected)
 
 
+@pytest.mark.parametrize("annotation", ["sidecar.istio.io/status", "kubernetes.io/config.mirror"])
+def test_pods_that_are_never_captured_are_not_said_to_be(annotation: str) -> None:
+    config = Config(f"""
+        apiVersion: v1
+        kind: Pod
+        metadata: {{name: p, namespace: shop, labels: {{istio.io/dataplane-mode: ambient}}, annotations: {{{annotation}: x}}}}
+        status: {{podIPs: [{{ip: 10.0.0.1}}]}}
+    """)
+    assert config.pod("shop", "p").tunnel_protocol is TunnelProtocol.NONE
+
+
 @pytest.mark.parametrize(
     ("namespace", "pod", "host_network", "expected"),
     [
