@@ -121,7 +121,7 @@ def rounds(
     for number in range(count):
         for metric in metrics:
             progress(f"round {number + 1} of {count}: {metric.name}")
-            for lane in lanes:
+            for lane in lanes if number % 2 == 0 else reversed(lanes):  # so that being first is nobody's advantage
                 for name, value in measure(load, lane, metric).items():
                     figures.setdefault((lane.name, name), []).append(value)
     return {key: median(values) for key, values in figures.items()}

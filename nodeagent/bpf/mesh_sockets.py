@@ -4,6 +4,7 @@
 agent is away are counted, too. `sample_sockets` walks those that are open, and ends with the agent.
 """
 
+import errno
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from nodeagent.bpf import libbpf, walk
 from nodeagent.bpf.libbpf import AttachType, Descriptor
 from nodeagent.bpf.pinned import Maps, Pinned, Program
 from nodeagent.linux.cgroups import Cgroup
+from nodeagent.linux.errors import KernelError
 
 OBJECTS: Final = Path(__file__).parent / "objects"
 PROGRAM: Final = Program(
@@ -125,7 +127,7 @@ def attached(root: Path, cgroup: Cgroup, program: Program = PROGRAM, sampler: Pa
     with ExitStack() as opened:
         found = opened.enter_context(pinned.open(cgroup))
         if found is None:
-            raise RuntimeError("the program that was attached a moment ago is gone")
+            raise KernelError(errno.ENOENT, f"cgroup {cgroup.path}")
         shared = {name: found.maps[name] for name in _SHARED}
         loaded = opened.enter_context(libbpf.load(sampler, _SAMPLER_NAME, (), reuse=shared))
         yield MeshSockets(found.maps, opened.enter_context(walk.prepare(loaded.program, found.maps["watched"])))

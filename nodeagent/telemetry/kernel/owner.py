@@ -126,23 +126,18 @@ class KernelTelemetry:
     async def _look(self) -> None:
         if self._left:
             return
-        seen, grown = await self._off(self._read, self._workloads)
+        grown = await self._off(self._read, self._workloads)
         # Here, and not in the thread: lookups are made here.
         self._diallers.let_go()
         if not self._opened:
             self._tunnels.close()
-        for namespace in {one.namespace for one in seen}:
-            here = [one.workload for one in seen if one.namespace == namespace]
-            self._names.pop(namespace, None)
-            self._names[namespace] = here[0] if len(here) == 1 else None
-        while len(self._names) > MAX_KEPT_NAMES:
-            del self._names[next(iter(self._names))]
-        for key, flow in grown:
-            self.metrics.add(self._labels(key), flow)
+        for pair, flow in grown.items():
+            self.metrics.add(pair, flow)
 
-    def _read(self, workloads: tuple[LocalWorkload, ...]) -> tuple[list[_Seen], list[tuple[FlowKey, Flow]]]:
-        """Blocks, and never raises: what could not be done is in `problem`, or was logged."""
+    def _read(self, workloads: tuple[LocalWorkload, ...]) -> dict[str, Flow]:
+        """What came of each pair, by its labels. Blocks, and raises nothing: what could not be done is in `problem`, or was logged."""
         seen = [found for workload in workloads if (found := _seen(workload)) is not None]
+        self._name(seen)
         try:
             if not self._mounted:
                 bpffs.ensure(self._pins.parent)
@@ -151,12 +146,19 @@ class KernelTelemetry:
             if not self._opened:
                 self._open()
             if not self._opened:
-                return seen, []
+                return {}
             self._tunnels.count_for({one.namespace for one in seen})
-            return seen, list(self._tunnels.grown())
+            return self._grown()
         except OSError as error:
             self._fail(error)
-            return seen, []
+            return {}
+
+    def _grown(self) -> dict[str, Flow]:
+        grown: dict[str, Flow] = {}
+        for key, flow in self._tunnels.grown():
+            pair = self._labels(key)
+            grown[pair] = tcp_metrics.plus(grown[pair], flow) if pair in grown else flow
+        return grown
 
     def _diallers_of(self, seen: Collection[_Seen]) -> None:
         try:
@@ -177,7 +179,15 @@ class KernelTelemetry:
         self.problem = str(error)
         self._opened, self._retry_at_s = False, time.monotonic() + RETRY_S
 
-    # ---- names
+    # ---- names; in the thread, as `_read` is
+
+    def _name(self, seen: Sequence[_Seen]) -> None:
+        for namespace in {one.namespace for one in seen}:
+            here = [one.workload for one in seen if one.namespace == namespace]
+            self._names.pop(namespace, None)
+            self._names[namespace] = here[0] if len(here) == 1 else None
+        while len(self._names) > MAX_KEPT_NAMES:
+            del self._names[next(iter(self._names))]
 
     def _labels(self, key: FlowKey) -> str:
         local = self._names.get(key.namespace)
