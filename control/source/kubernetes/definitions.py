@@ -1,5 +1,6 @@
 """Which of the custom kinds the API server serves now: read from their definitions, which are watched like anything else."""
 
+import logging
 from typing import Final
 
 import msgspec
@@ -32,26 +33,35 @@ class _Definition(Struct, frozen=True):
     status: _Status = _Status()
 
 
+log = logging.getLogger(__name__)
 _decoder: Final = msgspec.json.Decoder(_Definition)
 
 
 class Definitions:
-    """`served` is what can be read now, by the name of the definition."""
+    """What can be read now, by the name of the definition.
+
+    A kind is only gone with its definition. One that is there and can't be read (in no version that is understood) is `unreadable`; if it
+    was served before it stays `served`, as it was: its objects are still there, and policies among them must not vanish.
+    """
 
     def __init__(self) -> None:
         self.served: dict[str, ResourceType] = {}
+        self.unreadable: set[str] = set()
 
     def learn(self, delivery: Delivery) -> None:
         """Takes what a follower of the definitions brings."""
         for _, name in delivery.gone:
             self.served.pop(name, None)
+            self.unreadable.discard(name)
         for item in delivery.present:
             if item.name not in CUSTOM:
                 continue
             found = custom_type(item.name, _served(item.raw))
             if found is None:
-                self.served.pop(item.name, None)
+                self.unreadable.add(item.name)
+                log.warning("%s is served in no version that is understood: what was read of it stays in use", item.name)
             else:
+                self.unreadable.discard(item.name)
                 self.served[item.name] = found
 
 

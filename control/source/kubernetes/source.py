@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from control.metrics import Metrics
 from control.source import Change, Remove, Synced
 from control.source.kubernetes.definitions import Definitions
-from control.source.kubernetes.resources import BUILT_IN, DEFINITIONS_PATH, ResourceType
+from control.source.kubernetes.resources import BUILT_IN, CUSTOM, DEFINITIONS_PATH, ResourceType
 from control.source.kubernetes.translation import key_of, translate
 from kubeapi.client import KubeClient
 from kubeapi.follower import Follower
@@ -96,11 +96,14 @@ class KubernetesSource:
             # Read in another version: nothing is gone by that, and everything is to be read again.
             known = dict.fromkeys(self._let_go(name).watching.known, "") if before else None
             watching = Watching(random.random, known)
-            if DEFINITIONS_PATH in self._awaited:
+            if not self._awaited.isdisjoint({DEFINITIONS_PATH, name}):
                 self._awaited.add(resource.path)
             task = tasks.create_task(self._follow(resource, watching), name=f"follow {resource.plural}")
             self._custom[name] = _Custom(resource, watching, task)
-        self._awaited.discard(DEFINITIONS_PATH)
+        if DEFINITIONS_PATH in self._awaited:
+            # A start without them would tell agents that the policies that they hold are gone.
+            self._awaited |= self._definitions.unreadable
+        self._awaited -= {DEFINITIONS_PATH, *(CUSTOM.keys() - self._definitions.unreadable)}
         self._queue.put_nowait(None)
 
     def _let_go(self, name: str) -> "_Custom":

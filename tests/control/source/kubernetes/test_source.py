@@ -22,6 +22,7 @@ from tests.kube.relay import Relay, relay
 from tests.kube.rights import controller_kubeconfig
 
 WAIT_S = 20.0
+POLICIES = "/apis/security.istio.io/v1/authorizationpolicies"
 
 
 class Reader:
@@ -209,6 +210,34 @@ async def test_kinds_that_are_defined_later_and_go_again(kube: Cluster, tmp_path
             await reader.until(lambda: not reader.has(Kind.SERVICE_ENTRY, namespace, "e"))
     finally:
         await asyncio.to_thread(kube.install_crd, name)
+
+
+async def test_a_kind_in_versions_that_nobody_understands_takes_nothing_away(kube: Cluster, tmp_path: Path) -> None:
+    """Its objects are still there. What was read stays in use; who starts now waits, and serves nothing."""
+    name, path = "peerauthentications.security.istio.io", "/apis/security.istio.io/v1/peerauthentications"
+    namespace = kube.namespace()
+    meta = {"name": "strict", "namespace": namespace}
+    strict = {"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": meta}
+    kube.admin.create({**strict, "spec": {"mtls": {"mode": "STRICT"}}})
+    definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": name}}
+    [version] = kube.admin.get(definition["apiVersion"], definition["kind"], name)["spec"]["versions"]
+    newer = [{**version, "name": "v9"}, {**version, "storage": False, "served": False}]
+    kubeconfig, _ = controller_kubeconfig(kube, tmp_path)
+    try:
+        async with reading(kubeconfig) as reader:
+            await asyncio.wait_for(reader.synced.wait(), WAIT_S)
+            kube.admin.merge({**definition, "spec": {"versions": newer}})
+            await reader.until(lambda: reader.count("nodemesh_source_failures_total", path=path, status="404") >= 1)
+            assert reader.has(Kind.PEER_AUTHENTICATION, namespace, "strict")
+            async with reading(kubeconfig) as late:
+                await late.until(lambda: late.count("nodemesh_source_lists_total", path="/api/v1/pods") == 1)
+                await late.until(lambda: late.count("nodemesh_source_lists_total", path=POLICIES) == 1)
+                assert not late.synced.is_set()
+                kube.admin.merge({**definition, "spec": {"versions": [{**version, "storage": False}, newer[0]]}})
+                await asyncio.wait_for(late.synced.wait(), WAIT_S)
+                assert late.has(Kind.PEER_AUTHENTICATION, namespace, "strict")
+    finally:
+        kube.admin.merge({**definition, "spec": {"versions": [version, {**version, "name": "v9", "storage": False}]}})
 
 
 async def test_without_rights_nothing_is_synced(kube: Cluster, tmp_path: Path) -> None:
