@@ -281,6 +281,7 @@ class Enrolment:
                 self._change(self._entries[workload.uid], workload)
             case Adjust(workload):
                 self._entries[workload.uid].adjust(workload)
+                await self._record()
             case Announce(uid):
                 entry = self._entries[uid]
                 description = self._describe(entry.workload, entry.addresses)
