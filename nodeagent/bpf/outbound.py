@@ -1,7 +1,8 @@
 """The programs of a workload's cgroup, which mark new connections: filled with the workload's terms, and what they counted.
 
 Three make one: `mark_outbound` decides, and `renew_connect4` and `renew_connect6` see to it that a socket is judged anew each time.
-They are found by the cgroup, and by the network namespace of the workload, which is written down in their settings.
+They are found by the cgroup, and by the place of the workload, which is written down in their settings: the inode of its network
+namespace or, of a process group, the cgroup's id.
 """
 
 import struct
@@ -36,6 +37,7 @@ PORTS_ROOM: Final = 1024
 RANGES_ROOM: Final = 4096
 _ACTIVE: Final = 1
 _INCLUDE_REST: Final = 2
+_ALONE: Final = 4
 _NUMBER_BYTES: Final = 8
 _TERM_BYTES: Final = 4
 _SETTINGS: Final = struct.Struct("=QQIIII")
@@ -48,15 +50,14 @@ Address = IPv4Address | IPv6Address
 class Outcome(IntEnum):
     """What was made of a connection: `enum outcome` of outbound.h."""
 
-    PAUSED = 0
-    ELSEWHERE = 1
-    FOREIGN = 2
-    DEVICE = 3
-    LOCAL = 4
-    FAILED = 5
-    EXCLUDED = 6
-    OUTSIDE = 7
-    CAPTURED = 8
+    ELSEWHERE = 0
+    FOREIGN = 1
+    DEVICE = 2
+    LOCAL = 3
+    FAILED = 4
+    EXCLUDED = 5
+    OUTSIDE = 6
+    CAPTURED = 7
 
 
 class Term(IntEnum):
@@ -76,26 +77,31 @@ class Judgements(Struct, frozen=True):
 
 
 class Marks(Struct, frozen=True):
-    """Of sockets whose connections are the proxy's, and of those that go past it; 0 for none."""
+    """Of sockets whose connections are the proxy's, and of those that go past it; 0 for none.
+
+    `alone`: no rules capture what has no mark, so that all must have one, whatever else the socket has.
+    """
 
     captured: int
     past: int
+    alone: bool = False
 
 
-class Network(Struct, frozen=True):
-    """A network namespace as programs see it, and as it is found again."""
+class Site(Struct, frozen=True):
+    """Where a workload is: the cookie of its network namespace, by which programs know it, and the place by which it is found again."""
 
     cookie: int
-    inode: int
+    place: int
 
 
 class Marked(Struct, frozen=True):
-    """What runs for a namespace. `connections` since it was attached."""
+    """What runs for a workload. `connections` since it was attached."""
 
     cgroup: int
     current: bool
     """It is this version's, whole, and active."""
     judgements: Judgements
+    marks: Marks
     connections: dict[Outcome, int]
 
 
@@ -109,30 +115,30 @@ class Outbound:
         self.changes = 0
         """Grows when tables have come or gone: those that were opened before may be others."""
 
-    def attach(self, cgroup: Cgroup, network: Network, marks: Marks, judgements: Judgements) -> None:
+    def attach(self, cgroup: Cgroup, site: Site, marks: Marks, judgements: Judgements) -> None:
         """Marks what the cgroup's processes dial in this namespace, from now on as `judgements` say.
 
-        While they change, connections are left to the namespace's rules. What is known to be outside stays known.
+        While they change, all is captured. What is known to be outside stays known.
         """
-        self._marking.attach(cgroup, partial(_fill, network=network, marks=marks, judgements=judgements))
+        self._marking.attach(cgroup, partial(_fill, site=site, marks=marks, judgements=judgements))
         with self._marking.open(cgroup) as found:
             if found is not None:
                 for renewing in self._renewing:
                     renewing.attach(cgroup, shared={SETTINGS: found.maps[SETTINGS]})
         self.changes += 1
 
-    def detach(self, inode: int, *, keep: int = 0) -> None:
-        """Ends it for a network namespace, but for the cgroup `keep`, and leaves nothing; fine if there is nothing."""
+    def detach(self, place: int, *, keep: int = 0) -> None:
+        """Ends it for a workload, but for the cgroup `keep`, and leaves nothing; fine if there is nothing."""
         self.sweep()
-        for place in self._of(inode):
-            if place.id != keep:
-                self._detach(place)
+        for cgroup in self._of(place):
+            if cgroup.id != keep:
+                self._detach(cgroup)
         self.changes += 1
 
-    def inspect(self, inode: int) -> Marked | None:
-        """What runs for a network namespace; None if nothing does."""
-        for place in self._of(inode):
-            return self._inspect(place)
+    def inspect(self, place: int) -> Marked | None:
+        """What runs for a workload; None if nothing does."""
+        for cgroup in self._of(place):
+            return self._inspect(cgroup)
         return None
 
     def sweep(self) -> None:
@@ -140,52 +146,53 @@ class Outbound:
         for pinned in (self._marking, *self._renewing):
             pinned.sweep()
 
-    def outside_of(self, inode: int) -> Descriptor | None:
-        """The table of destinations that a namespace's connections reach past the proxy, the caller's to close; None if it has none."""
-        for place in self._of(inode):
-            with self._marking.open(place) as found:
+    def outside_of(self, place: int) -> Descriptor | None:
+        """The table of destinations that a workload's connections reach past the proxy, the caller's to close; None if it has none."""
+        for cgroup in self._of(place):
+            with self._marking.open(cgroup) as found:
                 if found and OUTSIDE in found.maps:
                     return found.maps[OUTSIDE].duplicate()
         return None
 
     def forget_outside(self) -> None:
         """Empties these tables for all workloads: nobody has answered for what is in them."""
-        for place in self._marking.places():
-            with self._marking.open(place) as found:
+        for cgroup in self._marking.places():
+            with self._marking.open(cgroup) as found:
                 if found and OUTSIDE in found.maps:
                     for key, _ in list(libbpf.entries(found.maps[OUTSIDE], _NUMBER_BYTES)):
                         libbpf.delete(found.maps[OUTSIDE], key)
 
-    def _of(self, inode: int) -> list[HasId]:
-        return [place for place in self._marking.places() if self._namespace(place) == inode]
+    def _of(self, place: int) -> list[HasId]:
+        return [cgroup for cgroup in self._marking.places() if self._place(cgroup) == place]
 
-    def _namespace(self, place: HasId) -> int:
-        with self._marking.open(place) as found:
+    def _place(self, cgroup: HasId) -> int:
+        with self._marking.open(cgroup) as found:
             body = libbpf.read(found.maps[SETTINGS], 0, _SETTINGS.size) if found and SETTINGS in found.maps else None
             return int(_SETTINGS.unpack(body)[1]) if body else 0
 
-    def _inspect(self, place: HasId) -> Marked | None:
-        with self._marking.open(place) as found:
+    def _inspect(self, cgroup: HasId) -> Marked | None:
+        with self._marking.open(cgroup) as found:
             if found is None or any(name not in found.maps for name in PROGRAM.maps):
                 return None
             maps = found.maps
-            *_, flags, _ = _SETTINGS.unpack(libbpf.read(maps[SETTINGS], 0, _SETTINGS.size) or bytes(_SETTINGS.size))
-            renewed = all(self._is_current(renewing, place, maps[SETTINGS]) for renewing in self._renewing)
+            _, _, captured, past, flags, _ = _SETTINGS.unpack(libbpf.read(maps[SETTINGS], 0, _SETTINGS.size) or bytes(_SETTINGS.size))
+            renewed = all(self._is_current(renewing, cgroup, maps[SETTINGS]) for renewing in self._renewing)
             return Marked(
-                cgroup=place.id,
+                cgroup=cgroup.id,
                 current=found.current and renewed and bool(flags & _ACTIVE),
                 judgements=_judgements(maps, rest_captured=bool(flags & _INCLUDE_REST)),
+                marks=Marks(captured, past, alone=bool(flags & _ALONE)),
                 connections={outcome: _total(maps[OUTCOMES], outcome) for outcome in Outcome},
             )
 
     @staticmethod
-    def _is_current(renewing: Pinned, place: HasId, settings: Descriptor) -> bool:
-        with renewing.open(place, shared={SETTINGS: settings}) as found:
+    def _is_current(renewing: Pinned, cgroup: HasId, settings: Descriptor) -> bool:
+        with renewing.open(cgroup, shared={SETTINGS: settings}) as found:
             return found is not None and found.current
 
-    def _detach(self, place: HasId) -> None:
+    def _detach(self, cgroup: HasId) -> None:
         for pinned in (self._marking, *self._renewing):
-            pinned.detach(place)
+            pinned.detach(cgroup)
 
 
 def add_outside(table: Descriptor, address: Address, port: int) -> None:
@@ -217,15 +224,16 @@ def _destination(address: Address, port: int) -> bytes:
     return _DESTINATION.pack(mapped(address).packed, port, 0)
 
 
-def _fill(maps: Maps, *, network: Network, marks: Marks, judgements: Judgements) -> None:
-    """Changes nothing if all is as it should be; else leaves connections to the rules while the tables are changed."""
+def _fill(maps: Maps, *, site: Site, marks: Marks, judgements: Judgements) -> None:
+    """Changes nothing if all is as it should be; else has all captured while the tables are changed."""
     ports = {struct.pack("=I", port): term for port, term in judgements.ports.items()}
     ranges = {_RANGE.pack(one.prefixlen, one.network_address.packed): term for one, term in judgements.ranges.items()}
-    flags = _ACTIVE | (_INCLUDE_REST if judgements.rest_captured else 0)
-    wanted = _SETTINGS.pack(network.cookie, network.inode, marks.captured, marks.past, flags, 0)
+    alone = _ALONE if marks.alone else 0
+    flags = _ACTIVE | (_INCLUDE_REST if judgements.rest_captured else 0) | alone
+    wanted = _SETTINGS.pack(site.cookie, site.place, marks.captured, marks.past, flags, 0)
     if libbpf.read(maps[SETTINGS], 0, _SETTINGS.size) == wanted and (_terms(maps[PORTS]), _terms(maps[RANGES])) == (ports, ranges):
         return
-    libbpf.write(maps[SETTINGS], 0, _SETTINGS.pack(network.cookie, network.inode, marks.captured, marks.past, 0, 0))
+    libbpf.write(maps[SETTINGS], 0, _SETTINGS.pack(site.cookie, site.place, marks.captured, marks.past, alone, 0))
     _replace(maps[PORTS], ports)
     _replace(maps[RANGES], ranges)
     libbpf.write(maps[SETTINGS], 0, wanted)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from nodeagent.bpf.outbound import Marked, Marks, Network, Outbound, Outcome
+from nodeagent.bpf.outbound import Marked, Marks, Outbound, Outcome, Site
 from nodeagent.capture.judgements import judgements
 from nodeagent.capture.marks import CAPTURED_MARK, PAST_MARK
 from nodeagent.capture.terms import Terms
@@ -55,8 +55,8 @@ class Marking:
         judged = judgements(terms)
         with _cgroup(terms) as cgroup:
             if cgroup and judged:
-                network = Network(cookie=namespace.run(netns_cookie), inode=namespace.id)
-                self._outbound.attach(cgroup, network, _MARKS, judged)
+                site = Site(cookie=namespace.run(netns_cookie), place=namespace.id)
+                self._outbound.attach(cgroup, site, _MARKS, judged)
 
     def detach(self, namespace: Namespace) -> None:
         """Marks no more, and leaves nothing; raises KernelError."""

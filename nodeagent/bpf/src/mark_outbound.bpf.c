@@ -151,6 +151,8 @@ static __always_inline enum outcome judge(const struct flow *flow, __u32 flags)
 
 	if (is_local(flow->remote) || is_local(flow->local))
 		return OUTCOME_LOCAL;
+	if (!(flags & SETTING_ACTIVE))
+		return OUTCOME_CAPTURED;
 	port = term_of_port(flow->port);
 	address = term_of_address(flow);
 	if (port == TERM_EXCLUDED || address == TERM_EXCLUDED)
@@ -160,19 +162,24 @@ static __always_inline enum outcome judge(const struct flow *flow, __u32 flags)
 	return is_outside(flow) ? OUTCOME_OUTSIDE : OUTCOME_CAPTURED;
 }
 
+/* The proxy's own: 0x539 and 0x111 in the lower twelve bits, of which ours have the latter. */
+static __always_inline bool is_proxys(__u32 mark)
+{
+	return (mark & 0xfff) == 0x539 || (mark & 0xfff) == 0x111;
+}
+
 static __always_inline enum outcome decide(struct bpf_sock_ops *ctx, const struct settings *now)
 {
+	bool alone = now->flags & SETTING_ALONE;
 	struct bpf_sock *sk = ctx->sk;
 	struct flow flow;
 
-	if (!(now->flags & SETTING_ACTIVE))
-		return OUTCOME_PAUSED;
 	if (bpf_get_netns_cookie(ctx) != now->netns_cookie)
 		return OUTCOME_ELSEWHERE;
-	/* Somebody's own mark is left to him, as one of ours that a former connection of this socket had is not: see renew.h. */
-	if (!sk || sk->mark)
+	/* Somebody's own mark is left to him. One of ours, that a former connection of this socket had, is not there any more: see renew.h. */
+	if (!sk || (sk->mark && (!alone || is_proxys(sk->mark))))
 		return OUTCOME_FOREIGN;
-	if (sk->bound_dev_if)
+	if (sk->bound_dev_if && !alone)
 		return OUTCOME_DEVICE;
 	read_flow(ctx, &flow);
 	return judge(&flow, now->flags);

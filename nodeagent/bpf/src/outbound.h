@@ -9,7 +9,6 @@
 
 /* What was made of a connection: the first ones leave it to the rules of the network namespace, then it goes past the proxy, or to it. */
 enum outcome {
-	OUTCOME_PAUSED,
 	OUTCOME_ELSEWHERE,
 	OUTCOME_FOREIGN,
 	OUTCOME_DEVICE,
@@ -28,8 +27,9 @@ enum term {
 	TERM_INCLUDED,
 };
 
-#define SETTING_ACTIVE 1 /* else everything is left to the rules */
+#define SETTING_ACTIVE 1 /* else the tables are being changed, and all is captured */
 #define SETTING_INCLUDE_REST 2 /* what no term is about is captured */
+#define SETTING_ALONE 4 /* there are no rules that would capture what has no mark: whatever could be left to them is marked, too */
 
 #define OUTCOMES_ROOM 64
 #define PORTS_ROOM 1024
@@ -38,7 +38,7 @@ enum term {
 
 struct settings {
 	__u64 netns_cookie; /* of the namespace that the workload has; its processes may have sockets of others */
-	__u64 netns_inode; /* the same one, as the agent finds it again */
+	__u64 place; /* the workload's, as the agent finds it again */
 	__u32 captured_mark;
 	__u32 past_mark;
 	__u32 flags;
@@ -62,7 +62,7 @@ struct connections {
 	__u64 count;
 };
 
-_Static_assert(OUTCOMES == 9 && OUTCOMES <= OUTCOMES_ROOM, "outbound.py names each outcome");
+_Static_assert(OUTCOMES == 8 && OUTCOMES <= OUTCOMES_ROOM, "outbound.py names each outcome");
 _Static_assert(sizeof(struct settings) == 32, "outbound.py packs it as QQIIII");
 _Static_assert(sizeof(struct destination) == 20, "outbound.py packs it as 16sHH");
 _Static_assert(sizeof(struct range) == 20, "outbound.py packs it as I16s");

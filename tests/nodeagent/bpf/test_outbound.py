@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from nodeagent.bpf import libbpf, outbound
-from nodeagent.bpf.outbound import PROGRAM, RENEWERS, Judgements, Marks, Network, Outbound, Outcome, Term
+from nodeagent.bpf.outbound import PROGRAM, RENEWERS, Judgements, Marks, Outbound, Outcome, Site, Term
 from nodeagent.bpf.pinned import Program
 from nodeagent.linux.cgroups import Cgroup
 from tests.nodeagent import cgroups
@@ -17,7 +17,7 @@ from tests.nodeagent.bpf.objects import SOURCES, ids, variant
 
 HEADER = (SOURCES / "outbound.h").read_text()
 BUDGET_INSTRUCTIONS = {PROGRAM: 1200, **dict.fromkeys(RENEWERS, 80)}
-NETWORK, MARKS = Network(cookie=7, inode=4026531999), Marks(captured=0x40111, past=0x20000)
+SITE, MARKS = Site(cookie=7, place=4026531999), Marks(captured=0x40111, past=0x20000)
 SOME = Judgements({80: Term.EXCLUDED, 443: Term.INCLUDED}, {IPv6Network("fd00::/8"): Term.EXCLUDED}, rest_captured=False)
 
 
@@ -55,13 +55,13 @@ def test_what_is_written_is_read_again_and_nothing_is_written_twice(root: Path) 
     it = Outbound(root)
     with cgroups.made() as path, Cgroup.open(path.name) as cgroup:
         for wanted in (SOME, Judgements(), replace(SOME, ports={1: Term.INCLUDED}), SOME):
-            it.attach(cgroup, NETWORK, MARKS, wanted)
-            it.attach(cgroup, NETWORK, MARKS, wanted)
-            found = it.inspect(NETWORK.inode)
+            it.attach(cgroup, SITE, MARKS, wanted)
+            it.attach(cgroup, SITE, MARKS, wanted)
+            found = it.inspect(SITE.place)
             assert found is not None
             assert (found.cgroup, found.current, found.judgements) == (cgroup.id, True, wanted)
-        assert it.inspect(NETWORK.inode + 1) is None
-        it.detach(NETWORK.inode)
+        assert it.inspect(SITE.place + 1) is None
+        it.detach(SITE.place)
         assert list(root.iterdir()) == []
 
 
@@ -69,17 +69,17 @@ def test_another_version_takes_over_in_place(root: Path, tmp_path: Path) -> None
     newer = variant(tmp_path, "newer", PROGRAM.object.name, ("last >> 24 == 127", "last >> 24 == 126"))
     versions = [Outbound(root), Outbound(root, replace(PROGRAM, object=newer))]
     with cgroups.made() as path, Cgroup.open(path.name) as cgroup:
-        versions[0].attach(cgroup, NETWORK, MARKS, SOME)
+        versions[0].attach(cgroup, SITE, MARKS, SOME)
         before = ids(root)
         for index in (1, 0, 1):
             assert not current(versions[index])
-            versions[index].attach(cgroup, NETWORK, MARKS, SOME)
+            versions[index].attach(cgroup, SITE, MARKS, SOME)
             assert current(versions[index])
             assert {kind: ids(root)[kind] for kind in ("map_id", "link_id")} == {kind: before[kind] for kind in ("map_id", "link_id")}
 
 
 def current(it: Outbound) -> bool:
-    found = it.inspect(NETWORK.inode)
+    found = it.inspect(SITE.place)
     assert found is not None
     return found.current
 
@@ -88,11 +88,11 @@ def current(it: Outbound) -> bool:
 def test_a_program_that_was_taken_off_is_told_and_put_back(root: Path, program: Program) -> None:
     it = Outbound(root)
     with cgroups.made() as path, Cgroup.open(path.name) as cgroup:
-        it.attach(cgroup, NETWORK, MARKS, SOME)
+        it.attach(cgroup, SITE, MARKS, SOME)
         (root / f"{program.name}-{cgroup.id}" / "link").unlink()
-        found = it.inspect(NETWORK.inode)
+        found = it.inspect(SITE.place)
         assert found is None or not found.current
-        it.attach(cgroup, NETWORK, MARKS, SOME)
+        it.attach(cgroup, SITE, MARKS, SOME)
         assert current(it)
-        it.detach(NETWORK.inode)
+        it.detach(SITE.place)
         assert list(root.iterdir()) == []
