@@ -18,9 +18,11 @@ from meshapi.trust import Revocation as TrustRevocation
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
 from nodeagent.admin.explaining import Explainer
 from nodeagent.bpf.kubelet import KubeletRecorder
+from nodeagent.bpf.outbound import Outbound
 from nodeagent.capture.choice import choose
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.outside import OutsideDestinations
+from nodeagent.capture.units import UnitCapture, WithUnits
 from nodeagent.config import Config, ConfigError, LogFormat, Outside
 from nodeagent.enrolment import records
 from nodeagent.enrolment.owner import Enrolment
@@ -154,6 +156,9 @@ class Agent:
     def _choose_capture(self) -> None:
         self.capture = choose(self.config.capture)
         log.info("capture by %s: %s", self.capture.way.name, self.capture.reason)
+        units = UnitCapture(DIRECTORY, self.capture.outbound or Outbound(DIRECTORY))
+        units.sweep()
+        self.way = WithUnits(self.capture.way, units)
         self.outside: OutsideDestinations | None = None
         outbound = self.capture.outbound
         if outbound is not None:
@@ -192,7 +197,7 @@ class Agent:
             capture=self.capture.way.name,
             knows_connections=self.capture.outbound is not None,
         )
-        self.enrolment = Enrolment(observed, self.capture.way, self.residents.describe, self.state, turned=self._on_turn)
+        self.enrolment = Enrolment(observed, self.way, self.residents.describe, self.state, turned=self._on_turn)
         self.store.watch(lambda _, touched: self.enrolment.touch() if not self.residents.uids.isdisjoint(touched) else None)
         self.trust.watch(self._on_trust)
 

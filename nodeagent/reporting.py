@@ -162,7 +162,7 @@ class NodeReports:
         return [
             node.capture(
                 status,
-                await asyncio.to_thread(node.inspect, agent.capture.way, status.workload),
+                await asyncio.to_thread(node.inspect, agent.way, status.workload),
                 agent.prefilter.words(status.workload.uid),
             )
             for status in agent.enrolment.status()

@@ -20,7 +20,6 @@ from nodeagent.admin.reports import (
 from nodeagent.capture.base import Capture, CaptureState, Inspection
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
 from nodeagent.identity.schedule import IdentityState, State
-from nodeagent.linux.namespaces import Namespace
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.telemetry.kernel.sighting import Sighting
 from nodeagent.telemetry.records import Record
@@ -50,7 +49,7 @@ def workload(status: WorkloadStatus, identity: str | None, certificate: Identity
 def inspect(way: Capture, workload: LocalWorkload) -> Inspection | None:
     """What the kernel says of a workload's namespace now; None if it is gone. Blocks."""
     try:
-        with Namespace.open(workload.netns) as namespace:
+        with workload.open() as namespace:
             return way.inspect(namespace, workload.terms) if namespace.key == workload.network else None
     except OSError as error:
         return Inspection(CaptureState.BROKEN, problem=str(error))

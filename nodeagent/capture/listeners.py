@@ -1,5 +1,6 @@
 """The proxy's listeners in a workload's namespace; docs/architecture.md, "Capture", says how connections get there."""
 
+import errno
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -7,8 +8,11 @@ from typing import Final
 
 from meshapi.wire import HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, PROBE_PORT, PROXY_MARK
 from nodeagent.capture.marks import PROBE_MARK
+from nodeagent.capture.unit_rules import PORTS
+from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.sockets import has_loopback6, listener
+from nodeagent.linux.units import Unit
 from nodeagent.ztunnel.protocol import ListenerKind
 
 _LOOPBACK4: Final = "127.0.0.1"
@@ -27,7 +31,24 @@ class Listener:
 
 def open_listeners(namespace: Namespace) -> tuple[Listener, ...]:
     """Makes all of them, or none; raises KernelError. Blocks."""
-    return namespace.run(_open)
+    return namespace.run(_open_of_unit, namespace.id) if isinstance(namespace, Unit) else namespace.run(_open)
+
+
+def _open_of_unit(unit: int) -> tuple[Listener, ...]:
+    """A unit's: for what it dials, on a port of its own, which depends on nothing but the unit if that is free."""
+    addresses = (_LOOPBACK4, _LOOPBACK6) if has_loopback6() else (_LOOPBACK4,)
+    for offset in range(len(PORTS)):
+        port = PORTS[(unit + offset) % len(PORTS)]
+        with ExitStack() as undo:
+            try:
+                sockets = [undo.enter_context(listener(address, port, mark=PROXY_MARK, transparent=True)) for address in addresses]
+            except KernelError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            undo.pop_all()
+            return tuple(Listener(ListenerKind.OUTBOUND, one) for one in sockets)
+    raise KernelError(errno.EADDRINUSE, f"listener of a unit, ports {PORTS.start} to {PORTS.stop - 1}", "they are all in use")
 
 
 def _open() -> tuple[Listener, ...]:

@@ -14,6 +14,7 @@ from nodeagent.capture.listeners import Listener, open_listeners
 from nodeagent.linux import netlink
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
+from nodeagent.linux.units import Unit
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.ztunnel.protocol import Attributes, Held, SetWorkload
 from nodeagent.ztunnel.transport import Sender
@@ -124,13 +125,16 @@ class Entry:
 def make(workload: LocalWorkload, capture: Capture, *, generation: int, now_s: float) -> Entry:
     """Opens the namespace and its listeners; raises KernelError. Blocks."""
     with ExitStack() as undo:
-        namespace = undo.enter_context(Namespace.open(workload.netns))
+        namespace = undo.enter_context(workload.open())
         if namespace.key != workload.network:
             raise KernelError(errno.ESTALE, workload.netns, detail="was replaced just now")
         listeners = open_listeners(namespace)
         for listener in listeners:
             undo.enter_context(listener.socket)
         entry = _entry(workload, capture, namespace, listeners, generation, now_s)
+        if workload.process_group and entry.captured:
+            # The rules find a unit's listeners by their port, which may be another now.
+            entry.inspection = Inspection(CaptureState.BROKEN, problem="its listeners are new")
         undo.pop_all()
         return entry
 
@@ -144,6 +148,10 @@ def adopt(workload: LocalWorkload, capture: Capture, held: Held, fds: tuple[int,
         return None
     with ExitStack() as undo:
         namespace = undo.enter_context(Namespace(os.dup(fds[0]), workload.netns))
+        if workload.process_group:
+            given, namespace = namespace.key, undo.enter_context(Unit.open(workload.netns))
+            if given != namespace.network:
+                return None
         if namespace.key != workload.network:
             return None
         listeners = tuple(Listener(kind, undo.enter_context(_socket(fd))) for kind, fd in zip(held.listeners, fds[1:], strict=True))

@@ -21,6 +21,7 @@ from nodeagent.enrolment.removal import Removals
 from nodeagent.enrolment.status import EnrolmentState, Trouble, WorkloadStatus, describe_enrolment
 from nodeagent.enrolment.timing import Absence, Timing
 from nodeagent.linux import netlink
+from nodeagent.linux.cgroups import own_directory
 from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
 from nodeagent.runtime.base import LocalWorkload, Runtime
 from nodeagent.ztunnel.protocol import Held, HeldWorkload, RemoveWorkload
@@ -79,6 +80,7 @@ class Enrolment:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="enrolment")
         with Namespace.own() as own:
             self._node = own.key
+        self._cgroup = own_directory()
 
     async def run(self) -> None:
         """Until cancelled. Cancelling changes nothing in the kernel: captures stay in force."""
@@ -156,7 +158,7 @@ class Enrolment:
     def plan(self) -> Plan:
         """What would be done now."""
         enrolled = {uid: self._enrolled(entry) for uid, entry in self._entries.items()}
-        return plan(self._desired, enrolled, node=self._node)
+        return plan(self._desired, enrolled, node=self._node, agent=self._cgroup)
 
     def status(self) -> tuple[WorkloadStatus, ...]:
         """Each workload that is desired, enrolled or leaving, sorted by uid."""

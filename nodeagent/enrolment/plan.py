@@ -95,13 +95,15 @@ def uid_of(step: Step) -> str:
     return step.workload.uid if isinstance(step, Open | Change | Adjust) else step.uid
 
 
-def plan(desired: Mapping[str, LocalWorkload], enrolled: Mapping[str, Enrolled], *, node: NamespaceKey) -> Plan:
-    """The way from `enrolled` to `desired`, both by uid. `node` is the node's own namespace, which is never captured.
+def plan(desired: Mapping[str, LocalWorkload], enrolled: Mapping[str, Enrolled], *, node: NamespaceKey, agent: str = "") -> Plan:
+    """The way from `enrolled` to `desired`, both by uid. `node` is the node's own namespace, which is never captured as a whole.
+
+    `agent` is the directory of the agent's own cgroup, and of its proxy: no process group has it in it.
 
     Releases come first: a namespace may pass from one workload to another. A workload is announced before its rules are put in force,
     so that its connections are not refused longer than they must be.
     """
-    accepted, refused = _accept(desired, node)
+    accepted, refused = _accept(desired, node, agent)
     releases = [_release(held.workload, desired.get(uid)) for uid, held in enrolled.items() if _moved(held, accepted.get(uid))]
     released = {step.uid for step in releases}
     opens = [Open(workload) for uid, workload in accepted.items() if uid not in enrolled or uid in released]
@@ -122,23 +124,43 @@ def _is_to_be_enforced(held: Enrolled, *, served: bool) -> bool:
     return not held.captured and (served or held.overdue)
 
 
-def _accept(desired: Mapping[str, LocalWorkload], node: NamespaceKey) -> tuple[dict[str, LocalWorkload], dict[str, str]]:
-    """Those that can be enrolled; of several in one namespace the first by uid, since traffic must never carry another's identity."""
+def _accept(desired: Mapping[str, LocalWorkload], node: NamespaceKey, agent: str) -> tuple[dict[str, LocalWorkload], dict[str, str]]:
+    """Those that can be enrolled; of several in one place the first by uid, since traffic must never carry another's identity."""
     accepted: dict[str, LocalWorkload] = {}
     refused: dict[str, str] = {}
     owners: dict[NamespaceKey, str] = {}
     for uid, workload in sorted(desired.items()):
         if workload.network is None:
-            refused[uid] = (
-                f"its network namespace {workload.netns} does not exist yet" if workload.netns else "its network namespace is not found"
-            )
+            refused[uid] = _missing(workload)
         elif workload.network == node:
             refused[uid] = f"{workload.netns} is the node's own network, which is never captured"
+        elif workload.process_group and (why := _overlap(workload, accepted, agent)):
+            refused[uid] = why
         elif (owner := owners.setdefault(workload.network, uid)) != uid:
             refused[uid] = f"its network namespace belongs to {owner} already"
         else:
             accepted[uid] = workload
     return accepted, refused
+
+
+def _missing(workload: LocalWorkload) -> str:
+    if workload.process_group:
+        return f"its cgroup {workload.netns} does not exist yet"
+    return f"its network namespace {workload.netns} does not exist yet" if workload.netns else "its network namespace is not found"
+
+
+def _overlap(group: LocalWorkload, accepted: Mapping[str, LocalWorkload], agent: str) -> str:
+    """Why a process group's processes are not its alone, in words."""
+    if _holds(group.netns, agent):
+        return f"the agent itself runs in {group.netns}"
+    for uid, other in accepted.items():
+        if other.process_group and (_holds(other.netns, group.netns) or _holds(group.netns, other.netns)):
+            return f"its cgroup and that of {uid} are within each other"
+    return ""
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return f"{inner}/".startswith(f"{outer}/")
 
 
 def _moved(held: Enrolled, wanted: LocalWorkload | None) -> bool:
@@ -148,10 +170,11 @@ def _moved(held: Enrolled, wanted: LocalWorkload | None) -> bool:
 def _release(held: LocalWorkload, listed: LocalWorkload | None) -> Release:
     if listed is None:
         return Release(held.uid, gone=False, reason="no longer listed")
+    place = "cgroup" if held.process_group else "network namespace"
     if listed.network is None:
-        return Release(held.uid, gone=True, reason="its network namespace is gone")
+        return Release(held.uid, gone=True, reason=f"its {place} is gone")
     if listed.network != held.network:
-        return Release(held.uid, gone=True, reason="its network namespace was replaced")
+        return Release(held.uid, gone=True, reason=f"its {place} was replaced")
     return Release(held.uid, gone=False, reason="its network namespace belongs to another")
 
 

@@ -108,5 +108,5 @@ class Removals:
         if one.namespace:
             action(one.namespace)
         elif key_at(one.workload.netns) == one.key:
-            with Namespace.open(one.workload.netns) as namespace:
+            with one.workload.open() as namespace:
                 action(namespace)

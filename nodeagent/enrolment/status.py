@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from nodeagent.capture.units import UnitCapture
 from nodeagent.enrolment.entry import Entry
 from nodeagent.linux.nftables import Counter
 from nodeagent.runtime.base import LocalWorkload
@@ -41,6 +42,8 @@ class WorkloadStatus(Struct, frozen=True):
 
 def describe_enrolment(workload: LocalWorkload, entry: Entry | None, problem: str, capture: str, *, connected: bool) -> WorkloadStatus:
     """What there is to say of a workload that is desired or enrolled. `problem` is what went wrong last; `connected`: a proxy is."""
+    if workload.process_group:
+        capture = UnitCapture.name
     if entry is None:
         return WorkloadStatus(workload, EnrolmentState.WAITING, capture, problem=problem)
     served = entry.announced is not None

@@ -110,6 +110,18 @@ def holding(pid: int, mount_point: Path) -> str:
     raise KernelError(errno.ENOENT, f"cgroup of process {pid}", _HINT)
 
 
+def own_directory() -> str:
+    """The directory of this process's cgroup, also from within a namespace of cgroups; empty where there are none of version 2."""
+    try:
+        mount_point = root()
+        path = of_process(os.getpid())
+        if path == "/" or ".." in path:
+            path = holding(os.getpid(), mount_point)
+        return f"{mount_point}{path}".rstrip("/")
+    except KernelError:
+        return ""
+
+
 def id_at(path: Path) -> int | None:
     """The id of the cgroup that is at a path now; None if there is none."""
     try:

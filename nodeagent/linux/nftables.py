@@ -83,6 +83,14 @@ def _list(subject: str, *, flags: int) -> dict[str, Any] | None:
     raise KernelError(number, f"nftables {subject}", detail=words)
 
 
+def tables(family: str) -> list[str]:
+    """The names of all tables of a family; raises KernelError."""
+    number, words, listing = _run(f"list tables {family}", flags=_JSON)
+    if number is not None:
+        raise KernelError(number, f"nftables tables of {family}", detail=words)
+    return [entry["table"]["name"] for entry in msgspec.json.decode(listing)["nftables"] if "table" in entry]
+
+
 def read_listing(listing: dict[str, Any]) -> Table:
     """Reads nft's JSON form (libnftables-json(5)) of one table."""
     comments: list[str] = []

@@ -162,7 +162,9 @@ class PrefilterOwner:
         present = {
             WorkloadUID(status.workload.uid): status.workload
             for status in self._enrolled()
-            if status.state in {EnrolmentState.CAPTURED, EnrolmentState.CLOSED} and status.workload.network is not None
+            if status.state in {EnrolmentState.CAPTURED, EnrolmentState.CLOSED}
+            and status.workload.network is not None
+            and not status.workload.process_group  # nothing that comes in is captured there
         }
         for uid, held in list(self._held.items()):
             if present.get(uid) is None or present[uid].network != held.workload.network:

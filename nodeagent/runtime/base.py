@@ -7,8 +7,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nodeagent.capture.terms import TOTAL, Terms
-from nodeagent.linux.namespaces import NamespaceKey, key_at
+from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
 from nodeagent.linux.process import started_ticks
+from nodeagent.linux.units import Unit
 
 
 class LocalWorkload(Struct, frozen=True, order=True):
@@ -20,7 +21,7 @@ class LocalWorkload(Struct, frozen=True, order=True):
     namespace: str
     service_account: str
     netns: str
-    """Path of its network namespace."""
+    """Path of its network namespace; of a process group that of its cgroup's directory."""
     network: NamespaceKey | None = None
     """What is at that path now, None if nothing is yet. A namespace that was replaced at the same path has another key."""
     terms: Terms = TOTAL
@@ -33,6 +34,8 @@ class LocalWorkload(Struct, frozen=True, order=True):
     """What tells it from another of its name: a pod's uid, a container's id."""
     started_ticks: int = 0
     """If `netns` is of a process: when that began (ticks since boot), which tells it from another of its pid."""
+    process_group: bool = False
+    """It is a cgroup of the node's own network: that of its terms."""
 
     def is_same(self, other: "LocalWorkload | None") -> bool:
         """Whether it is the same pod under the same identity; neither its terms nor the path to its namespace make another of it."""
@@ -42,6 +45,10 @@ class LocalWorkload(Struct, frozen=True, order=True):
     def present(self) -> bool:
         """Whether its path leads to its namespace now, as far as can be said without having held it open."""
         return key_at(self.netns) == self.network is not None and (not self.started_ticks or self._same_process())
+
+    def open(self) -> Namespace:
+        """Opens what its path leads to now, the caller's to close; raises KernelError."""
+        return Unit.open(self.netns) if self.process_group else Namespace.open(self.netns)
 
     def _same_process(self) -> bool:
         _, _, pid, *_ = self.netns.split("/")

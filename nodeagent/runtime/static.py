@@ -7,6 +7,8 @@
   uid: Kubernetes//Pod/shop/web-1   # default: from cluster, namespace and name
   annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: "3306"}   # default: none; see `nodeagent.capture.annotations`
   cgroup: shop.slice/web-1      # of its processes, below the mount of cgroup v2; default: not known
+
+An entry with a cgroup and without a netns is a process group of the node's own network, such as a unit of systemd has.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ from meshapi.decoding import MAX_PORT
 from meshapi.spiffe import IdentityError, check_segment
 from meshapi.wire import DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT
 from nodeagent.capture.annotations import read_terms
+from nodeagent.linux import cgroups
 from nodeagent.linux.namespaces import key_at
 from nodeagent.runtime.base import LocalWorkload
 
@@ -42,7 +45,7 @@ class ListError(ValueError):
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     namespace: str
-    netns: str
+    netns: str = ""
     service_account: str = DEFAULT_SERVICE_ACCOUNT
     uid: str = ""
     probe_ports: tuple[int, ...] = ()
@@ -137,7 +140,7 @@ def _workloads(entries: list[_Entry], cluster: str) -> tuple[LocalWorkload, ...]
         if workload.uid in made:
             raise ListError(f"uid {workload.uid} is listed twice - at `$[{index}]`")
         if (other := places.setdefault(workload.netns, index)) != index:
-            raise ListError(f"netns {workload.netns} belongs to entry {other} already - at `$[{index}]`")
+            raise ListError(f"{workload.netns} belongs to entry {other} already - at `$[{index}]`")
         made[workload.uid] = workload
     return tuple(sorted(made.values()))
 
@@ -151,19 +154,30 @@ def _workload(entry: _Entry, index: int, cluster: str) -> LocalWorkload:
     uid = entry.uid or f"{cluster}//Pod/{entry.namespace}/{entry.name}"
     if not _UID.match(uid):
         raise ListError(f"{uid[:80]!r} is no uid: letters, digits, . _ / : - only - at `$[{index}].uid`")
-    if not Path(entry.netns).is_absolute() or "\0" in entry.netns:
-        raise ListError(f"{entry.netns!r} must be an absolute path - at `$[{index}].netns`")
-    terms, problem = read_terms(entry.annotations, cgroup=_cgroup(entry.cgroup, index))
+    cgroup = _cgroup(entry.cgroup, index)
+    terms, problem = read_terms(entry.annotations, cgroup=cgroup)
     return LocalWorkload(
         uid,
         entry.name,
         entry.namespace,
         entry.service_account,
-        entry.netns,
+        _netns(entry.netns, cgroup, index),
         terms=terms,
         terms_problem=problem,
         probe_ports=_ports(entry.probe_ports, index),
+        process_group=not entry.netns,
     )
+
+
+def _netns(path: str, cgroup: str, index: int) -> str:
+    if not path and cgroup:
+        try:
+            return str(cgroups.root() / cgroup)
+        except OSError as error:
+            raise ListError(f"{error} - at `$[{index}].cgroup`") from error
+    if not Path(path).is_absolute() or "\0" in path:
+        raise ListError(f"{path!r} must be an absolute path, or a cgroup given instead - at `$[{index}].netns`")
+    return path
 
 
 def _cgroup(path: str, index: int) -> str:

@@ -26,13 +26,8 @@ def made(name: str = "") -> Iterator[Path]:
 @contextmanager
 def entered() -> Iterator[str]:
     """Puts this process into one of its own, so that sockets which it opens are of that; gives its path below the mount."""
-    before = root() / of_process(os.getpid()).lstrip("/")
-    with made() as path:
-        (path / "cgroup.procs").write_text(str(os.getpid()))
-        try:
-            yield f"/{path.name}"
-        finally:
-            (before / "cgroup.procs").write_text(str(os.getpid()))
+    with made() as path, inside(path):
+        yield f"/{path.name}"
 
 
 def remove(path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.capture import looped, redirected, tproxied
+from nodeagent.capture import looped, redirected, tproxied, unit_rules
 from nodeagent.capture.ruleset import Mode, deletion, preparation
 from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux import nftables
@@ -26,6 +26,9 @@ SCRIPTS = {
     **{f"{name}{mode}": way.transaction(mode, "0 1 -", TOTAL) for name, way in WAYS.items() for mode in Mode},
     **{f"{name}terms": way.transaction(Mode.ENFORCE, "0 1 -", SOME) for name, way in WAYS.items()},
     "looped-drain-terms": looped.transaction(Mode.DRAIN, "0 1 -", SOME),
+    "unit": unit_rules.script(17, 15117),
+    "unit-drain": unit_rules.script(17, 15117, draining=True),
+    "unit-deletion": unit_rules.deletion(17),
 }
 
 
@@ -39,6 +42,6 @@ def test_the_kernel_takes_it_and_takes_it_again(name: str) -> None:
     def twice() -> nftables.Table | None:
         nftables.transact(SCRIPTS[name])
         nftables.transact(SCRIPTS[name])
-        return nftables.table("inet", "nodemesh")
+        return nftables.table("inet", unit_rules.table_of(17) if name.startswith("unit") else "nodemesh")
 
-    assert (run_in_empty(twice) is None) == (name == "deletion")
+    assert (run_in_empty(twice) is None) == name.endswith("deletion")
