@@ -12,6 +12,7 @@ from demo.cluster import API_VIPS
 from nodeagent.ztunnel.supervisor import BUNDLED
 from tests.e2e import mesh as meshes
 from tests.e2e.mesh import HTTP, NODES, Mesh, echoes, principal
+from tests.e2e.test_reports import samples
 from tests.e2e.test_restarts import another_proxy, kill_proxy, only_tunnels, start_agent
 
 EXCLUDE = "traffic.sidecar.istio.io/excludeOutboundPorts"
@@ -111,6 +112,40 @@ def test_without_agent_and_proxy_it_is_closed_and_open_only_where_it_may_be(mesh
     assert [call for call in closed if call.ok] == []
     assert into.ok == (way == "nftables"), "rules that redirect need the agent's word"
     mesh.wait(lambda: mesh.call(shop, near.ipv4).ok, "everything to work again")
+
+
+def test_while_no_proxy_can_be_started_the_agent_opens_what_may_be_open(mesh: Mesh, tmp_path: Path) -> None:
+    shop, near, far = mesh.pods["shop"], mesh.pods["api-1"], mesh.pods["api-2"]
+    binary = Path(shutil.copy(BUNDLED, tmp_path / BUNDLED.name))
+    mesh.cluster.list_pod(shop, service_account="shop", annotations={FAIL_OPEN: "true"})
+    former = mesh.cluster.proxy_pid("n1")
+    mesh.cluster.agents["n1"].stop()
+    mesh.cluster.start_agent("n1", f"--proxy-binary={binary}", join=False)
+    mesh.wait(lambda: mesh.cluster.proxy_pid("n1") not in {None, former}, "the proxy that is to end")
+    mesh.wait(mesh.settled, "both nodes to serve")
+    binary.unlink()
+    kill_proxy(mesh, "n1")
+    try:
+        mesh.wait(lambda: mesh.workload(shop)["capture"] == "open", "the agent to open it")
+        assert mesh.call(mesh.outside, shop.ipv4).ok
+        assert mesh.call(shop, far.ipv6).client == str(shop.ipv6)
+        assert not mesh.call(mesh.outside, near.ipv4, timeout_s=1.0).ok
+        assert not mesh.call(near, far.ipv4, timeout_s=1.0).ok
+        mesh.wait(lambda: "passed by the mesh" in mesh.workload(shop)["problem"], "it to be told")
+        assert _may_be_open(mesh, shop.name)
+    finally:
+        mesh.cluster.agents["n1"].stop()
+        start_agent(mesh, "n1")
+    mesh.wait(lambda: mesh.workload(shop)["ready"], "it to be served again")
+    with mesh.wiretap("closed-again") as tap:
+        assert mesh.call(shop, far.ipv6).ok
+    only_tunnels(tap)
+    mesh.cluster.list_pod(shop, service_account="shop")
+    mesh.wait(lambda: not _may_be_open(mesh, shop.name) and mesh.workload(shop)["ready"], "nothing to be open any more")
+
+
+def _may_be_open(mesh: Mesh, name: str) -> bool:
+    return any(one.name == "nodemesh_capture_open" and one.labels["workload"] == name for one in samples(mesh, "n1"))
 
 
 def _counters(mesh: Mesh, name: str) -> list[dict[str, object]]:
