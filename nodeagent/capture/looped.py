@@ -92,17 +92,20 @@ def _tuple(family: str, *, answer: bool = False) -> str:
     return f"{family} {near}addr . tcp {near}port . {family} {far}addr . tcp {far}port"
 
 
+# First, here and below, what most packets are, so that they meet no other rule: the proxy's connections to the application.
 _LOOPED: Final = (
+    f'iif "lo" meta mark {CONNECTION_MARK:#x} accept',
     NOT_TCP,
-    f'iifname "lo" meta mark & {PROXY} meta mark set {CONNECTION_MARK:#x} accept',
-    f'iifname "lo" meta mark {_CAPTURED} meta mark set {_LOOP}',
-    f'iifname "lo" meta mark != {_LOOP} accept',
-    f'iifname "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept',
-    f'iifname "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept',
+    f'iif "lo" meta mark & {PROXY} meta mark set {CONNECTION_MARK:#x} accept',
+    f'iif "lo" meta mark {_CAPTURED} meta mark set {_LOOP}',
+    f'iif "lo" meta mark != {_LOOP} accept',
+    f'iif "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept',
+    f'iif "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept',
 )
-_LEFTOVER: Final = 'iifname "lo" meta l4proto tcp counter reject with tcp reset comment "leftover"'
+_LEFTOVER: Final = 'iif "lo" meta l4proto tcp counter reject with tcp reset comment "leftover"'
 
 _NOT_THE_APPLICATIONS: Final = (
+    f"meta mark {CONNECTION_MARK:#x} accept",
     NOT_TCP,
     f"meta mark & {PROXY} accept",
     _ANSWERS_PROBE,
@@ -158,9 +161,7 @@ def _inbound(terms: Terms) -> str:
     return chain(
         "inbound",
         *_LOOPED,
-        f'iifname "lo" {SYN} update @{AWAY} {{ meta l4proto timeout {_UNHEARD_S}s }} counter drop comment "unheard"'
-        if terms.fail_open
-        else "",
+        f'iif "lo" {SYN} update @{AWAY} {{ meta l4proto timeout {_UNHEARD_S}s }} counter drop comment "unheard"' if terms.fail_open else "",
         _LEFTOVER,
         f"socket mark & {MARK_MASK:#x} vmap {{ {PROXY_MARK:#x} : accept, {PROBE_MARK:#x} : goto probe }}",
         f"socket mark {PAST} accept",
