@@ -64,6 +64,9 @@ async fn copy_some(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &
     let (got, rest) = {
         let mut buffer = buffers.send();
         let got = readiness::read(from, &mut buffer[..BULK_BYTES])?;
+        if got == 0 {
+            return Ok(Step { bytes: 0, ended: true });
+        }
         let written = match to.try_write(&buffer[..got]) {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -84,7 +87,7 @@ async fn copy_some(buffers: &Buffers, from: &TcpStream, to: &TcpStream, count: &
             Err(error) => return Err(error),
         }
     }
-    Ok(Step { bytes: got, ended: got == 0 })
+    Ok(Step { bytes: got, ended: false })
 }
 
 /// Splices until `from` has nothing left for now. Without a pipe it copies.
