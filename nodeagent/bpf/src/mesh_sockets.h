@@ -148,13 +148,16 @@ static __always_inline void advance(__u64 *counted, __u64 now, __u64 *total)
 static __always_inline void show(const struct watched *of, const struct reading *now)
 {
 	struct figures latest = { of->connect_us, now->rtt_us, now->retransmits };
+	/* Linux 6.1 takes no key from where an iterator has its values. */
+	__u64 cookie = of->cookie;
 
-	bpf_map_update_elem(&figures, &of->cookie, &latest, BPF_ANY);
+	bpf_map_update_elem(&figures, &cookie, &latest, BPF_ANY);
 }
 
 static __always_inline void take(struct watched *of, const struct reading *now)
 {
-	struct flow *flow = flow_of(&of->flow);
+	struct flow_key key = of->flow;
+	struct flow *flow = flow_of(&key);
 
 	show(of, now);
 	if (!flow)
