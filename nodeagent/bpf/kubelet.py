@@ -21,6 +21,7 @@ OBJECT: Final = Path(__file__).parent / "objects/record_kubelet.bpf.o"
 PROGRAM: Final = "record_kubelet"
 PROBES: Final = "probes"
 RECORDINGS: Final = "recordings"
+_THAT_HAVE_IT: Final = (f"{PROGRAM}-", "steer_inbound-")
 _NUMBER_BYTES: Final = 8
 
 
@@ -98,9 +99,9 @@ def known_probes(root: Path) -> Iterator[Maps]:
 
 
 def drop_probes(root: Path) -> None:
-    """Takes the table away when it is all that is left."""
+    """Takes the table away when no program that has it is left."""
     with suppress(FileNotFoundError):
-        if [pin.name for pin in root.iterdir()] == [PROBES]:
+        if not any(pin.name.startswith(_THAT_HAVE_IT) for pin in root.iterdir()):
             (root / PROBES).unlink()
 
 

@@ -163,8 +163,10 @@ def test_it_goes_with_the_last_that_has_the_table(root: Path, place: tuple[Path,
     it.detach(cgroup)
     it.detach(cgroup)
     assert (root / PROBES).exists()
+    (other := root / "another_program-7").mkdir()
     steering.detach(network.pod.namespace)
-    assert list(root.iterdir()) == []
+    assert list(root.iterdir()) == [other], "what has no use for the table does not keep it"
+    other.rmdir()
     eventually_gone(held)
 
 
