@@ -95,6 +95,6 @@ def may_hold(backend: Backend, version: int, table: str, chain: str) -> bool:
         try:
             return nftables.has_chain("ip" if version == 4 else "ip6", table, chain)
         except KernelError:
-            return True
+            return nftables.is_there()
     names = Path(f"/proc/thread-self/net/{'ip' if version == 4 else 'ip6'}_tables_names")
     return names.exists() and bool(names.read_text())

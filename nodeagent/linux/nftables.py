@@ -16,6 +16,8 @@ from nodeagent.linux.errors import KernelError
 from nodeagent.linux.threads import run_in_thread
 
 _JSON: Final = 1 << 4
+_NOBODY_ANSWERS: Final = "cache initialization failed: Invalid argument"
+"""The library's words on a kernel without nf_tables: that part of netlink is nobody's."""
 _TERSE: Final = 1 << 11
 """Without the members of named sets, which packets may have filled by the hundred thousand. Older libraries list them all the same."""
 
@@ -41,12 +43,12 @@ class Table(msgspec.Struct, frozen=True):
 
 
 def is_there() -> bool:
-    """Whether this node has the library."""
+    """Whether this node has nftables: the library, and what it speaks to in the kernel."""
     try:
-        _library()
+        number, words, _ = _run("list tables")
     except KernelError:
         return False
-    return True
+    return number is None or _NOBODY_ANSWERS not in words
 
 
 def transact(script: str) -> None:
