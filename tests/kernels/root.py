@@ -16,9 +16,10 @@ from tests.kernels.archive import Entry
 from tests.kernels.debian import Kernel
 
 REPOSITORY = Path(__file__).parent.parent.parent
-PARTS = ("control", "demo", "meshapi", "nodeagent", "tests")
-TOOLS = ("ip", "nft", "nsenter", "sysctl", "modprobe", "mount", "umount", "dmesg", "sh", "env")
-LEGACY_TOOLS = ("iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore")
+TOOLS = ("ip", "ss", "nft", "cat", "nsenter", "sysctl", "modprobe", "mount", "umount", "dmesg", "sh", "env")
+IPTABLES = tuple(
+    f"{word}-{backend}-{what}" for word in ("iptables", "ip6tables") for backend in ("nft", "legacy") for what in ("restore", "save")
+)
 OF_TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
 OPENED_BY_NAME = ("libnftables.so.1", "libbpf.so.1")
 """Libraries that no program of the root is linked to."""
@@ -86,7 +87,7 @@ def build(kernel: Kernel, init: Path) -> dict[str, Entry]:
         root.add_link(link)
     _add_python(root)
     _add_repository(root)
-    for tool in (*TOOLS, *(tool for tool in LEGACY_TOOLS if shutil.which(tool))):
+    for tool in (*TOOLS, *IPTABLES):
         root.add(_which(tool))
     for name in OPENED_BY_NAME:
         root.add(_library(name))
@@ -134,9 +135,9 @@ def _needed(name: str) -> set[str]:
 
 
 def _add_repository(root: Root) -> None:
-    for part in PARTS:
+    for part in (REPOSITORY / "tests", *(package.parent for package in REPOSITORY.glob("*/__init__.py"))):
         for pattern in ("*.py", "*.nft", "*.binpb", "*.bpf.o", "*.bpf.c", "*.h"):
-            for file in (REPOSITORY / part).rglob(pattern):
+            for file in part.rglob(pattern):
                 root.add(file)
     for file in ("nodeagent/ztunnel/bin/nodemesh-proxy", "pyproject.toml"):
         root.add(REPOSITORY / file)
