@@ -137,3 +137,29 @@ def test_it_reaches_what_is_desired_and_then_rests(history: list[dict[str, Local
     assert not final.steps
     assert {one.workload for one in enrolled.values()} == {one for uid, one in history[-1].items() if uid not in final.refused}
     assert all(one.captured and one.announced for one in enrolled.values())
+
+
+def group(uid: str, path: str, inode: int) -> LocalWorkload:
+    return LocalWorkload(uid, uid, "shop", uid, f"/sys/fs/cgroup/{path}", NamespaceKey(29, inode), process_group=True)
+
+
+def test_process_groups_share_the_nodes_network_but_no_process() -> None:
+    desired = {
+        one.uid: one for one in (group("a", "shop/a", 5), group("b", "shop/b", 6), group("c", "shop/a/inner", 7), group("d", "shop", 8))
+    }
+    desired["e"] = group("e", "system/nodemesh", 9)
+    desired["f"] = msgspec.structs.replace(group("f", "gone", 1), network=None)
+    made = plan(desired, {}, node=NODE, agent="/sys/fs/cgroup/system/nodemesh/agent")
+    assert [uid_of(step) for step in made.steps] == ["a", "b"]
+    assert made.refused == {
+        "c": "its cgroup and that of a are within each other",
+        "d": "its cgroup and that of a are within each other",
+        "e": "the agent itself runs in /sys/fs/cgroup/system/nodemesh",
+        "f": "its cgroup /sys/fs/cgroup/gone does not exist yet",
+    }
+
+
+def test_a_cgroup_that_was_made_anew_is_another_unit() -> None:
+    before, after = group("a", "shop/a", 5), group("a", "shop/a", 6)
+    made = plan({"a": after}, {"a": held(before)}, node=NODE)
+    assert made.steps == (Release("a", gone=True, reason="its cgroup was replaced"), Open(after))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.capture.terms import TOTAL, Terms
+from nodeagent.linux import cgroups
 from nodeagent.linux.namespaces import key_at
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.runtime.static import ListError, StaticRuntime, read
@@ -60,9 +61,9 @@ def test_ports_for_probes_are_read(path: Path) -> None:
         ("- {name: a, namespace: x, netns: /n, annotations: {a: 1}}", r":1: .*Expected `str`"),
         ("- {name: a", r"workloads\.yaml: .*line 1"),
         (ONE + "- {name: b, namespace: shop, netns: relative}\n", r":2: 'relative' must be an absolute path"),
-        (ONE + "\n\n- {name: b, namespace: shop}\n", r":4: .*missing required field `netns`"),
+        (ONE + "\n\n- {name: b, namespace: shop}\n", r":4: '' must be an absolute path, or a cgroup given instead"),
         (ONE + ONE, r":2: uid Kubernetes//Pod/shop/web-1 is listed twice"),
-        (ONE + "- {name: b, namespace: shop, netns: /run/netns/web-1}", r":2: netns /run/netns/web-1 belongs to entry 0"),
+        (ONE + "- {name: b, namespace: shop, netns: /run/netns/web-1}", r":2: /run/netns/web-1 belongs to entry 0"),
         ("- {name: a, namespace: ../x, netns: /n}", r":1: .*no path segment"),
         ('- {name: "a\\nb", namespace: x, netns: /n}', r":1: .*no path segment"),
         ('- {name: a, namespace: x, netns: /n, uid: "a b"}', r":1: 'a b' is no uid"),
@@ -129,3 +130,14 @@ async def test_a_namespace_that_appears_and_is_replaced_is_told(path: Path, tmp_
     place.unlink()
     assert [workload.network for workload in await following(watch)] == [None]
     await watch.aclose()  # type: ignore[attr-defined]
+
+
+def test_a_cgroup_without_a_namespace_is_a_process_group_of_the_nodes_own_network(tmp_path: Path) -> None:
+    path = tmp_path / "workloads.yaml"
+    path.write_text("- {name: web, namespace: shop, cgroup: shop.slice/web.service}\n")
+    [unit] = read(path)
+    assert (unit.process_group, unit.terms.cgroup) == (True, "shop.slice/web.service")
+    assert unit.netns == f"{cgroups.root()}/shop.slice/web.service"
+    path.write_text("- {name: web, namespace: shop, cgroup: shop.slice/web.service, netns: /run/netns/web}\n")
+    [pod] = read(path)
+    assert (pod.process_group, pod.netns) == (False, "/run/netns/web")
