@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from demo import cgroups
 from demo.cluster import BIN, Cluster, eventually
 from demo.shell import Process
 from demo.topology import Pod, Topology
@@ -120,7 +121,8 @@ def _start_agent(end: ExitStack, kube: Kube, cluster: Cluster, node: str) -> Non
         *(f"--token={directory / 'token'}", f"--runtime=kubernetes:{directory / 'kubeconfig'}", f"--state-dir={directory / 'state'}"),
         *(f"--cni-bin-dir={directory / 'bin'}", f"--cni-conf-dir={directory / 'net.d'}"),
     ]
-    cluster.agents[node] = Process(f"agent {node}", command, directory / "agent.log", host.namespace).start()
+    cgroup = cgroups.make(f"{cluster.topology.prefix}-{node}")
+    cluster.agents[node] = Process(f"agent {node}", command, directory / "agent.log", host.namespace, cgroup=cgroup).start()
     eventually(lambda: cluster.ready(node), f"the agent of {node} to be ready", timeout_s=40)
 
 

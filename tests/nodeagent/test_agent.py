@@ -67,6 +67,7 @@ class Node:
             state_dir=directory / "state",
             metrics_listen=("127.0.0.1", 0),
             ready_listen=("127.0.0.1", 0),
+            tcp_telemetry=False,  # this process is in a cgroup with others
             proxy_binary=proxy,
             access_log=directory / "access.log",
         )

@@ -13,8 +13,13 @@ from pathlib import Path
 
 import psutil
 
+from demo.cgroups import entering
+from nodeagent.bpf import mesh_sockets
+from nodeagent.capture.ebpf import DIRECTORY
 from nodeagent.config import Config
+from nodeagent.linux.cgroups import Cgroup
 from nodeagent.ztunnel.protocol import AnswerVerdict, AskVerdict, Hello, Synced, Via
+from tests.nodeagent import cgroups
 from tests.nodeagent.test_agent import KEPT, Node
 from tests.nodeagent.waiting import until
 from tests.nodeagent.ztunnel.peer import Peer
@@ -42,15 +47,17 @@ async def agent(config: Config) -> AsyncIterator[psutil.Process]:
         *(f"--join-token={config.join_token}", f"--runtime=static:{config.runtime.path}", f"--state-dir={config.state_dir}"),
         *(f"--metrics-listen=127.0.0.1:{free_port()}", f"--ready-listen=127.0.0.1:{free_port()}", f"--proxy-binary={config.proxy_binary}"),
     ]
-    process = await asyncio.create_subprocess_exec(*command)
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-            process.kill()
-        await process.wait()
+    with cgroups.made() as path, Cgroup.open(path.name) as cgroup:
+        process = await asyncio.create_subprocess_exec(*entering(path, command))
+        try:
+            yield psutil.Process(process.pid)
+        finally:
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+                process.kill()
+            await process.wait()
+            mesh_sockets.detach(DIRECTORY, cgroup)
 
 
 async def first_answer(path: Path) -> None:
