@@ -198,6 +198,16 @@ class Cluster:
         }
         self._write_runtime(pod.node)
 
+    def list_unit(self, node: str, name: str, *, cgroup: str) -> None:
+        """Adds a process group of a node to its static list, under the service account of its name."""
+        self._enrolled.setdefault(node, {})[name] = {"name": name, "namespace": "default", "service_account": name, "cgroup": cgroup}
+        self._write_runtime(node)
+
+    def unlist_unit(self, node: str, name: str) -> None:
+        """Takes it off the list."""
+        self._enrolled.get(node, {}).pop(name, None)
+        self._write_runtime(node)
+
     def unenrol(self, pod: Pod) -> None:
         """Takes a pod off its node's list and waits until it is no longer captured; what is open may still be drained then."""
         self.unlist(pod)

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from demo import manifests
 from demo.shell import run
 from demo.topology import Pod
-from tests.e2e.mesh import HTTP, SECRET, Mesh, echoes, principal, reset, spiffe
+from tests.e2e.mesh import HTTP, SECRET, Call, Mesh, echoes, principal, reset, spiffe
+from tests.nodeagent import cgroups
 
 PROXY_MARK = 0x539
 TO_APPLICATION_MARK = 0x111
@@ -34,6 +37,61 @@ def network_state(pod: Pod) -> dict[str, str]:
         "listeners": ["ss", "-Hltn"],
     }
     return {name: run(command, namespace=pod.namespace) for name, command in commands.items()}
+
+
+# ---- process groups of a node
+
+
+@contextmanager
+def units(mesh: Mesh, *names: str) -> Iterator[dict[str, Path]]:
+    """Process groups on n1, each with the service account of its name; to Kubernetes they are pods on the host's network."""
+    host = mesh.topology.hosts["n1"]
+    ips = [{"ip": str(host.ipv4)}, {"ip": str(host.ipv6)}]
+    with ExitStack() as stack:
+        made: dict[str, Path] = {}
+        for name in names:
+            made[name] = stack.enter_context(cgroups.made())
+            listed = Pod(name, "n1", host.namespace, host.ipv4, host.ipv6)
+            document = manifests.pod(listed, service_account=name, app=name)
+            document["spec"]["hostNetwork"] = True
+            document["status"] |= {"hostIP": str(host.ipv4), "podIPs": ips}
+            stack.enter_context(mesh.applied(f"unit-{name}", manifests.service_account(name), document))
+            mesh.cluster.list_unit("n1", name, cgroup=made[name].name)
+            stack.callback(mesh.cluster.unlist_unit, "n1", name)
+        for name in names:
+            mesh.wait(lambda name=name: unit(mesh, name).get("ready"), f"{name} to be captured with an identity")  # type: ignore[misc]
+        yield made
+
+
+def unit(mesh: Mesh, name: str) -> dict[str, Any]:
+    return next((entry for entry in mesh.admin("n1", "/workloads") if entry["name"] == name), {})
+
+
+def test_two_units_of_one_host_have_an_identity_each_and_the_host_has_none(mesh: Mesh) -> None:
+    host, far = mesh.topology.hosts["n1"], mesh.pods["api-2"]
+    only_billing = manifests.authorization_policy("only-billing", "ALLOW", app="api", principals=[principal("billing")])
+
+    def ask(name: str, address: object) -> Call:
+        with cgroups.inside(made[name]):
+            return mesh.call(host.namespace, address)
+
+    with units(mesh, "billing", "batch") as made:
+        with mesh.policies(only_billing), mesh.wiretap("units") as tap:
+            for address in (far.ipv4, far.ipv6):
+                mesh.wait(lambda address=address: ask("billing", address).pod == "api-2", "billing to be let in")  # type: ignore[misc]
+                assert not ask("batch", address).ok
+        assert tap.read().ports == {15008}
+        assert not tap.contains(SECRET)
+        with mesh.policies(only_billing):
+            assert not mesh.call(host.namespace, far.ipv4).ok, "other processes of the host have no identity"
+        assert ask("batch", far.ipv4).client == str(host.ipv4)
+        assert "can't be told" in unit(mesh, "batch")["problem"]
+        assert mesh.call(host.namespace, far.ipv4).ok, "in plaintext, as before"
+    mesh.wait(lambda: not unit(mesh, "billing") and not unit(mesh, "batch"), "the units to be released", timeout_s=45)
+    for command in (["nft", "list", "tables"], ["ip", "rule"], ["ip", "-6", "rule"]):
+        left = run(command, namespace=host.namespace)
+        assert "nodemesh_" not in left
+        assert "0111" not in left
 
 
 # ---- C1: comings and goings
