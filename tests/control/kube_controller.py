@@ -20,6 +20,7 @@ from tests.kube.admin import Manifest
 from tests.kube.cluster import Cluster
 from tests.kube.objects import node, run_pod
 from tests.kube.ports import free_ports
+from tests.kube.quiet import quiet
 from tests.kube.relay import Relay, relay
 from tests.kube.rights import ACCOUNT, install_rights
 
@@ -104,6 +105,7 @@ async def kube_world(
         world = KubeWorld(kube, path, where, kubeconfig, between)
         async with _serving(world):
             yield world
+    await quiet()
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ import pytest
 from kubeapi.access import Access, from_kubeconfig
 from kubeapi.client import APIError, KubeClient
 from tests.kube.cluster import Cluster
+from tests.kube.quiet import quiet
 from tests.kube.relay import relay
+
+
+@pytest.fixture(autouse=True)
+async def _quiet() -> AsyncIterator[None]:
+    yield
+    await quiet()
 
 
 async def test_a_token_that_is_replaced_is_read_again(kube: Cluster, tmp_path: Path) -> None:

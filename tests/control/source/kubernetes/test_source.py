@@ -18,6 +18,7 @@ from kubeapi.access import from_kubeconfig
 from kubeapi.client import KubeClient
 from tests.kube.cluster import Cluster
 from tests.kube.objects import node, pod, pod_key, run_pod, service, stored
+from tests.kube.quiet import quiet
 from tests.kube.relay import Relay, relay
 from tests.kube.rights import controller_kubeconfig
 
@@ -63,6 +64,7 @@ async def reading(kubeconfig: Path) -> AsyncIterator[Reader]:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+    await quiet()
 
 
 @asynccontextmanager
