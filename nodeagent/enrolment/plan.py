@@ -134,7 +134,7 @@ def _accept(desired: Mapping[str, LocalWorkload], node: NamespaceKey, agent: str
             refused[uid] = _missing(workload)
         elif workload.network == node:
             refused[uid] = f"{workload.netns} is the node's own network, which is never captured"
-        elif workload.process_group and (why := _overlap(workload, accepted, agent)):
+        elif workload.process_group and (why := _overlap(workload, accepted, desired, agent)):
             refused[uid] = why
         elif (owner := owners.setdefault(workload.network, uid)) != uid:
             refused[uid] = f"its network namespace belongs to {owner} already"
@@ -149,10 +149,14 @@ def _missing(workload: LocalWorkload) -> str:
     return f"its network namespace {workload.netns} does not exist yet" if workload.netns else "its network namespace is not found"
 
 
-def _overlap(group: LocalWorkload, accepted: Mapping[str, LocalWorkload], agent: str) -> str:
+def _overlap(group: LocalWorkload, accepted: Mapping[str, LocalWorkload], desired: Mapping[str, LocalWorkload], agent: str) -> str:
     """Why a process group's processes are not its alone, in words."""
     if _holds(group.netns, agent):
         return f"the agent itself runs in {group.netns}"
+    for uid, other in desired.items():
+        # A cgroup has its marking programs once: those of a pod would take the place of the group's, which has nothing behind them.
+        if not other.process_group and other.terms.cgroup and other.terms.cgroup.strip("/") == group.terms.cgroup.strip("/"):
+            return f"its cgroup is that of {uid}"
     for uid, other in accepted.items():
         if other.process_group and (_holds(other.netns, group.netns) or _holds(group.netns, other.netns)):
             return f"its cgroup and that of {uid} are within each other"

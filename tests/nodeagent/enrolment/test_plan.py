@@ -163,3 +163,11 @@ def test_a_cgroup_that_was_made_anew_is_another_unit() -> None:
     before, after = group("a", "shop/a", 5), group("a", "shop/a", 6)
     made = plan({"a": after}, {"a": held(before)}, node=NODE)
     assert made.steps == (Release("a", gone=True, reason="its cgroup was replaced"), Open(after))
+
+
+def test_a_cgroup_of_a_pod_is_no_process_group_beside_it() -> None:
+    pod = msgspec.structs.replace(workload("z"), terms=Terms(cgroup="/shop/a"))
+    unit = msgspec.structs.replace(group("a", "shop/a", 5), terms=Terms(cgroup="shop/a"))
+    made = plan({"a": unit, "z": pod}, {}, node=NODE)
+    assert [uid_of(step) for step in made.steps] == ["z"]
+    assert made.refused == {"a": "its cgroup is that of z"}
