@@ -211,7 +211,9 @@ class Cluster:
     def unenrol(self, pod: Pod) -> None:
         """Takes a pod off its node's list and waits until it is no longer captured; what is open may still be drained then."""
         self.unlist(pod)
-        self._eventually(lambda: not self.enrolled(pod), f"{pod.name} to be released")
+        self._eventually(
+            lambda: self._workloads(pod.node).get(pod.name, {}).get("state", "leaving") == "leaving", f"{pod.name} to be released"
+        )
 
     def unlist(self, pod: Pod) -> None:
         """Takes a pod off its node's list, if it stands there."""
