@@ -26,7 +26,7 @@ _DEVICE: Final = "trial0"
 _POD: Final = {socket.AF_INET: "192.0.2.1/24", socket.AF_INET6: "2001:db8::1/64"}
 _PEER: Final = {socket.AF_INET: "192.0.2.2/24", socket.AF_INET6: "2001:db8::2/64"}
 """Of documentation: in these namespaces there is nothing else."""
-_PORT: Final = 80
+_PORT: Final = 8080  # one that needs no capability to listen on
 _DEADLINE_S: Final = 10.0
 """Far more than it takes: a busy machine is no reason to go another way."""
 
