@@ -117,9 +117,9 @@ def test_where_they_cannot_be_told_the_nodes_plaintext_passes_to_declared_ports(
     mesh.cluster.list_pod(pod, service_account="api", probe_ports=[HTTP])
     try:
         with strict(mesh, pod):
-            mesh.wait(lambda: mesh.call(node.namespace, pod.ipv4).ok, "a probe of the node to pass")
+            for address in (pod.ipv4, pod.ipv6):
+                mesh.wait(lambda address=address: mesh.call(node.namespace, address).ok, "a probe of the node to pass")  # type: ignore[misc]
             assert mesh.call(node.namespace, pod.ipv4).client == str(node.bridge_ipv4)
-            assert mesh.call(node.namespace, pod.ipv6).ok
             with pytest.raises(OSError, match=r"reset|refused|closed|timed out"):
                 mesh.hold(node.namespace, pod.ipv4, ECHO)  # no port for probes
             assert not mesh.call(mesh.outside, pod.ipv4).ok
