@@ -68,6 +68,8 @@ class PodWatch:
         self._followers: tuple[Follower, ...] = ()
         self._client: KubeClient | None = None
         self._refused = ""
+        self._seen = False
+        """The DaemonSet was there once: a name that was never right must not look like one that is gone."""
 
     @property
     def problem(self) -> str:
@@ -102,6 +104,9 @@ class PodWatch:
     async def uninstalled(self) -> bool:
         """Whether what runs the agents is gone, or going. Where that can't be said, it is not: captures stay, and are taken up again."""
         present = await self._presence()
+        if present is False and not self._seen:
+            log.warning("the DaemonSet of the agents was never there: is --daemonset right? What is captured stays so")
+            return False
         log.info("the DaemonSet of the agents: %s", {True: "is there", False: "is gone", None: "not known"}[present])
         return present is False
 
@@ -183,6 +188,7 @@ class PodWatch:
         """Level-triggered: what is not written yet, or was overwritten, is found again at the next turn."""
         told = ""
         while True:
+            self._seen = self._seen or await self._presence() is True
             refused = await self.mark()
             if refused and refused != told:
                 log.warning("pods are not marked as captured: %s", refused)

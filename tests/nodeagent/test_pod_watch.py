@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,11 +30,17 @@ def namespace(kube: Kube) -> Iterator[str]:
 
 
 class Watched:
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, daemonset: tuple[str, str] | None) -> None:
         self.book, self.turn = PodBook(), Turn()
         self.marks: list[Marking] = []
         self.watch = PodWatch(
-            node=NODE, kubeconfig=kubeconfig, book=self.book, changed=self.turn.tell, markings=lambda: self.marks, turn=self.turn
+            node=NODE,
+            kubeconfig=kubeconfig,
+            daemonset=daemonset,
+            book=self.book,
+            changed=self.turn.tell,
+            markings=lambda: self.marks,
+            turn=self.turn,
         )
 
     def names(self, namespace: str) -> set[str]:
@@ -41,8 +48,8 @@ class Watched:
 
 
 @asynccontextmanager
-async def watching(kubeconfig: Path) -> AsyncIterator[Watched]:
-    watched = Watched(kubeconfig)
+async def watching(kubeconfig: Path, daemonset: tuple[str, str] | None = None) -> AsyncIterator[Watched]:
+    watched = Watched(kubeconfig, daemonset)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(watched.watch.run())
         yield watched
@@ -128,3 +135,37 @@ async def test_an_agent_that_finds_no_api_server_says_so_and_tries_again(kube: K
         assert watched.book.standing("a", "b", "c") is Standing.UNKNOWN
         kube.kubeconfig(path, kube.credentials.admin_token)
         await until(lambda: watched.book.synced and not watched.watch.problem, deadline_s=20)
+
+
+def daemonset(namespace: str) -> dict[str, Any]:
+    labels = {"app": "agent"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "agent", "image": "none.invalid/agent"}]}}
+    meta = {"name": "agent", "namespace": namespace}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": meta,
+        "spec": {"selector": {"matchLabels": labels}, "template": template},
+    }
+
+
+async def test_only_a_daemonset_that_was_there_can_be_gone(kube: Kube, namespace: str, tmp_path: Path) -> None:
+    kubeconfig = kube.kubeconfig(tmp_path / "kubeconfig", kube.credentials.admin_token)
+    async with watching(kubeconfig, (namespace, "agent")) as watched:
+        await until(lambda: watched.book.synced, deadline_s=20)
+        assert not await watched.watch.uninstalled(), "a wrong name takes no node out of the mesh"
+        kube.admin.create(daemonset(namespace))
+        watched.turn.tell()
+        await until(lambda: watched.watch._seen)
+        assert not await watched.watch.uninstalled()
+        kube.admin.delete("apps/v1", "DaemonSet", "agent", namespace)
+        assert await watched.watch.uninstalled()
+
+
+async def test_rights_that_are_gone_take_no_node_out_of_the_mesh(kube: Kube, namespace: str, tmp_path: Path) -> None:
+    kube.admin.create(daemonset(namespace))
+    nobody = kube.kubeconfig(tmp_path / "nobody", kube.admin.token(namespace, "default"))
+    async with watching(nobody, (namespace, "agent")) as watched:
+        await until(lambda: "403" in watched.watch.problem, deadline_s=20)
+        kube.admin.delete("apps/v1", "DaemonSet", "agent", namespace)
+        assert not await watched.watch.uninstalled()
