@@ -421,11 +421,13 @@ def mutated(draw: st.DrawFn) -> str:
             parent = parent[step]
         match draw(st.sampled_from(["replace", "remove", "add"])):
             case "replace":
-                parent[last] = draw(JUNK)
+                parent[last] = copy.deepcopy(draw(JUNK))  # what is drawn is one and the same object each time
             case "remove":
                 del parent[last]
             case "add" if isinstance(parent, dict):
-                parent[draw(st.text(min_size=1, max_size=5))] = draw(JUNK)
+                parent[draw(st.text(min_size=1, max_size=5))] = copy.deepcopy(
+                    draw(JUNK)
+                )  # what is drawn is one and the same object each time
     return json.dumps(value)
 
 

@@ -51,6 +51,10 @@ class Peer:
     def over(cls, connection: socket.socket, context: ssl.SSLContext) -> Self:
         """TLS over a connection; raises OSError if the victim refuses."""
         try:
+            try:
+                connection.getpeername()
+            except OSError as error:  # Python leaves its socket open that it wraps around one that was reset already
+                raise ConnectionResetError("closed before the handshake") from error
             return cls(context.wrap_socket(connection))
         except OSError:
             connection.close()
