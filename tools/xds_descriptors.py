@@ -1,4 +1,7 @@
-"""Writes meshapi/proto/xds.binpb: the descriptors of the xDS messages that nodemesh speaks, taken from the `xds-protos` package.
+"""Writes the descriptors of the messages that others define, taken from the `xds-protos` package.
+
+`meshapi/proto/xds.binpb`: discovery, which both sides speak; small, since every agent holds it.
+`control/envoy/envoy.binpb`: all of Envoy's v3 interface, which the controller alone speaks.
 
 Run it in an environment of its own that has `xds-protos` (`pip install xds-protos grpcio-tools`): the package is needed
 at development time only, since installed at run time it collides with other packages' descriptors.
@@ -6,12 +9,20 @@ at development time only, since installed at run time it collides with other pac
 
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import envoy
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-MODULES = ("envoy.service.discovery.v3.discovery_pb2",)
+DISCOVERY = ("envoy.service.discovery.v3.discovery_pb2",)
+
+
+def everything() -> list[str]:
+    """The modules of all messages of Envoy that are v3."""
+    root = Path(envoy.__path__[0])
+    return sorted(".".join(path.relative_to(root.parent).with_suffix("").parts) for path in root.rglob("v3/*_pb2.py"))
 
 
 def closure(file: FileDescriptor, seen: dict[str, FileDescriptor]) -> None:
@@ -23,9 +34,10 @@ def closure(file: FileDescriptor, seen: dict[str, FileDescriptor]) -> None:
     seen[file.name] = file
 
 
-def main(target: Path) -> None:
+def write(target: Path, modules: Iterable[str]) -> None:
+    """Writes the descriptors of `modules` and of what they import."""
     seen: dict[str, FileDescriptor] = {}
-    for name in MODULES:
+    for name in modules:
         closure(importlib.import_module(name).DESCRIPTOR, seen)
     descriptors = FileDescriptorSet()
     for file in seen.values():
@@ -35,4 +47,6 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(__file__).parent.parent / "meshapi/proto/xds.binpb")
+    root = Path(__file__).parent.parent
+    write(root / "meshapi/proto/xds.binpb", DISCOVERY)
+    write(root / "control/envoy/envoy.binpb", everything())
