@@ -67,11 +67,13 @@ kube: | packages
 demo: setup
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
+# Files of tests share nothing, and wait more than they compute: three at once take the time of the longest ones.
+TEST_WORKERS ?= 3
 test: setup envoy kube
 	@$(BIN)/python tools/preflight.py
 	cd $(PROXY) && cargo test --locked --quiet --workspace
 	cd $(CNI_PLUGIN) && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/cni cargo test --locked --quiet
-	$(BIN)/pytest
+	$(BIN)/pytest -q --numprocesses=$(TEST_WORKERS) --dist=loadfile
 
 # The newest kernels of these flavours that the machine's package sources have; more: make test-kernels KERNELS="cloud-amd64 rt-amd64"
 KERNELS ?= cloud-amd64
