@@ -6,6 +6,7 @@ unknown fields, because a rule that is read without one of its conditions would 
 
 from control.kinds.core import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount
 from control.kinds.gateway import Gateway
+from control.kinds.groups import WorkloadGroup
 from control.kinds.metadata import Kind, Meta, ObjectKey
 from control.kinds.networking import ServiceEntry, WorkloadEntry
 from control.kinds.security import AuthorizationPolicy, PeerAuthentication
@@ -21,6 +22,7 @@ MeshObject = (
     | AuthorizationPolicy
     | ServiceEntry
     | WorkloadEntry
+    | WorkloadGroup
     | Gateway
 )
 
@@ -40,4 +42,5 @@ __all__ = [
     "ServiceAccount",
     "ServiceEntry",
     "WorkloadEntry",
+    "WorkloadGroup",
 ]

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     AUTHORIZATION_POLICY = "AuthorizationPolicy"
     SERVICE_ENTRY = "ServiceEntry"
     WORKLOAD_ENTRY = "WorkloadEntry"
+    WORKLOAD_GROUP = "WorkloadGroup"
     GATEWAY = "Gateway"
 
     @property

@@ -57,9 +57,19 @@ class ServiceEntry(Object, frozen=True, rename="camel", kw_only=True):
         return by_dns and not self.spec.endpoints and self.spec.workload_selector is None
 
 
+class EntryCondition(Struct, frozen=True):
+    type: str = ""
+    status: str = ""
+
+
+class EntryStatus(Struct, frozen=True):
+    conditions: tuple[EntryCondition, ...] = ()
+
+
 class WorkloadEntry(Object, frozen=True, rename="camel", kw_only=True):
     kind_of: ClassVar[Kind] = Kind.WORKLOAD_ENTRY
     spec: EntryWorkload
+    status: EntryStatus = EntryStatus()
 
     @property
     def labels(self) -> dict[str, str]:

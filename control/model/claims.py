@@ -42,6 +42,10 @@ class Claims:
             self._of[key] = after
         return rivals | {key}
 
+    def holder(self, claim: Claim) -> ObjectKey | None:
+        """Who has it; None if nobody claims it."""
+        return self.winner(claim) if claim in self._claimants else None
+
     def winner(self, claim: Claim) -> ObjectKey:
         """Who has it, of those that claim it."""
         return min(self._claimants[claim].items(), key=lambda entry: (entry[1], entry[0]))[0]

@@ -78,7 +78,7 @@ def derive(item: MeshObject, store: Store, settings: MeshSettings) -> Derived:
             return Derived() if item.external else Derived((_service(kubernetes_service(item, settings)),))
         case Node():
             addresses = [values.address(entry.address) for entry in item.status.addresses if entry.type == "InternalIP"]
-            return Derived(claims=tuple(_address_claim(address_key(settings.network, address)) for address in addresses))
+            return Derived(claims=tuple(address_claim(address_key(settings.network, address)) for address in addresses))
         case AuthorizationPolicy():
             converted = convert(item, settings.root_namespace)
             note = (converted.unenforceable,) if converted.unenforceable else ()
@@ -118,7 +118,7 @@ def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candida
         ADDRESS,
         one.uid,
         partial(workload.encode_workload, one),
-        (*claims, *(_address_claim(alias) for alias in aliases)),
+        (*claims, *(address_claim(alias) for alias in aliases)),
         aliases,
         tuple(sorted(one.services)),
     )
@@ -126,7 +126,7 @@ def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candida
 
 def _service(service: workload.Service) -> Candidate:
     aliases = tuple(dict.fromkeys(address.key for address in service.addresses))
-    claims = (f"service {service.key}", *(_address_claim(alias) for alias in aliases))
+    claims = (f"service {service.key}", *(address_claim(alias) for alias in aliases))
     return Candidate(ADDRESS, service.key, partial(workload.encode_service, service), claims, aliases)
 
 
@@ -134,5 +134,6 @@ def _policy(policy: Policy) -> Candidate:
     return Candidate(AUTHORIZATION, policy.key, partial(encode_policy, policy), ())
 
 
-def _address_claim(key: AddressKey) -> Claim:
+def address_claim(key: AddressKey) -> Claim:
+    """How an address is claimed."""
     return f"address {key}"

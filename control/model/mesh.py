@@ -5,17 +5,20 @@ from collections.abc import Callable, Collection, Iterable
 
 from msgspec import Struct
 
-from control.kinds import Kind, MeshObject, Node, ObjectKey, Pod
+from control.kinds import Kind, MeshObject, Node, ObjectKey, Pod, WorkloadEntry
 from control.model.claims import Claims, rank
-from control.model.derivation import Derived, derive, derive_static_strict
+from control.model.derivation import Derived, address_claim, derive, derive_static_strict
 from control.model.published import Published
 from control.model.settings import MeshSettings
 from control.model.store import Store
+from control.model.vm import group_of
 from control.resources import Changes, PlacedNode, PlacedPod, Resource, TypeURL
 from control.source import Change, FileFindings, Reject, Remove, Synced, Upsert
 from control.validation.document import Manifest
 from control.validation.finding import Finding, Origin
 from meshapi.spiffe import WorkloadIdentity
+from meshapi.vm import VMName, is_vm, parse_vm
+from meshapi.workload import AddressKey
 
 
 class Record(Struct, frozen=True):
@@ -159,13 +162,36 @@ class Mesh:
     # ---- Placement
 
     def has_node(self, node: str) -> bool:
-        """Whether the mesh knows this node."""
-        return self.store.find(Node, "", node) is not None
+        """Whether the mesh knows this node: one of the cluster, or a machine with a group that is there."""
+        machine = parse_vm(node)
+        if machine is not None:
+            return any(self.store.group(group) is not None for group in machine.groups)
+        return not is_vm(node) and self.store.find(Node, "", node) is not None
 
     def runs_on(self, identity: WorkloadIdentity, node: str) -> bool:
-        """Whether a live pod with this identity is placed on this node."""
+        """Whether a live pod with this identity is placed on this node, or a machine has registered so."""
         own = identity.trust_domain == self.settings.trust_domain
+        machine = parse_vm(node)
+        if machine is not None:
+            return own and any(self._registered_as(identity, entry, machine) for entry in self.store.registered(node))
         return own and self.has_node(node) and self.store.placed(node, identity.namespace, identity.service_account)
+
+    def _registered_as(self, identity: WorkloadIdentity, entry: WorkloadEntry, machine: VMName) -> bool:
+        """The account is the group's, and the group is in the machine's name: nothing that an entry says of itself gives an identity."""
+        name = group_of(entry)
+        group = self.store.group(name) if name is not None and name in machine.groups else None
+        if group is None or entry.metadata.deletion_timestamp:
+            return False
+        granted = WorkloadIdentity(self.settings.trust_domain, group.metadata.namespace, group.service_account)
+        return granted == identity and self.served(entry.key)
+
+    def served(self, key: ObjectKey) -> bool:
+        """Whether agents are told of what the object stands for."""
+        return key in self._served
+
+    def holder(self, address: AddressKey) -> ObjectKey | None:
+        """Who has an address, of all that claim it."""
+        return self.claims.holder(address_claim(address))
 
     def pod(self, namespace: str, name: str) -> PlacedPod | None:
         """A pod, where it is."""

@@ -24,6 +24,7 @@ _SHORT: Final = {
     "ap": Kind.AUTHORIZATION_POLICY,
     "se": Kind.SERVICE_ENTRY,
     "we": Kind.WORKLOAD_ENTRY,
+    "wg": Kind.WORKLOAD_GROUP,
     "gtw": Kind.GATEWAY,
 }
 

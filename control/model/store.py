@@ -17,14 +17,17 @@ from control.kinds import (
     Service,
     ServiceEntry,
     WorkloadEntry,
+    WorkloadGroup,
 )
 from control.kinds.core import Endpoint
+from control.model import vm
 from control.model.labels import LabelIndex, Labels, SelectorIndex, unfile
 from control.model.policy_store import PolicyStore
 from control.model.services import BoundService, bound_entry, bound_service
 from control.model.settings import MeshSettings
 from control.model.workloads import Surroundings, node_locality
 from meshapi import wire
+from meshapi.vm import GroupName
 
 O = TypeVar("O", bound=MeshObject)  # noqa: E741 - an object of one kind
 
@@ -43,6 +46,8 @@ class Store:
         self._slices_by_pod: dict[ObjectKey, set[ObjectKey]] = {}
         self._placed: Counter[tuple[str, str, str]] = Counter()
         """How many live pods there are by node, namespace and service account."""
+        self._registered: dict[str, set[ObjectKey]] = {}
+        """The entries of machines that have registered, by their nodes."""
 
     def get(self, key: ObjectKey) -> MeshObject | None:
         return self._objects.get(key)
@@ -55,6 +60,20 @@ class Store:
     def placed(self, node: str, namespace: str, service_account: str) -> bool:
         """Whether a live pod with this service account is on this node."""
         return self._placed[(node, namespace, service_account)] > 0
+
+    def group(self, name: GroupName) -> WorkloadGroup | None:
+        """A group that machines may join; None for one that is gone, or going."""
+        group = self.find(WorkloadGroup, name.namespace, name.name)
+        return group if group is not None and not group.metadata.deletion_timestamp else None
+
+    def registered(self, node: str) -> tuple[WorkloadEntry, ...]:
+        """The entries of a machine."""
+        found = (self._objects[key] for key in sorted(self._registered.get(node, ())))
+        return tuple(one for one in found if isinstance(one, WorkloadEntry))
+
+    def registrations(self) -> tuple[WorkloadEntry, ...]:
+        """The entries of all machines."""
+        return tuple(entry for node in sorted(self._registered) for entry in self.registered(node))
 
     def selected(self, namespace: str, selector: Labels) -> set[ObjectKey]:
         """The workload objects that a selector selects."""
@@ -119,7 +138,7 @@ class Store:
                 return self.policies.put_authorization(key, _as(AuthorizationPolicy, old), _as(AuthorizationPolicy, new))
             case Kind.PEER_AUTHENTICATION:
                 return self.policies.put_peer(key, _as(PeerAuthentication, old), _as(PeerAuthentication, new))
-            case Kind.SERVICE_ACCOUNT | Kind.GATEWAY:
+            case Kind.SERVICE_ACCOUNT | Kind.GATEWAY | Kind.WORKLOAD_GROUP:
                 return set()
 
     def _put_namespace(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:
@@ -149,6 +168,8 @@ class Store:
             del self._placed[place]
 
     def _put_service(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:
+        if key.kind is Kind.WORKLOAD_ENTRY:
+            self._file_registration(key, old, new)
         if key.kind is not Kind.SERVICE:
             self._workloads.put(key, workload_labels(new) if new else None)
         before, after = self._offer(old), self._offer(new)
@@ -161,6 +182,13 @@ class Store:
         for endpoints in self._slices_by_service.get(key, ()):
             affected |= {endpoints} | _targets(_as(EndpointSlice, self._objects[endpoints]))
         return affected
+
+    def _file_registration(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> None:
+        before, after = (vm.node_of(one) if isinstance(one, WorkloadEntry) else "" for one in (old, new))
+        if before:
+            unfile(self._registered, before, key)
+        if after:
+            self._registered.setdefault(after, set()).add(key)
 
     def _offer(self, item: MeshObject | None) -> tuple[Labels, BoundService] | None:
         """What of a service matters to its workloads."""

@@ -4,10 +4,12 @@ import re
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from control.kinds import EndpointSlice, Meta, Namespace, Node, Pod, ServiceEntry, WorkloadEntry
 from control.kinds.networking import EntryWorkload
 from control.kinds.security import MTLSMode
+from control.model import vm
 from control.model.labels import Labels
 from control.model.peer_modes import PeerModes
 from control.model.services import BoundService, entry_ports, pod_ports, slice_ports
@@ -83,7 +85,12 @@ def entry_workload(entry: WorkloadEntry, around: Surroundings, settings: MeshSet
     """The workload of a WorkloadEntry."""
     meta = entry.metadata
     uid = WorkloadUID(f"{settings.cluster}/networking.istio.io/WorkloadEntry/{meta.namespace}/{meta.name}")
-    return _endpoint(uid, meta, entry.labels, entry.spec, around, settings)
+    made = _endpoint(uid, meta, entry.labels, entry.spec, around, settings)
+    made = replace(made, node=vm.node_of(entry), status=WorkloadStatus.HEALTHY if vm.healthy(entry) else WorkloadStatus.UNHEALTHY)
+    if not vm.shares_address(entry):
+        return made
+    # Who calls the address gets the one that it belongs to, and a tunnel there leads to that one, under its name.
+    return replace(made, network_mode=NetworkMode.HOST_NETWORK, tunnel_protocol=TunnelProtocol.NONE)
 
 
 def inline_workloads(entry: ServiceEntry, around: Surroundings, settings: MeshSettings) -> tuple[Workload, ...]:

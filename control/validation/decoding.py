@@ -24,6 +24,7 @@ from control.kinds import (
     ServiceAccount,
     ServiceEntry,
     WorkloadEntry,
+    WorkloadGroup,
 )
 from control.validation import values
 from control.validation.finding import Remark
@@ -43,6 +44,7 @@ KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     **{(version, "AuthorizationPolicy"): AuthorizationPolicy for version in _SECURITY},
     **{(version, "ServiceEntry"): ServiceEntry for version in _NETWORKING},
     **{(version, "WorkloadEntry"): WorkloadEntry for version in _NETWORKING},
+    **{(version, "WorkloadGroup"): WorkloadGroup for version in _NETWORKING},
     **{(version, "Gateway"): Gateway for version in _GATEWAY},
 }
 STRICT_KINDS: Final = frozenset({Kind.PEER_AUTHENTICATION, Kind.AUTHORIZATION_POLICY})

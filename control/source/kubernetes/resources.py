@@ -38,6 +38,7 @@ CUSTOM: Final = {
     "authorizationpolicies.security.istio.io": Kind.AUTHORIZATION_POLICY,
     "serviceentries.networking.istio.io": Kind.SERVICE_ENTRY,
     "workloadentries.networking.istio.io": Kind.WORKLOAD_ENTRY,
+    "workloadgroups.networking.istio.io": Kind.WORKLOAD_GROUP,
     "gateways.gateway.networking.k8s.io": Kind.GATEWAY,
 }
 """By the name of their definition: they are read where it is there."""
