@@ -124,6 +124,18 @@ class GatewayAddress(Struct, frozen=True):
     address: NetworkAddress | None = None
     hbone_port: int = wire.HBONE_PORT
 
+    @property
+    def text(self) -> str:
+        """As people read it."""
+        return self.service or (str(self.address.address) if self.address else "")
+
+
+class WeightedWaypoint(Struct, frozen=True):
+    """One of several waypoints that share a service's connections by weight."""
+
+    gateway: GatewayAddress
+    weight: int = 1
+
 
 class LoadBalancing(Struct, frozen=True):
     routing_preference: tuple[Scope, ...] = ()
@@ -145,11 +157,17 @@ class Service(Struct, frozen=True, dict=True):
     ip_families: IPFamilies = IPFamilies.AUTOMATIC
     canonical: bool = False
     ingress_use_waypoint: bool = False
+    weighted_waypoints: tuple[WeightedWaypoint, ...] = ()
     visibility: Visibility = Visibility.PUBLIC
 
     @cached_property
     def key(self) -> ServiceKey:
         return service_key(self.namespace, self.hostname)
+
+    @property
+    def waypoints(self) -> tuple[WeightedWaypoint, ...]:
+        """Through which its callers go: those with weights, or else the one."""
+        return self.weighted_waypoints or ((WeightedWaypoint(self.waypoint),) if self.waypoint is not None else ())
 
 
 class Workload(Struct, frozen=True, dict=True):
@@ -230,6 +248,7 @@ def encode_workload(workload: Workload) -> bytes:
 
 def encode_service(service: Service) -> bytes:
     """Serializes `Address{service}`, deterministically."""
+    weighted = service.weighted_waypoints
     message = pb.Service(
         name=service.name,
         namespace=service.namespace,
@@ -241,6 +260,7 @@ def encode_service(service: Service) -> bytes:
         ip_families=_wire(service.ip_families),
         canonical=service.canonical,
         ingress_use_waypoint=service.ingress_use_waypoint,
+        weighted_waypoints=[pb.WeightedWaypoint(destination=_encode_gateway(one.gateway), weight=one.weight) for one in weighted],
         visibility=_wire(service.visibility),
     )
     if service.load_balancing is not None:
@@ -328,6 +348,7 @@ def _decode_service(message: pb.Service) -> Service:
         ip_families=known(IPFamilies, message.ip_families, "ip_families"),
         canonical=message.canonical,
         ingress_use_waypoint=message.ingress_use_waypoint,
+        weighted_waypoints=tuple(WeightedWaypoint(_decode_gateway(one.destination), one.weight) for one in message.weighted_waypoints),
         visibility=known(Visibility, message.visibility, "visibility"),
     )
 

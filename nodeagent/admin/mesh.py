@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from meshapi.authorization import Policy, PolicyScope
-from meshapi.workload import GatewayAddress, LoadBalancing, Service, Workload, WorkloadStatus, WorkloadUID
+from meshapi.workload import LoadBalancing, Service, Workload, WorkloadStatus, WorkloadUID
 from nodeagent.admin.reports import PolicyReport, RemoteWorkloadReport, ServiceReport
 from nodeagent.policy.authorize import applicable
 from nodeagent.snapshot.snapshot import Snapshot
@@ -72,7 +72,7 @@ def _service(snapshot: Snapshot, service: Service) -> ServiceReport:
         endpoints=len(members),
         healthy_endpoints=sum(member.status is WorkloadStatus.HEALTHY for member in members),
         balancing=_balancing(service.load_balancing),
-        waypoint=_waypoint(service.waypoint),
+        waypoint=", ".join(one.gateway.text for one in service.waypoints) or None,
     )
 
 
@@ -81,12 +81,6 @@ def _balancing(balancing: LoadBalancing | None) -> str:
         return ""
     scopes = ", ".join(scope.name for scope in balancing.routing_preference)
     return f"{balancing.mode.name} {scopes}".strip()
-
-
-def _waypoint(waypoint: GatewayAddress | None) -> str | None:
-    if waypoint is None:
-        return None
-    return waypoint.service or (str(waypoint.address.address) if waypoint.address else "")
 
 
 def _policy(policy: Policy, workloads_here: tuple[str, ...], error: str | None) -> PolicyReport:

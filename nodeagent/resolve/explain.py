@@ -7,9 +7,10 @@ from meshapi.workload import IPAddress, TunnelProtocol, Workload, WorkloadUID
 from nodeagent.policy.addresses import parse_socket_address
 from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
 from nodeagent.policy.prefilter import Denial
+from nodeagent.resolve.answer import Unknown
 from nodeagent.resolve.endpoints import choose_address
 from nodeagent.resolve.explanation import Explanation, Outcome, Step
-from nodeagent.resolve.resolve import RouteQuestion, Unknown, resolve
+from nodeagent.resolve.resolve import RouteQuestion, resolve
 from nodeagent.resolve.target import Target, find_target
 from nodeagent.snapshot.view import Missing, View
 from nodeagent.ztunnel.protocol import Endpoint, Forward, Pass, Refuse, Via

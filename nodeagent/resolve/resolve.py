@@ -5,28 +5,26 @@ What the mesh knows is never bypassed: a destination of the mesh that can't be r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from meshapi import wire
-from meshapi.spiffe import IdentityError, WorkloadIdentity
 from meshapi.workload import (
     BalancingMode,
     IPAddress,
     Service,
     TunnelProtocol,
     Visibility,
+    WeightedWaypoint,
     Workload,
     WorkloadUID,
 )
 from nodeagent.policy.addresses import plain, socket_address
+from nodeagent.resolve.answer import NO_HEALTHY_UPSTREAM, Unknown, expected, refuse
 from nodeagent.resolve.endpoints import Candidate, candidates
 from nodeagent.resolve.holders import as_held
+from nodeagent.resolve.waypoints import Dialled, through_waypoint
 from nodeagent.snapshot.view import Missing, View, address_dependency
 from nodeagent.telemetry.labels import Reporter, flow_attributes
-from nodeagent.ztunnel.protocol import Endpoint, Forward, Pass, Refuse, Route, Tunnel
-
-NO_ROUTE: Final = "NR"
-NO_HEALTHY_UPSTREAM: Final = "UH"
+from nodeagent.ztunnel.protocol import Endpoint, Forward, Pass, Route, Tunnel
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +34,6 @@ class RouteQuestion:
     workload: WorkloadUID
     destination: IPAddress
     port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Can't be answered until these keys have been asked for; `waiting_for` says it in words."""
-
-    keys: tuple[str, ...]
-    waiting_for: str
 
 
 def resolve(view: View, question: RouteQuestion) -> Route | Unknown:
@@ -67,24 +57,20 @@ def resolve(view: View, question: RouteQuestion) -> Route | Unknown:
     if isinstance(found, Missing):
         return Pass(flow_attributes(Reporter.SOURCE, source=source, source_principal=str(source.identity)))
     if isinstance(found, Workload):
-        return _to_workload(source, found, destination, question.port)
+        return _to_workload(view, source, found, destination, question.port)
     return _to_service(view, source, found, destination, question.port)
 
 
-def refuse(reason: str, *, flag: str = NO_ROUTE, source: Workload | None = None, service: Service | None = None) -> Refuse:
-    """A refusal with its labels."""
-    principal = str(source.identity) if source is not None else None
-    return Refuse(flag, reason, flow_attributes(Reporter.SOURCE, source=source, service=service, source_principal=principal))
-
-
-def _to_workload(source: Workload, target: Workload, address: IPAddress, port: int) -> Route:
+def _to_workload(view: View, source: Workload, target: Workload, address: IPAddress, port: int) -> Route | Unknown:
     """A workload's own address was dialled: a pod address, or an endpoint of a headless service."""
-    if target.waypoint is not None:
-        return refuse(f"{target.uid} is reached through a waypoint, which is not supported yet", source=source)
-    if target.tunnel_protocol is TunnelProtocol.LEGACY_ISTIO_MTLS:
-        return refuse(f"{target.uid} is reached by sidecar mTLS only, which is not supported", source=source)
     if port in wire.PROXY_PORTS and target.tunnel_protocol is TunnelProtocol.HBONE:
         return refuse(f"port {port} of {target.uid} is the proxy's own", source=source)
+    if target.waypoint is not None:
+        way = through_waypoint(view, source, (WeightedWaypoint(target.waypoint),), Dialled(target.uid, address, port))
+        if way is not None:
+            return way
+    if target.tunnel_protocol is TunnelProtocol.LEGACY_ISTIO_MTLS:
+        return refuse(f"{target.uid} is reached by sidecar mTLS only, which is not supported", source=source)
     return Forward((_endpoint(source, str(source.identity), Candidate(target, address, port, tier=0), None),))
 
 
@@ -92,12 +78,17 @@ def _to_service(view: View, source: Workload, found: Sequence[Service], address:
     service = _visible(source, found)
     if service is None:
         return refuse(f"{found[0].key} can be seen in its own namespace only", source=source)
-    if service.waypoint is not None:
-        return refuse(f"{service.key} is reached through a waypoint, which is not supported yet", source=source, service=service)
-    if service.load_balancing is not None and service.load_balancing.mode is BalancingMode.PASSTHROUGH:
-        return _to_original(view, source, service, address, port)
-    if all(entry.service != port for entry in service.ports):
+    keeps_address = service.load_balancing is not None and service.load_balancing.mode is BalancingMode.PASSTHROUGH
+    if not keeps_address and all(entry.service != port for entry in service.ports):
         return refuse(f"{service.key} has no port {port}", source=source, service=service)
+    way = through_waypoint(view, source, service.waypoints, Dialled(service.key, address, port, service)) if service.waypoints else None
+    if way is not None:
+        return way
+    return _to_original(view, source, service, address, port) if keeps_address else _to_member(view, source, service, address, port)
+
+
+def _to_member(view: View, source: Workload, service: Service, address: IPAddress, port: int) -> Route | Unknown:
+    """One of the service's endpoints; a waypoint of their own is for those who dial them."""
     chosen = candidates(source, service, view.members(service.key), port=port, like=address)
     held = as_held(view, source.network, chosen.usable)
     if held.unknown:
@@ -118,7 +109,7 @@ def _to_original(view: View, source: Workload, service: Service, address: IPAddr
     """A service that asks for no balancing: to the address that was dialled, in the mesh's way if it is a workload's."""
     target = view.workload_at(source.network, address)
     if isinstance(target, Workload):
-        return _to_workload(source, target, address, port)
+        return _to_workload(view, source, target, address, port)
     if target is Missing.UNKNOWN:
         return Unknown((address_dependency(source.network, address),), f"whose address {address} is")
     if target is Missing.UNREADABLE:
@@ -149,22 +140,7 @@ def _endpoint(source: Workload, identity: str, candidate: Candidate, service: Se
             destination_principal=str(target.identity) if hbone else None,
             mutual_tls=hbone,
         ),
-        tunnel=Tunnel(identity, authority=direct, expect=_expected(target, service)) if hbone else None,
+        tunnel=Tunnel(identity, authority=direct, expect=expected(target, service)) if hbone else None,
         tier=candidate.tier,
         weight=target.capacity,
     )
-
-
-def _expected(target: Workload, service: Service | None) -> tuple[str, ...]:
-    """The workload's identity, and those that the service allows for beside it (ServiceEntry subjectAltNames)."""
-    if service is None or not service.subject_alt_names:
-        return (str(target.identity),)
-    return tuple(dict.fromkeys([str(target.identity), *filter(_is_identity, service.subject_alt_names)]))
-
-
-def _is_identity(name: str) -> bool:
-    try:
-        WorkloadIdentity.parse(name)
-    except IdentityError:
-        return False
-    return True

@@ -75,6 +75,9 @@ class Snapshot:
     def service(self, key: ServiceKey) -> Service | None:
         return self.services.get(key)
 
+    def find_service(self, key: ServiceKey) -> Service | Missing:
+        return self.services.get(key) or self._missing(key)
+
     def members(self, key: ServiceKey) -> Iterable[Workload]:
         for uid in self.service_members.get(key) or ():
             workload = self.workloads.get(uid)

@@ -50,6 +50,10 @@ class TrackedView:
         self.depends_on.add(key)
         return self._view.service(key)
 
+    def find_service(self, key: ServiceKey) -> Service | Missing:
+        self._needed(key)
+        return self._view.find_service(key)
+
     def members(self, key: ServiceKey) -> Iterable[Workload]:
         self.depends_on.add(key)  # touched by each change of a member, too
         return self._view.members(key)

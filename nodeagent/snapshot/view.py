@@ -56,6 +56,9 @@ class View(Protocol):
     def service(self, key: ServiceKey) -> Service | None:
         """A service, if it is known."""
 
+    def find_service(self, key: ServiceKey) -> Service | Missing:
+        """A service that is needed, so that it is asked for if it is not known."""
+
     def members(self, key: ServiceKey) -> Iterable[Workload]:
         """The workloads behind a service, as far as known."""
 

@@ -6,8 +6,9 @@ from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import Port, Service, ServiceKey, Workload, WorkloadUID
 from nodeagent.policy.addresses import parse_address, parse_socket_address
 from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
+from nodeagent.resolve.answer import NO_ROUTE, Unknown, refuse
 from nodeagent.resolve.endpoints import target_port
-from nodeagent.resolve.resolve import NO_ROUTE, RouteQuestion, Unknown, refuse, resolve
+from nodeagent.resolve.resolve import RouteQuestion, resolve
 from nodeagent.snapshot.tracked import TrackedView
 from nodeagent.snapshot.view import Missing, View
 from nodeagent.telemetry.labels import Reporter, authenticated_source, flow_attributes

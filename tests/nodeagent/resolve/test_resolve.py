@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from meshapi.workload import (
     AppProtocol,
     BalancingMode,
-    GatewayAddress,
     HealthPolicy,
     LoadBalancing,
     Locality,
@@ -28,8 +27,9 @@ from meshapi.workload import (
     WorkloadStatus,
     WorkloadUID,
 )
+from nodeagent.resolve.answer import Unknown
 from nodeagent.resolve.endpoints import MAX_ENDPOINTS
-from nodeagent.resolve.resolve import RouteQuestion, Unknown, resolve
+from nodeagent.resolve.resolve import RouteQuestion, resolve
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.update import Update, apply
 from nodeagent.ztunnel.protocol import Forward, Pass, Refuse, Route, Tunnel
@@ -66,7 +66,6 @@ API = Service(
     ports=(Port(80, 8080),),
 )
 VIP = "10.1.0.1"
-WAYPOINT = GatewayAddress(service=ServiceKey("shop/waypoint"))
 
 
 def route(update: Update, destination: str = VIP, port: int = 80) -> Route | Unknown:
@@ -174,7 +173,6 @@ def test_an_endpoint_without_the_named_port_is_left_out() -> None:
         (mesh(changed(tunnel_protocol=TunnelProtocol.LEGACY_ISTIO_MTLS)), "UH", "sidecar mTLS"),
         (mesh(changed(services={KEY: (Port(80, 15008),)})), "UH", "no usable endpoint"),
         (mesh(POD, service=msgspec.structs.replace(API, ports=(Port(81, 1),))), "NR", "has no port 80"),
-        (mesh(POD, service=msgspec.structs.replace(API, waypoint=WAYPOINT)), "NR", "waypoint"),
         (
             mesh(POD, service=msgspec.structs.replace(API, namespace="other", visibility=Visibility.NAMESPACE)),
             "NR",
@@ -195,7 +193,6 @@ def test_what_cannot_be_reached_is_refused_in_words(update: Update, flag: str, w
 @pytest.mark.parametrize(
     ("pod", "port", "words"),
     [
-        (changed(waypoint=WAYPOINT), 80, "waypoint"),
         (changed(tunnel_protocol=TunnelProtocol.LEGACY_ISTIO_MTLS), 80, "sidecar mTLS"),
         (POD, 15008, "proxy's own"),
         (POD, 15001, "proxy's own"),
