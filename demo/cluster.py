@@ -203,8 +203,14 @@ class Cluster:
         self._enrolled.setdefault(node, {})[name] = {"name": name, "namespace": "default", "service_account": name, "cgroup": cgroup}
         self._write_runtime(node)
 
+    def list_host(self, node: str, name: str, *, service_account: str) -> None:
+        """Adds the node itself, as one workload, to its static list."""
+        entry = {"name": name, "namespace": "default", "service_account": service_account, "host": True}
+        self._enrolled.setdefault(node, {})[name] = entry
+        self._write_runtime(node)
+
     def unlist_unit(self, node: str, name: str) -> None:
-        """Takes it off the list."""
+        """Takes it, or the node itself, off the list."""
         self._enrolled.get(node, {}).pop(name, None)
         self._write_runtime(node)
 

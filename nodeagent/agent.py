@@ -21,6 +21,7 @@ from nodeagent.bpf.kubelet import KubeletRecorder
 from nodeagent.bpf.outbound import Outbound
 from nodeagent.capture.choice import choose
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
+from nodeagent.capture.host import AgentsOwn, WithHost
 from nodeagent.capture.outside import OutsideDestinations
 from nodeagent.capture.units import UnitCapture, WithUnits
 from nodeagent.config import Config, ConfigError, LogFormat, Outside
@@ -33,6 +34,8 @@ from nodeagent.identity.controller import Controller
 from nodeagent.identity.keeper import IdentityKeeper
 from nodeagent.identity.trust import Trust
 from nodeagent.linux import memory
+from nodeagent.linux.cgroups import own_directory
+from nodeagent.linux.namespaces import Namespace
 from nodeagent.prefilter.owner import PrefilterOwner
 from nodeagent.prefilter.telling import Telling
 from nodeagent.probes.known import Probes
@@ -158,7 +161,9 @@ class Agent:
         log.info("capture by %s: %s", self.capture.way.name, self.capture.reason)
         units = UnitCapture(DIRECTORY, self.capture.outbound or Outbound(DIRECTORY))
         units.sweep()
-        self.way = WithUnits(self.capture.way, units)
+        with Namespace.own() as own:
+            self.own_connections = AgentsOwn(self.capture.outbound, own_directory()) if self.capture.outbound else None
+            self.way = WithUnits(WithHost(self.capture.way, self.own_connections, own.key), units)
         self.outside: OutsideDestinations | None = None
         outbound = self.capture.outbound
         if outbound is not None:
@@ -334,9 +339,21 @@ class Agent:
         for url in (TRUST_TYPE, ADDRESS_TYPE, AUTHORIZATION_TYPE):  # what a later version kept beside them is not for this one
             self.client.restore(url, kept.resources.get(url, ()), kept.rejected.get(url, {}))
         self.feed.restore(kept)
-        self._see(tuple(record.workload for record in records.load(self.state) if not record.leaving))
+        enrolled = tuple(record.workload for record in records.load(self.state) if not record.leaving)
+        self._see(enrolled)
+        if any(workload.whole_host for workload in enrolled):
+            await asyncio.to_thread(self._stay_connected)
         known = self.store.current
         log.info("kept from before: %d workloads and %d policies of the mesh", len(known.workloads), len(known.policies_by_key))
+
+    def _stay_connected(self) -> None:
+        """The host was captured before this agent began, so that what this one dials is captured, too, until it is exempt."""
+        try:
+            with Namespace.own() as own:
+                if self.own_connections is not None:
+                    self.own_connections.exempt(own)
+        except OSError as error:
+            log.warning("the agent's own connections are captured: %s", error)
 
     async def _serve_http(self) -> None:
         """Imports what HTTP needs beside the running loop: the proxy's questions are answered a quarter of a second sooner."""

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from nodeagent.capture.terms import TOTAL, Network, Terms, ordered
+from nodeagent.capture.terms import TOTAL, Network, Terms, of_host, ordered
 
 FAIL_OPEN: Final = "nodemesh.io/fail-open"
 BYPASS_INBOUND: Final = "ambient.istio.io/bypass-inbound-capture"
@@ -42,6 +42,13 @@ def read_terms(annotations: Mapping[str, str], *, cgroup: str = "") -> tuple[Ter
     if problems:
         return Terms(cgroup=cgroup), f"captured whole, since its annotations can't be followed: {'; '.join(problems)}"
     return msgspec.structs.replace(TOTAL, cgroup=cgroup, **fields), ""
+
+
+def read_host_terms(annotations: Mapping[str, str]) -> tuple[Terms, str]:
+    """The same for a whole host, which without annotations is to be reached by SSH whatever becomes of the mesh."""
+    terms, problem = read_terms(annotations)
+    given = not problem and any(f"{TRAFFIC}{name}InboundPorts" in annotations for name in ("include", "exclude"))
+    return of_host(terms, ports_given=given), problem
 
 
 def _flag(text: str) -> bool:

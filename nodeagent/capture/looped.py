@@ -21,6 +21,7 @@ the rest:
 - *Failing open* (`open-out`), where the terms have it: a looped handshake without a listener is dropped, and notes that the proxy is away
   (`unheard`): repeated, and like others for the next seconds, it goes out past the proxy, and the connection is remembered by its
   handshake (`passing`). The agent's word does the same. Who comes in while the proxy is away is the steering program's to say.
+- *A whole host* may forward for others (containers, say): that is not its own, and passes both ways.
 - *Draining* needs no memory of what was captured: what is new since then is remembered by its handshake, and goes past the mesh.
 """
 
@@ -114,6 +115,10 @@ _NOT_THE_APPLICATIONS: Final = (
 )
 _EXEMPT: Final = (f"meta mark & {TO_APPLICATION} accept", f"meta mark {PAST} accept", *TO_LOOPBACK)
 
+_FORWARDED: Final = "fib daddr type != local accept"
+_FORWARDING: Final = "iif != 0 accept"
+"""Ahead of the route, and behind it: only what a host forwards has come by a device."""
+
 _DENY: Final = f"counter meta mark set {PROXY_MARK:#x} reject with tcp reset"
 _DENIED: Final = (
     f"{SYN} socket transparent <= 1 accept",
@@ -133,7 +138,12 @@ def _enforcing(terms: Terms) -> str:
             _known(terms),
             _inbound(terms),
             _outbound(terms),
-            leaving(f"meta mark {PAST} accept", f"meta mark {_ADMITTED} accept" if _open_ports(terms) else "", _ANSWERS_PROBE),
+            leaving(
+                _FORWARDING if terms.whole_host else "",
+                f"meta mark {PAST} accept",
+                f"meta mark {_ADMITTED} accept" if _open_ports(terms) else "",
+                _ANSWERS_PROBE,
+            ),
         )
     )
 
@@ -163,6 +173,7 @@ def _inbound(terms: Terms) -> str:
         *_LOOPED,
         f'iif "lo" {SYN} update @{AWAY} {{ meta l4proto timeout {_UNHEARD_S}s }} counter drop comment "unheard"' if terms.fail_open else "",
         _LEFTOVER,
+        _FORWARDED if terms.whole_host else "",
         f"socket mark & {MARK_MASK:#x} vmap {{ {PROXY_MARK:#x} : accept, {PROBE_MARK:#x} : goto probe }}",
         f"socket mark {PAST} accept",
         *_past_inbound(terms),

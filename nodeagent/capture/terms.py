@@ -14,12 +14,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from meshapi.wire import HBONE_PORT
+from meshapi.wire import HBONE_PORT, METRICS_PORT, READINESS_PORT
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 _LAST_PORT = 65535
+_SSH_PORT = 22
 
 
 class PortRange(NamedTuple):
@@ -44,6 +46,8 @@ class Terms(Struct, frozen=True):
     exclude_inbound_ports: tuple[int, ...] = ()
     cgroup: str = ""
     """Of the workload's processes, a path below the mount of cgroup v2; empty if it is not known."""
+    whole_host: bool = False
+    """It is the node's own network: what that forwards for others is not the workload's, and the agent's connections go past the proxy."""
 
     def captures_outbound(self, address: Address, port: int) -> bool:
         """Whether a connection of the workload to `address` is the proxy's. The rules of each capture say the same in their words."""
@@ -75,6 +79,12 @@ class Terms(Struct, frozen=True):
 
 
 TOTAL = Terms()
+
+
+def of_host(terms: Terms, *, ports_given: bool) -> Terms:
+    """The terms of a whole host, which must be reached when the mesh is not: by SSH, unless its ports are given, and its agent."""
+    excluded = {METRICS_PORT, READINESS_PORT, *terms.exclude_inbound_ports} | (set() if ports_given else {_SSH_PORT})
+    return replace(terms, whole_host=True, exclude_inbound_ports=tuple(sorted(excluded)))
 
 
 def ordered(ranges: Iterable[Network]) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def uid_of(step: Step) -> str:
 
 
 def plan(desired: Mapping[str, LocalWorkload], enrolled: Mapping[str, Enrolled], *, node: NamespaceKey, agent: str = "") -> Plan:
-    """The way from `enrolled` to `desired`, both by uid. `node` is the node's own namespace, which is never captured as a whole.
+    """The way from `enrolled` to `desired`, both by uid. `node` is the node's own namespace, captured for none but who says it is that.
 
     `agent` is the directory of the agent's own cgroup, and of its proxy: no process group has it in it.
 
@@ -132,7 +132,9 @@ def _accept(desired: Mapping[str, LocalWorkload], node: NamespaceKey, agent: str
     for uid, workload in sorted(desired.items()):
         if workload.network is None:
             refused[uid] = _missing(workload)
-        elif workload.network == node:
+        elif workload.whole_host and workload.network != node:
+            refused[uid] = f"{workload.netns} is not the node's own network, which it is to be"
+        elif workload.network == node and not workload.whole_host:
             refused[uid] = f"{workload.netns} is the node's own network, which is never captured"
         elif workload.process_group and (why := _overlap(workload, accepted, desired, agent)):
             refused[uid] = why

@@ -1,7 +1,7 @@
 """What every runtime tells: the whole set of the workloads that run here, again whenever it changes."""
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -10,6 +10,9 @@ from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
 from nodeagent.linux.process import started_ticks
 from nodeagent.linux.units import Unit
+
+HOST_NETWORK: Final = "/proc/self/ns/net"
+"""The path of the node's own network namespace, for a workload that is the node."""
 
 
 class LocalWorkload(Struct, frozen=True, order=True):
@@ -36,6 +39,11 @@ class LocalWorkload(Struct, frozen=True, order=True):
     """If `netns` is of a process: when that began (ticks since boot), which tells it from another of its pid."""
     process_group: bool = False
     """It is a cgroup of the node's own network: that of its terms."""
+
+    @property
+    def whole_host(self) -> bool:
+        """It is the node itself: all that has no other namespace."""
+        return self.terms.whole_host
 
     def is_same(self, other: "LocalWorkload | None") -> bool:
         """Whether it is the same pod under the same identity; neither its terms nor the path to its namespace make another of it."""

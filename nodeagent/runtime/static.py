@@ -8,7 +8,9 @@
   annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: "3306"}   # default: none; see `nodeagent.capture.annotations`
   cgroup: shop.slice/web-1      # of its processes, below the mount of cgroup v2; default: not known
 
-An entry with a cgroup and without a netns is a process group of the node's own network, such as a unit of systemd has.
+An entry with `host: true`, and neither netns nor cgroup, is the node itself: all that has no network of its own. What comes to the agent's
+ports 15020 and 15021 is left alone, and to 22 unless its annotations say which ports are. An entry with a cgroup and without a netns is a
+process group of the node's own network, such as a unit of systemd has.
 """
 
 import asyncio
@@ -24,10 +26,10 @@ import yaml
 from meshapi.decoding import MAX_PORT
 from meshapi.spiffe import IdentityError, check_segment
 from meshapi.wire import DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT
-from nodeagent.capture.annotations import read_terms
+from nodeagent.capture.annotations import read_host_terms, read_terms
 from nodeagent.linux import cgroups
 from nodeagent.linux.namespaces import key_at
-from nodeagent.runtime.base import LocalWorkload
+from nodeagent.runtime.base import HOST_NETWORK, LocalWorkload
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probe_ports: tuple[int, ...] = ()
     annotations: dict[str, str] = {}
     cgroup: str = ""
+    host: bool = False
 
 
 class StaticRuntime:
@@ -154,18 +157,20 @@ def _workload(entry: _Entry, index: int, cluster: str) -> LocalWorkload:
     uid = entry.uid or f"{cluster}//Pod/{entry.namespace}/{entry.name}"
     if not _UID.match(uid):
         raise ListError(f"{uid[:80]!r} is no uid: letters, digits, . _ / : - only - at `$[{index}].uid`")
+    if entry.host and (entry.netns or entry.cgroup):
+        raise ListError(f"the whole host has its own netns, and no cgroup - at `$[{index}].host`")
     cgroup = _cgroup(entry.cgroup, index)
-    terms, problem = read_terms(entry.annotations, cgroup=cgroup)
+    terms, problem = read_host_terms(entry.annotations) if entry.host else read_terms(entry.annotations, cgroup=cgroup)
     return LocalWorkload(
         uid,
         entry.name,
         entry.namespace,
         entry.service_account,
-        _netns(entry.netns, cgroup, index),
+        HOST_NETWORK if entry.host else _netns(entry.netns, cgroup, index),
         terms=terms,
         terms_problem=problem,
         probe_ports=_ports(entry.probe_ports, index),
-        process_group=not entry.netns,
+        process_group=bool(cgroup) and not entry.netns,
     )
 
 

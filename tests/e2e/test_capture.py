@@ -94,6 +94,46 @@ def test_two_units_of_one_host_have_an_identity_each_and_the_host_has_none(mesh:
         assert "0111" not in left
 
 
+# ---- a whole host
+
+
+def test_a_whole_host_is_one_workload(mesh: Mesh) -> None:
+    """Its agent reaches the controller past the capture, before and after a restart; all else is in the mesh both ways."""
+    host, far = mesh.topology.add_host("vm"), mesh.pods["api-2"]
+    listed = Pod("vm", "vm", host.namespace, host.ipv4, host.ipv6)
+    documents = (manifests.node("vm", zone="a"), manifests.service_account("vm"), manifests.pod(listed, service_account="vm", app="vm"))
+    only_vm = manifests.authorization_policy("only-vm", "ALLOW", app="api", principals=[principal("vm")])
+    only_api = manifests.authorization_policy("only-api", "ALLOW", app="vm", principals=[principal("api")])
+
+    def entry() -> dict[str, Any]:
+        return next((entry for entry in mesh.admin("vm", "/workloads") if entry["name"] == "vm"), {})
+
+    with mesh.applied("vm", *documents):
+        app = mesh.cluster.start_app(listed)
+        mesh.cluster.start_agent("vm")
+        mesh.cluster.list_host("vm", "vm", service_account="vm")
+        mesh.wait(lambda: entry().get("ready"), "the host to be captured with an identity")
+        with mesh.policies(only_vm, only_api), mesh.wiretap("vm") as tap:
+            for mine, theirs in ((host.ipv4, far.ipv4), (host.ipv6, far.ipv6)):
+                mesh.wait(lambda theirs=theirs: mesh.call(host.namespace, theirs).pod == "api-2", "the host to be let in")  # type: ignore[misc]
+                mesh.wait(lambda mine=mine: mesh.call(far, mine).client == str(far.ipv4 if mine is host.ipv4 else far.ipv6), "calls to it")  # type: ignore[misc]
+                assert not mesh.call(mesh.pods["shop"], mine).ok
+                assert not mesh.call(mesh.outside, mine).ok
+        assert not tap.contains(SECRET)
+        mesh.cluster.agents["vm"].stop()
+        with mesh.policies(only_api):
+            assert mesh.call(far, host.ipv4).ok, "without its agent"
+        mesh.cluster.start_agent("vm", join=False)
+        mesh.wait(lambda: entry().get("ready"), "the next agent to take it over")
+        mesh.wait(lambda: mesh.admin("vm", "/status")["controller"]["connected"], "it to reach the controller")
+        mesh.cluster.nodeagent("vm", "down", "--drain", "0")
+        mesh.cluster.agents["vm"].stop()
+    left = "".join(run(command, namespace=host.namespace) for command in (["nft", "list", "tables"], ["ip", "rule"], ["ip", "-6", "rule"]))
+    assert "nodemesh" not in left
+    assert "0x111" not in left
+    app.stop()
+
+
 # ---- C1: comings and goings
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from nodeagent.capture import looped, redirected, tproxied, unit_rules
 from nodeagent.capture.ruleset import Mode, deletion, preparation
-from nodeagent.capture.terms import TOTAL, Terms
+from nodeagent.capture.terms import TOTAL, Terms, of_host
 from nodeagent.linux import nftables
 from nodeagent.linux.namespaces import run_in_empty
 
@@ -25,6 +25,7 @@ SCRIPTS = {
     "deletion": deletion(),
     **{f"{name}{mode}": way.transaction(mode, "0 1 -", TOTAL) for name, way in WAYS.items() for mode in Mode},
     **{f"{name}terms": way.transaction(Mode.ENFORCE, "0 1 -", SOME) for name, way in WAYS.items()},
+    "looped-host": looped.transaction(Mode.ENFORCE, "0 1 -", of_host(TOTAL, ports_given=False)),
     "looped-drain-terms": looped.transaction(Mode.DRAIN, "0 1 -", SOME),
     "unit": unit_rules.script(17, 15117),
     "unit-drain": unit_rules.script(17, 15117, draining=True),

@@ -171,3 +171,15 @@ def test_a_cgroup_of_a_pod_is_no_process_group_beside_it() -> None:
     made = plan({"a": unit, "z": pod}, {}, node=NODE)
     assert [uid_of(step) for step in made.steps] == ["z"]
     assert made.refused == {"a": "its cgroup is that of z"}
+
+
+def test_the_nodes_own_network_is_captured_for_the_one_that_says_it_is_the_host() -> None:
+    pod = msgspec.structs.replace(workload("a"), network=NODE)
+    host = msgspec.structs.replace(pod, uid="b", terms=Terms(whole_host=True))
+    made = plan({"a": pod, "b": host}, {}, node=NODE)
+    assert [uid_of(step) for step in made.steps] == ["b"]
+    assert "never captured" in made.refused["a"]
+    second = msgspec.structs.replace(host, uid="c")
+    assert "belongs to b already" in plan({"b": host, "c": second}, {}, node=NODE).refused["c"]
+    elsewhere = msgspec.structs.replace(workload("d"), terms=Terms(whole_host=True))
+    assert "not the node's own network" in plan({"d": elsewhere}, {}, node=NODE).refused["d"]

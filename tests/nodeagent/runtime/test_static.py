@@ -141,3 +141,19 @@ def test_a_cgroup_without_a_namespace_is_a_process_group_of_the_nodes_own_networ
     path.write_text("- {name: web, namespace: shop, cgroup: shop.slice/web.service, netns: /run/netns/web}\n")
     [pod] = read(path)
     assert (pod.process_group, pod.netns) == (False, "/run/netns/web")
+
+
+def test_the_node_itself_is_a_workload_if_the_list_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "workloads.yaml"
+    path.write_text("- {name: vm-1, namespace: shop, host: true}\n")
+    [host] = read(path)
+    assert (host.whole_host, host.process_group, key_at(host.netns)) == (True, False, key_at("/proc/self/ns/net"))
+    assert host.terms.open_inbound() == ((22, 22), (15020, 15021))
+    path.write_text('- {name: vm-1, namespace: shop, host: true, annotations: {traffic.sidecar.istio.io/excludeInboundPorts: "2222"}}\n')
+    assert read(path)[0].terms.open_inbound() == ((2222, 2222), (15020, 15021))
+    path.write_text("- {name: vm-1, namespace: shop, host: true, annotations: {traffic.sidecar.istio.io/excludeInboundPort: x}}\n")
+    assert read(path)[0].terms.open_inbound() == ((22, 22), (15020, 15021)), "it is reached although its annotations can't be followed"
+    for other in ("netns: /run/netns/x", "cgroup: shop.slice/web.service"):
+        path.write_text(f"- {{name: vm-1, namespace: shop, host: true, {other}}}\n")
+        with pytest.raises(ListError, match="the whole host"):
+            read(path)
