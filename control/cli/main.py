@@ -3,6 +3,7 @@
 import click
 
 from control.cli.agents import agents, status
+from control.cli.convert import convert
 from control.cli.get import get
 from control.cli.install import check, install, uninstall, version
 from control.cli.revoke import revoke
@@ -17,5 +18,5 @@ def main() -> None:
     """Run the mesh's controller, and ask and tell a running one."""
 
 
-for command in (serve, token, revoke, agents, status, root, get, validate, install, uninstall, check, version):
+for command in (serve, token, revoke, agents, status, root, get, validate, convert, install, uninstall, check, version):
     main.add_command(command)
