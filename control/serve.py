@@ -14,6 +14,7 @@ from control.model.mesh import Mesh
 from control.model.settings import MeshSettings
 from control.model.status import objects
 from control.source import Source
+from systemdapi.notify import ServiceManager
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,16 @@ async def serve(
 ) -> None:
     """Serves until `stop` is set; sets `ready` when agents can connect."""
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(_run(settings, Mesh(mesh_settings), open_backing, ready), name="controller")
+        running = [
+            tasks.create_task(_run(settings, Mesh(mesh_settings), open_backing, ready), name="controller"),
+            tasks.create_task(
+                ServiceManager().run(lambda: None if ready.is_set() else "the configuration is not read yet"), name="service manager"
+            ),
+        ]
         await stop.wait()
         log.info("stopping")
-        running.cancel()
+        for task in running:
+            task.cancel()
 
 
 async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready: asyncio.Event) -> None:

@@ -5,7 +5,7 @@ import logging
 import resource
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -54,8 +54,8 @@ from nodeagent.subscriptions import Subscriptions
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.kernel.owner import KernelTelemetry
 from nodeagent.telemetry.recorder import Recorder
-from nodeagent.telemetry.records import as_json, as_text
-from nodeagent.telemetry.sinks import RotatedFile, StandardOutput
+from nodeagent.telemetry.records import Record, as_json, as_text
+from nodeagent.telemetry.sinks import Entries, Lines, RotatedFile, Sink, StandardOutput
 from nodeagent.turn import Turn
 from nodeagent.xds.channel import Dial
 from nodeagent.xds.client import XDSClient
@@ -65,6 +65,8 @@ from nodeagent.ztunnel.protocol import Revocation, Settings, SetTrust
 from nodeagent.ztunnel.proxy_process import ProxyPaths
 from nodeagent.ztunnel.sessions import Sessions
 from nodeagent.ztunnel.supervisor import BUNDLED, ProxySupervisor
+from systemdapi import journal
+from systemdapi.notify import ServiceManager
 
 if TYPE_CHECKING:
     from nodeagent.telemetry.server import TelemetryServer
@@ -75,6 +77,8 @@ DECISIONS_SOCKET: Final = "decisions.sock"
 PROXY_LOCK: Final = "proxy.lock"
 PROXY_LOG: Final = "proxy.log"
 EXIT_FAILED: Final = 1
+PROGRAM: Final = "nodeagent"
+"""As the journal has it."""
 UNINSTALL_DRAIN_S: Final = 5.0
 """What open connections have when the mesh is taken off."""
 
@@ -151,8 +155,7 @@ class Agent:
     def _observe(self) -> None:
         config = self.config
         render = as_json if config.log_format is LogFormat.JSON else as_text
-        sink = StandardOutput() if config.access_log is None else RotatedFile(config.access_log)
-        self.access_log = AccessLog(sink, render)
+        self.access_log = AccessLog(_sink(config.access_log, render), render)
         self.kernel = KernelTelemetry(self.store, DIRECTORY) if config.tcp_telemetry else None
         self.recorder = Recorder(self.access_log, self.kernel)
 
@@ -282,6 +285,7 @@ class Agent:
             "enrolment": self.enrolment.run(),
             "prefilter": self.prefilter.run(),
             "http": self._serve_http(),
+            "service manager": ServiceManager().run(self.reports.not_ready),
         }
         tasks |= self.source.tasks(self.reports) | self.probes.tasks()
         if self.credential is not None:
@@ -395,6 +399,14 @@ async def _main(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.end)
     await agent.run()
+
+
+def _sink(path: Path | None, render: Callable[[Record], str]) -> Sink:
+    if path is not None:
+        return Lines(RotatedFile(path), render)
+    if own := journal.of_standard_output():
+        return Entries(own, PROGRAM)
+    return Lines(StandardOutput(), render)
 
 
 def _node(config: Config) -> Node:

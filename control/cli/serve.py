@@ -52,7 +52,6 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
     Each option can be given in the environment too, as NODEMESH_<OPTION>.
     """
     import asyncio
-    import logging
 
     from control.ca.issuer import IssuerError
     from control.ca.records import RecordsError
@@ -63,8 +62,9 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
     from control.serve import SourceEndedError, run_until_signal
     from kubeapi.access import AccessError
     from meshapi.spiffe import check_trust_domain
+    from systemdapi.journal import log_to
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=log_level.upper())
+    log_to(sys.stderr, program="meshctl", level=log_level.upper())
     about_backing = {name: options.pop(name) for name in BACKING}
     settings = Settings(state_dir=state, authority_dir=ca_dir, **options)
     backing = _backing(about_backing, settings, root_namespace)

@@ -1,6 +1,5 @@
 """`nodeagent run`: the agent itself."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from nodeagent.cli.run_dir import pass_run_dir
+from systemdapi.journal import log_to
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -126,7 +126,7 @@ def run(run_dir: Path, /, log_level: str, **options: Any) -> None:
     """
     from nodeagent.config import ConfigError
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to(sys.stderr, program="nodeagent", level=log_level.upper())
     try:
         config = _config(run_dir, options)
     except ConfigError as error:

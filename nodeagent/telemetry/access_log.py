@@ -99,7 +99,7 @@ class AccessLog:
         if self._sink is None:
             return True
         try:
-            self._sink.write("".join(f"{self.render(one)}\n" for one in batch).encode("utf-8", "backslashreplace"))
+            self._sink.write(batch)
         except OSError as error:
             log.warning("the access log can't be written: %s", error)
             return False

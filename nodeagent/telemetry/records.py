@@ -40,6 +40,10 @@ DENIED_FLAG: Final = "UAEX"
 MAX_VALUE_CHARS: Final = 2048
 KEPT_VALUES: Final = 1024
 """How many are kept as text: the same names are in most lines."""
+TAB: Final = "\t"
+PRIORITY_WARNING: Final = 4
+PRIORITY_INFO: Final = 6
+"""Of syslog(3)."""
 _PLAIN: Final = frozenset("0123456789abcdefABCDEF.:[]")
 
 
@@ -129,10 +133,22 @@ def as_json(line: Record) -> str:
 
 def as_text(line: Record) -> str:
     """Tab-separated head and `name=value` pairs; whatever could be mistaken for more than one value is in quotes, escaped."""
+    return f"{_time(line.at_s)}\t{line.level}\taccess\t{_words(line, separator=TAB)}"
+
+
+def as_entry(line: Record) -> dict[str, str | int]:
+    """Fields of an entry of the journal, by the names that lines have."""
+    process, figures = line.sighting
+    behind = (_process_fields(process) if process else {}) | (_tcp_fields(figures) if figures else {})
+    priority = PRIORITY_WARNING if line.level == "error" else PRIORITY_INFO
+    return {"MESSAGE": _words(line, separator=": "), "PRIORITY": priority, "LOGGER": "access", **line.fields, **behind}
+
+
+def _words(line: Record, *, separator: str) -> str:
     outcome = "failed" if line.level == "error" else "complete"
     process, figures = line.sighting
     behind = (_process_text(process) if process else "") + (_tcp_text(figures) if figures else "")
-    return f"{_time(line.at_s)}\t{line.level}\taccess\tconnection {outcome}\t{_pairs(line.fields)[1:]}{behind}"
+    return f"connection {outcome}{separator}{_pairs(line.fields)[1:]}{behind}"
 
 
 def _pairs(fields: Mapping[str, str | int]) -> str:

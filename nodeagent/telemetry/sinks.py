@@ -1,17 +1,55 @@
-"""Where lines of the access log go: a file that is rotated by size, or standard output. All calls block."""
+"""Where the access log goes: a file that is rotated by size, standard output, or the journal. All calls block."""
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
+
+from nodeagent.telemetry.records import Record, as_entry
+from systemdapi.journal import Journal
 
 MAX_FILE_BYTES: Final = 64 << 20
 KEPT_FILES: Final = 3
 
 
 class Sink(Protocol):
+    def write(self, records: Sequence[Record]) -> None:
+        """Writes them all; raises OSError. What failed is written again, perhaps with more behind it."""
+
+
+class TakesLines(Protocol):
     def write(self, lines: bytes) -> None:
-        """Writes whole lines; raises OSError."""
+        """Writes whole lines, all or none; raises OSError."""
+
+
+class Lines:
+    """A line for each record."""
+
+    def __init__(self, target: TakesLines, render: Callable[[Record], str]) -> None:
+        self._target = target
+        self._render = render
+
+    def write(self, records: Sequence[Record]) -> None:
+        """See `Sink`."""
+        self._target.write("".join(f"{self._render(one)}\n" for one in records).encode("utf-8", "backslashreplace"))
+
+
+class Entries:
+    """An entry of the journal for each record, with its fields."""
+
+    def __init__(self, journal: Journal, program: str) -> None:
+        self._journal = journal
+        self._program = program
+        self._taken = 0
+        """Of a batch that could not be written to its end."""
+
+    def write(self, records: Sequence[Record]) -> None:
+        """See `Sink`."""
+        for one in records[self._taken :]:
+            self._journal.send({"SYSLOG_IDENTIFIER": self._program, **as_entry(one)})
+            self._taken += 1
+        self._taken = 0
 
 
 class StandardOutput:

@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from nodeagent.bpf import mesh_sockets
@@ -14,6 +14,7 @@ from nodeagent.linux.cgroups import Cgroup
 from nodeagent.linux.errors import KernelError
 from nodeagent.telemetry.kernel.tcp_metrics import minus
 
+SLICE: Final = "nodemesh.slice"
 IDLE_LOOKS: Final = 120
 """After so many looks at which a flow had not changed its entry is given back."""
 
@@ -73,8 +74,12 @@ class Tunnels:
 
 
 def _own() -> Cgroup:
-    """The cgroup of the agent, and so of the listeners that it makes and of the proxy that it starts."""
-    cgroup = Cgroup.open(cgroups.of_process(os.getpid()))
+    """The cgroup of the agent, and so of the listeners that it makes and of the proxy that it starts.
+
+    As units of systemd they have one each, in a slice that they share with nobody.
+    """
+    path = PurePosixPath(cgroups.of_process(os.getpid()))
+    cgroup = Cgroup.open(str(path.parent if path.parent.name == SLICE else path))
     if cgroup.is_root:
         # So it seems in a container, too, that has a namespace of cgroups and the host's mount of them.
         cgroup.close()

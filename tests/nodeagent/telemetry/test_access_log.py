@@ -2,16 +2,19 @@
 
 import asyncio
 import os
+import re
+import socket
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from nodeagent.telemetry.access_log import KEPT_DENIALS, KEPT_RECORDS, AccessLog
 from nodeagent.telemetry.records import Record
-from nodeagent.telemetry.sinks import RotatedFile, StandardOutput
+from nodeagent.telemetry.sinks import Entries, Lines, RotatedFile, StandardOutput
+from systemdapi.journal import Journal
 
 
 def numbered(number: int, **fields: str) -> Record:
@@ -44,7 +47,7 @@ def lines(path: Path) -> list[str]:
 
 async def test_lines_reach_a_private_file_in_order(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
-    async with running(AccessLog(RotatedFile(path), text)) as log:
+    async with running(AccessLog(Lines(RotatedFile(path), text), text)) as log:
         for number in range(100):
             log.add([numbered(number)])
         await until(lambda: len(lines(path)) == 100)
@@ -55,7 +58,7 @@ async def test_lines_reach_a_private_file_in_order(tmp_path: Path) -> None:
 async def test_what_was_not_written_is_written_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     for _ in range(20):
-        async with running(AccessLog(RotatedFile(path), text)) as log:
+        async with running(AccessLog(Lines(RotatedFile(path), text), text)) as log:
             await asyncio.sleep(0)
             log.add(numbered(number) for number in range(50))
             await asyncio.sleep(0)
@@ -97,7 +100,7 @@ class FullDisk:
 
 async def test_a_full_disk_sheds_beyond_the_bound_and_comes_back() -> None:
     disk = FullDisk()
-    async with running(AccessLog(disk, text, max_pending=10, retry_s=0.001)) as log:
+    async with running(AccessLog(Lines(disk, text), text, max_pending=10, retry_s=0.001)) as log:
         log.add(numbered(number) for number in range(25))
         await until(lambda: disk.tries > 2)
         assert log.lost == 15
@@ -142,3 +145,36 @@ async def test_following_sees_each_line_once() -> None:
 def test_standard_output_takes_lines_as_they_are(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     StandardOutput().write(b"one\ntwo\n")
     assert capfdbinary.readouterr().out == b"one\ntwo\n"
+
+
+class Ending(Journal):
+    """Takes so many entries, and then none."""
+
+    def __init__(self, path: Path, left: int) -> None:
+        super().__init__(path)
+        self.left = left
+
+    def send(self, fields: Mapping[str, str | int]) -> None:
+        if not self.left:
+            raise ConnectionRefusedError
+        super().send(fields)
+        self.left -= 1
+
+
+def test_the_journal_gets_the_fields_and_each_record_once(tmp_path: Path) -> None:
+    records = [numbered(number, **{"src.workload": "shop", "dst.workload": "api"}) for number in range(3)]
+    journal = Ending(tmp_path / "journal", 1)
+    sink = Entries(journal, "nodeagent")
+    with closing(journal), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "journal"))
+        listening.settimeout(10)
+        with pytest.raises(ConnectionRefusedError):
+            sink.write(records)
+        journal.left = 9
+        sink.write([*records, numbered(3)])
+        heard = [listening.recv(1 << 16).decode() for _ in range(4)]
+        assert journal.left == 6
+    assert [re.findall(r"^ERROR=(.*)$", entry, re.MULTILINE) for entry in heard] == [["0"], ["1"], ["2"], ["3"]]
+    first = heard[0].splitlines()
+    assert {"SYSLOG_IDENTIFIER=nodeagent", "LOGGER=access", "PRIORITY=4", "SRC_WORKLOAD=shop", "DST_WORKLOAD=api"} <= set(first)
+    assert 'MESSAGE=connection failed: error=0 src.workload="shop" dst.workload="api"' in first
