@@ -109,7 +109,12 @@ class Controller:
         self._metrics = metrics or Metrics()
         trust = TrustView(self._authority, self._revocations, settings.trust_domain)
         address, authorization = TypeURL(wire.ADDRESS_TYPE), TypeURL(wire.AUTHORIZATION_TYPE)
-        views: dict[TypeURL, ResourceView] = {address: model, authorization: model, TypeURL(wire.TRUST_TYPE): trust}
+        views: dict[TypeURL, ResourceView] = {
+            address: model,
+            authorization: model,
+            TypeURL(wire.NAMES_TYPE): model,
+            TypeURL(wire.TRUST_TYPE): trust,
+        }
         self._hub = Hub(views, self._metrics, clock)
         certificate = ServerCertificate(self._authority, (*DEFAULT_HOSTNAMES, *settings.hostnames), clock)
         self._tls = ServerTLS(certificate)

@@ -24,6 +24,9 @@ ADDRESS_TYPE: Final = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION_TYPE: Final = "type.googleapis.com/istio.security.Authorization"
 TRUST_TYPE: Final = "type.googleapis.com/nodemesh.trust.TrustBundle"
 """nodemesh's own, for roots and revocations; Istio's controller answers a subscription to it with nothing."""
+NAMES_TYPE: Final = "type.googleapis.com/nodemesh.names.Names"
+"""nodemesh's own, for DNS: without it an agent passes every question on."""
+DNS_PORT: Final = 15053
 
 DEFAULT_TRUST_DOMAIN: Final = "cluster.local"
 DEFAULT_SERVICE_ACCOUNT: Final = "default"

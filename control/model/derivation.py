@@ -20,7 +20,16 @@ from control.kinds import (
 from control.model.authorization import convert
 from control.model.claims import Claim
 from control.model.peer_modes import port_policy, static_strict
-from control.model.services import entry_services, foreign_host, kubernetes_service
+from control.model.services import (
+    bound_entry,
+    bound_service,
+    entry_services,
+    foreign_host,
+    kubernetes_service,
+    named,
+    needs_addresses,
+    with_addresses,
+)
 from control.model.settings import MeshSettings
 from control.model.store import Store
 from control.model.workloads import entry_workload, inline_workloads, pod_workload, slice_workloads
@@ -28,6 +37,7 @@ from control.resources import TypeURL
 from control.validation import values
 from meshapi import wire, workload
 from meshapi.authorization import Policy, encode_policy
+from meshapi.names import Host
 from meshapi.workload import AddressKey, NetworkMode, ServiceKey, address_key
 
 ADDRESS = TypeURL(wire.ADDRESS_TYPE)
@@ -46,6 +56,8 @@ class Candidate(Struct, frozen=True):
     claims: tuple[Claim, ...]
     aliases: tuple[AddressKey, ...] = ()
     services: tuple[ServiceKey, ...] = ()
+    host: Host | None = None
+    """What its name stands for in DNS, if it has one there."""
 
 
 class Derived(Struct, frozen=True):
@@ -75,7 +87,7 @@ def derive(item: MeshObject, store: Store, settings: MeshSettings) -> Derived:
             service = store.slice_service(item)
             return Derived(tuple(_workload(one) for one in slice_workloads(item, service, settings)) if service else ())
         case Service():
-            return Derived() if item.external else Derived((_service(kubernetes_service(item, settings)),))
+            return Derived() if item.external else Derived((_kubernetes_service(item, settings),))
         case Node():
             addresses = [values.address(entry.address) for entry in item.status.addresses if entry.type == "InternalIP"]
             return Derived(claims=tuple(address_claim(address_key(settings.network, address)) for address in addresses))
@@ -102,12 +114,27 @@ def rivals_text(claim: Claim, winner: ObjectKey) -> str:
 
 def _service_entry(entry: ServiceEntry, store: Store, settings: MeshSettings) -> Derived:
     namespace = entry.metadata.namespace
-    services = tuple(_service(service) for service in entry_services(entry, settings))
+    made = entry_services(entry, settings)
+    if needs_addresses(entry):
+        made = tuple(_with_handed_out(service, store, settings) for service in made)
+    ports = bound_entry(entry, settings).ports
+    services = tuple(_service(service, named(service, ports, settings)) for service in made)
     names = tuple(claim for service in services for claim in service.claims if not claim.startswith("address "))
     # The endpoints go with the hosts: where another object has the name, they must not be added to it.
     workloads = tuple(_workload(one, names) for one in inline_workloads(entry, store.surroundings(entry), settings))
     refused = tuple(why for host in entry.spec.hosts if (why := foreign_host(host, namespace, settings.domain)) is not None)
     return Derived(services + (workloads if services else ()), refused=refused)
+
+
+def _with_handed_out(service: workload.Service, store: Store, settings: MeshSettings) -> workload.Service:
+    """A service with the addresses that its host was given for want of its own."""
+    given = store.handed_out.addresses(service.key)
+    return with_addresses(service, given, settings) if given else service
+
+
+def _kubernetes_service(item: Service, settings: MeshSettings) -> Candidate:
+    service = kubernetes_service(item, settings)
+    return _service(service, named(service, bound_service(item, settings).ports, settings))
 
 
 def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candidate:
@@ -124,10 +151,10 @@ def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candida
     )
 
 
-def _service(service: workload.Service) -> Candidate:
+def _service(service: workload.Service, host: Host | None) -> Candidate:
     aliases = tuple(dict.fromkeys(address.key for address in service.addresses))
     claims = (f"service {service.key}", *(address_claim(alias) for alias in aliases))
-    return Candidate(ADDRESS, service.key, partial(workload.encode_service, service), claims, aliases)
+    return Candidate(ADDRESS, service.key, partial(workload.encode_service, service), claims, aliases, host=host)
 
 
 def _policy(policy: Policy) -> Candidate:

@@ -51,7 +51,7 @@ class Mesh:
         self.store = Store(settings)
         self.claims = Claims()
         self.derived: dict[ObjectKey, Derived] = {}
-        self._published = Published()
+        self._published = Published(settings.domain)
         self._served: dict[ObjectKey, frozenset[tuple[TypeURL, str]]] = {}
 
     # ---- what changes

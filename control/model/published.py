@@ -2,19 +2,27 @@
 
 from collections.abc import Callable, Collection
 from hashlib import blake2b
+from typing import Final
 
 from control.model.derivation import ADDRESS, AUTHORIZATION, Candidate
+from control.model.name_tables import NameTables
 from control.resources import Changes, Resource, TypeURL
+from meshapi import wire
+from meshapi.workload import ServiceKey
+
+NAMES: Final = TypeURL(wire.NAMES_TYPE)
 
 
 class Published:
     """Implements ResourceView; `commit` tells watchers what a batch of changes really changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, domain: str) -> None:
+        """`domain`: the cluster's, in DNS."""
         self._resources: dict[TypeURL, dict[str, Resource]] = {}
         self._candidates: dict[tuple[TypeURL, str], Candidate] = {}
         self._by_alias: dict[str, set[str]] = {}
         self._members: dict[str, set[str]] = {}
+        self._names = NameTables(domain)
         self._before: dict[tuple[TypeURL, str], Resource | None] = {}
         """What was there for each name that the running batch touched."""
         self._watchers: list[Callable[[Changes], None]] = []
@@ -50,14 +58,14 @@ class Published:
     def put(self, candidate: Candidate) -> None:
         """Serves a resource, within a batch."""
         self.remove(candidate.type_url, candidate.name)
-        body = candidate.encode()
-        resource = Resource(candidate.name, blake2b(body, digest_size=8).hexdigest(), body)
-        self._resources.setdefault(candidate.type_url, {})[candidate.name] = resource
+        self._set(candidate.type_url, candidate.name, candidate.encode())
         self._candidates[(candidate.type_url, candidate.name)] = candidate
         for alias in candidate.aliases:
             self._by_alias.setdefault(alias, set()).add(candidate.name)
         for service in candidate.services:
             self._members.setdefault(service, set()).add(candidate.name)
+        if candidate.host is not None:
+            self._names.put(ServiceKey(candidate.name), candidate.host)
 
     def remove(self, type_url: TypeURL, name: str) -> None:
         """Serves a resource no more, within a batch."""
@@ -65,6 +73,8 @@ class Published:
         if (candidate := self._candidates.pop((type_url, name), None)) is None:
             return
         del self._resources[type_url][name]
+        if candidate.host is not None:
+            self._names.remove(ServiceKey(name))
         for index, places in ((self._by_alias, candidate.aliases), (self._members, candidate.services)):
             for place in places:
                 index[place].discard(name)
@@ -73,6 +83,12 @@ class Published:
 
     def commit(self) -> None:
         """Ends a batch."""
+        for namespace, body in self._names.changed():
+            self._before.setdefault((NAMES, namespace), self.get(NAMES, namespace))
+            if body is not None:
+                self._set(NAMES, namespace, body)
+            else:
+                self._resources.get(NAMES, {}).pop(namespace, None)
         changes: dict[TypeURL, set[str]] = {}
         for (type_url, name), before in self._before.items():
             if self.get(type_url, name) != before:
@@ -82,6 +98,10 @@ class Published:
             ordered = self._in_order(changes)
             for watcher in tuple(self._watchers):
                 watcher(ordered)
+
+    def _set(self, type_url: TypeURL, name: str, body: bytes) -> None:
+        resource = Resource(name, blake2b(body, digest_size=8).hexdigest(), body)
+        self._resources.setdefault(type_url, {})[name] = resource
 
     def _in_order(self, changes: Changes) -> Changes:
         """Policies before the workloads that name them, but where policies only go, after: agents deny at a name without its policy."""

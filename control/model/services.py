@@ -3,16 +3,19 @@
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from control.kinds import EndpointSlice, Pod, Service, ServiceEntry
 from control.kinds.networking import EntryWorkload
 from control.model.settings import MeshSettings
 from control.validation import values
 from meshapi import workload as mesh
+from meshapi.names import Host, NamedPort
 from meshapi.workload import (
     AppProtocol,
     BalancingMode,
     HealthPolicy,
+    IPAddress,
     IPFamilies,
     LoadBalancing,
     NetworkAddress,
@@ -23,6 +26,7 @@ from meshapi.workload import (
 )
 
 DISTRIBUTION_ANNOTATION: Final = "networking.istio.io/traffic-distribution"
+AUTO_ADDRESS_LABEL: Final = "networking.istio.io/enable-autoallocate-ip"
 EXPORT_ANNOTATION: Final = "networking.istio.io/exportTo"
 _ZONES: Final = (Scope.NETWORK, Scope.REGION, Scope.ZONE)
 _PREFER_CLOSE: Final = LoadBalancing((*_ZONES, Scope.SUBZONE), BalancingMode.FAILOVER)
@@ -106,7 +110,7 @@ def entry_services(entry: ServiceEntry, settings: MeshSettings) -> tuple[mesh.Se
             name=meta.name,
             namespace=meta.namespace,
             hostname=host,
-            addresses=tuple(NetworkAddress(values.single_address(text), settings.network) for text in spec.addresses),
+            addresses=tuple(NetworkAddress(address, settings.network) for address in stated_addresses(entry)),
             ports=tuple(
                 Port(port.number, port.target_port or port.number, _protocol(port.protocol.lower(), port.name)) for port in spec.ports
             ),
@@ -116,6 +120,35 @@ def entry_services(entry: ServiceEntry, settings: MeshSettings) -> tuple[mesh.Se
         )
         for host in spec.hosts
         if foreign_host(host, meta.namespace, settings.domain) is None
+    )
+
+
+def stated_addresses(entry: ServiceEntry) -> tuple[IPAddress, ...]:
+    """What a ServiceEntry says; addresses that are the mesh's to hand out are nobody's to state."""
+    stated = (values.single_address(text) for text in entry.spec.addresses)
+    return tuple(address for address in stated if not values.is_handed_out(address))
+
+
+def needs_addresses(entry: ServiceEntry) -> bool:
+    """Whether its hosts are to be given addresses, so that their names lead to them: their own are those of endpoints, if any."""
+    wanted = entry.metadata.labels.get(AUTO_ADDRESS_LABEL) != "false"
+    return wanted and entry.spec.resolution == "STATIC" and not stated_addresses(entry)
+
+
+def with_addresses(service: mesh.Service, addresses: tuple[IPAddress, ...], settings: MeshSettings) -> mesh.Service:
+    """A service with addresses that were handed out."""
+    return replace(service, addresses=tuple(NetworkAddress(address, settings.network) for address in addresses))
+
+
+def named(service: mesh.Service, ports: tuple[BoundPort, ...], settings: MeshSettings) -> Host | None:
+    """What the service's name stands for in DNS; None if that is not the mesh's to say: without addresses only the cluster's do."""
+    if not service.addresses and not service.hostname.endswith(f".svc.{settings.domain}"):
+        return None
+    return Host(
+        hostname=service.hostname,
+        addresses=tuple(one.address for one in service.addresses),
+        ports=tuple(NamedPort(port.number, port.name) for port in ports),
+        private=service.visibility is Visibility.NAMESPACE,
     )
 
 

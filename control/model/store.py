@@ -21,14 +21,16 @@ from control.kinds import (
 )
 from control.kinds.core import Endpoint
 from control.model import vm
+from control.model.handed_out import HandedOut
 from control.model.labels import LabelIndex, Labels, SelectorIndex, unfile
 from control.model.policy_store import PolicyStore
-from control.model.services import BoundService, bound_entry, bound_service
+from control.model.services import BoundService, bound_entry, bound_service, entry_services, needs_addresses
 from control.model.settings import MeshSettings
 from control.model.workloads import Surroundings, node_locality
 from meshapi import wire
 from meshapi.vm import GroupName
 
+_NO_ORDER = (False, "", "", "")
 O = TypeVar("O", bound=MeshObject)  # noqa: E741 - an object of one kind
 
 
@@ -39,6 +41,7 @@ class Store:
         self._settings = settings
         self._objects: dict[ObjectKey, MeshObject] = {}
         self._workloads = LabelIndex()
+        self.handed_out = HandedOut()
         self.policies = PolicyStore(settings.root_namespace, self._workloads)
         self._services = SelectorIndex()
         self._pods_by_node: dict[str, set[ObjectKey]] = {}
@@ -130,7 +133,9 @@ class Store:
                 return self._put_node(key, old, new)
             case Kind.POD:
                 return self._put_pod(key, old, new)
-            case Kind.SERVICE | Kind.SERVICE_ENTRY | Kind.WORKLOAD_ENTRY:
+            case Kind.SERVICE_ENTRY:
+                return self._put_service(key, old, new) | self._hand_out(key, _as(ServiceEntry, new))
+            case Kind.SERVICE | Kind.WORKLOAD_ENTRY:
                 return self._put_service(key, old, new)
             case Kind.ENDPOINT_SLICE:
                 return self._put_slice(key, old, new)
@@ -189,6 +194,13 @@ class Store:
             unfile(self._registered, before, key)
         if after:
             self._registered.setdefault(after, set()).add(key)
+
+    def _hand_out(self, key: ObjectKey, entry: ServiceEntry | None) -> set[ObjectKey]:
+        """Gives addresses to the hosts of an entry that need some; returns whose hosts have other ones now."""
+        if entry is None or not needs_addresses(entry):
+            return self.handed_out.put(key, (), _NO_ORDER)
+        hosts = (one.key for one in entry_services(entry, self._settings) if not one.hostname.startswith("*"))
+        return self.handed_out.put(key, hosts, entry.metadata.age_rank)
 
     def _offer(self, item: MeshObject | None) -> tuple[Labels, BoundService] | None:
         """What of a service matters to its workloads."""

@@ -23,12 +23,22 @@ def service_entry_remarks(entry: ServiceEntry) -> Iterator[Remark]:
             yield Remark(("spec", "hosts", index), f"{host} can't be looked up in DNS", "list endpoints, or use resolution NONE")
     for index, text in enumerate(spec.addresses):
         yield from attempt(values.single_address, text, ("spec", "addresses", index))
+        yield from _handed_out_remarks(text, ("spec", "addresses", index))
     if spec.resolution not in _RESOLUTIONS:
         yield Remark(("spec", "resolution"), f"unknown resolution {spec.resolution[:40]!r}", "one of " + ", ".join(_RESOLUTIONS))
     yield from _port_remarks(entry)
     yield from _endpoint_remarks(entry)
     if any(target not in {"*", "."} for target in spec.export_to):
         yield warning(("spec", "exportTo"), "only * and . can be expressed: visible in its own namespace only")
+
+
+def _handed_out_remarks(text: str, path: Path) -> Iterator[Remark]:
+    try:
+        address = values.single_address(text)
+    except ValueError:
+        return
+    if values.is_handed_out(address):
+        yield warning(path, f"{text} is of a range that the mesh hands out: it is not used, and hosts get an address by themselves")
 
 
 def _port_remarks(entry: ServiceEntry) -> Iterator[Remark]:

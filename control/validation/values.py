@@ -109,6 +109,15 @@ def address(text: str) -> IPAddress:
         raise ValueError(f"{text[:80]!r} is no IP address") from None
 
 
+HANDED_OUT: Final = (IPv4Network("240.240.0.0/16"), IPv6Network("2001:2::/48"))
+"""The ranges that the mesh gives addresses from to hosts without any; Istio's. Nobody may state one."""
+
+
+def is_handed_out(ip: IPAddress) -> bool:
+    """Whether an address is of those ranges."""
+    return any(ip in block for block in HANDED_OUT)
+
+
 def serving_address(text: str) -> IPAddress:
     """An address that a workload or service may claim."""
     ip = address(text)

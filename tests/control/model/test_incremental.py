@@ -207,6 +207,9 @@ def fresh(mesh: Mesh, order: Callable[[list[ObjectKey]], list[ObjectKey]] = sort
     return other
 
 
+TYPES = (wire.ADDRESS_TYPE, wire.AUTHORIZATION_TYPE, wire.NAMES_TYPE)
+
+
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.lists(CHANGES, max_size=6), max_size=8))
 def test_any_sequence_of_changes_ends_where_a_fresh_start_ends(batches: list[list[Change]]) -> None:
@@ -237,7 +240,7 @@ def test_watchers_hear_of_exactly_what_changed(batches: list[list[Change]]) -> N
     mesh.watch(on_change)
     for batch in batches:
         mesh.apply(batch)
-        served = {(kind, name): mesh.get(kind, name) for kind in (wire.ADDRESS_TYPE, wire.AUTHORIZATION_TYPE) for name in mesh.names(kind)}
+        served = {(kind, name): mesh.get(kind, name) for kind in TYPES for name in mesh.names(kind)}
         assert mirror == served
 
 
@@ -251,6 +254,7 @@ def test_nothing_is_left_when_all_is_removed(changes: list[Change]) -> None:
     assert not mesh.derived
     assert not mesh.claims._claimants
     assert not mesh.store._pods_by_node
+    assert not mesh.names(wire.NAMES_TYPE)
     assert not mesh.store._workloads._by_pair
     assert not mesh.store._services._by_pair
     assert not mesh.store._slices_by_pod

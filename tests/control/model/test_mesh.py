@@ -66,15 +66,16 @@ def big() -> Config:
         ("p7.yaml", pod(7, "10.200.0.1"), pod(7), {Kind.POD: 1}, 1),
         ("p7.yaml", "", pod(7), {}, 1),
         ("p7.yaml", pod(7, labels=", extra: a"), pod(7), {Kind.POD: 1}, 0),
-        ("s7.yaml", service(7, 81), service(7), {Kind.SERVICE: 1, Kind.POD: 10}, 11),
-        ("s7.yaml", service(7).replace("clusterIP: 10.96.7.1", "clusterIP: 10.97.7.1"), service(7), {Kind.SERVICE: 1}, 1),
-        ("new.yaml", service(7).replace("name: s7", "name: other").replace("10.96.7.1", "None"), "", {Kind.SERVICE: 1, Kind.POD: 10}, 11),
+        ("s7.yaml", service(7, 81), service(7), {Kind.SERVICE: 1, Kind.POD: 10}, 12),
+        ("s7.yaml", service(7).replace("clusterIP: 10.96.7.1", "clusterIP: 10.97.7.1"), service(7), {Kind.SERVICE: 1}, 2),
+        ("new.yaml", service(7).replace("name: s7", "name: other").replace("10.96.7.1", "None"), "", {Kind.SERVICE: 1, Kind.POD: 10}, 12),
         ("a.yaml", POLICY.replace("app: web", "app: s7") % ("DENY", "namespaces"), "", {Kind.AUTHORIZATION_POLICY: 1, Kind.POD: 10}, 11),
     ],
 )
 def test_a_change_costs_what_it_touches(
     big: Config, file: str, change: str, restore: str, derivations: dict[Kind, int], changed: int
 ) -> None:
+    """With a service, the names of its namespace change."""
     heard: list[Changes] = []
     before = Counter(big.mesh.derivations)
     end = big.mesh.watch(heard.append)
