@@ -8,6 +8,7 @@ from control.kinds.security import PolicyAction, PolicyCondition, PolicyFrom, Po
 from control.validation import values
 from control.validation.core_checks import Path, attempt, label_remarks
 from control.validation.finding import Remark, warning
+from control.validation.path_templates import check_path
 
 DRY_RUN: Final = "istio.io/dry-run"
 L4_CONDITIONS: Final = frozenset(
@@ -93,6 +94,8 @@ def _operation_remarks(item: PolicyTo, path: Path) -> Iterator[Remark]:
         yield Remark(path, "an empty operation", "list something or remove it")
     yield from _list_remarks(values.port_text, (*path, "ports"), operation.ports)
     yield from _list_remarks(values.port_text, (*path, "notPorts"), operation.not_ports)
+    yield from _list_remarks(check_path, (*path, "paths"), operation.paths)
+    yield from _list_remarks(check_path, (*path, "notPaths"), operation.not_paths)
 
 
 def _condition_remarks(condition: PolicyCondition, namespace: str, path: Path) -> Iterator[Remark]:

@@ -1,0 +1,1 @@
+"""AuthorizationPolicy as Envoy's RBAC filters, for requests and for plain connections."""

@@ -1,0 +1,125 @@
+"""The policies of one place as filters, in the order in which they judge: denials, then what is let in, beside them what is only noted.
+
+What a place can't ask never widens: a rule of ALLOW with such a part lets nobody in, one of DENY denies without regard to it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any as Message
+from typing import Final
+
+from msgspec import Struct
+
+from control.envoy.messages import new, packed
+from control.envoy.rbac.matchers import PERMISSION, PRINCIPAL
+from control.envoy.rbac.parts import Identity, Place, condition, operation, source
+from control.kinds import AuthorizationPolicy
+from control.kinds.security import PolicyAction, PolicyRule
+from control.validation import values
+from control.validation.policy_checks import DRY_RUN
+
+HTTP_RBAC: Final = "envoy.filters.http.rbac"
+NETWORK_RBAC: Final = "envoy.filters.network.rbac"
+_HTTP_TYPE: Final = "envoy.extensions.filters.http.rbac.v3.RBAC"
+_NETWORK_TYPE: Final = "envoy.extensions.filters.network.rbac.v3.RBAC"
+
+
+class Judges(Struct, frozen=True):
+    """Filters in their order, and of each policy (namespace/name) the parts that this place can't ask."""
+
+    filters: tuple[Message, ...]
+    unanswerable: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class Ruled(Struct, frozen=True):
+    """One policy: Envoy's policies by name, and the parts that could not be asked."""
+
+    policies: dict[str, Message]
+    left: tuple[str, ...]
+
+
+def http_judges(policies: Iterable[AuthorizationPolicy], identity: Identity) -> Judges:
+    """Filters of requests; CUSTOM is not among them."""
+    return _judges(policies, identity, requests=True)
+
+
+def network_judges(policies: Iterable[AuthorizationPolicy], identity: Identity) -> Judges:
+    """Filters of connections, for what is no HTTP."""
+    return _judges(policies, identity, requests=False)
+
+
+def ruled(policy: AuthorizationPolicy, identity: Identity, *, requests: bool) -> Ruled:
+    """Envoy's policies of one policy: one of each rule that can match here."""
+    meta = policy.metadata
+    deny = policy.spec.action is not PolicyAction.ALLOW
+    place = Place(identity, requests, deny, meta.namespace)
+    found: dict[str, Message] = {}
+    left: list[str] = []
+    for index, rule in enumerate(policy.spec.rules):
+        made, missing = _rule(rule, place)
+        left += missing
+        if not missing or deny:
+            found[f"ns[{meta.namespace}]-policy[{meta.name}]-rule[{index}]"] = made
+    return Ruled(found, tuple(dict.fromkeys(left)))
+
+
+def _judges(policies: Iterable[AuthorizationPolicy], identity: Identity, *, requests: bool) -> Judges:
+    ordered = sorted(policies, key=lambda policy: (policy.metadata.namespace, policy.metadata.name))
+    filters: list[Message] = []
+    unanswerable: list[tuple[str, tuple[str, ...]]] = []
+    for action, envoys in ((PolicyAction.AUDIT, "LOG"), (PolicyAction.DENY, "DENY"), (PolicyAction.ALLOW, "ALLOW")):
+        enforced: list[Ruled] = []
+        tried: list[Ruled] = []
+        for policy in (one for one in ordered if one.spec.action is action):
+            rules = ruled(policy, identity, requests=requests)
+            (tried if _is_dry_run(policy) else enforced).append(rules)
+            if rules.left:
+                unanswerable.append((f"{policy.metadata.namespace}/{policy.metadata.name}", rules.left))
+        if enforced or tried:
+            filters.append(_filter(envoys, _rules(envoys, enforced), _rules(envoys, tried), requests=requests))
+    return Judges(tuple(filters), tuple(unanswerable))
+
+
+def _rule(rule: PolicyRule, place: Place) -> tuple[Message, list[str]]:
+    left: list[str] = []
+    permissions, principals = [], []
+    if rule.operations:
+        asked = [operation(item.operation, place) for item in rule.operations]
+        permissions.append(PERMISSION.any_of([one for one, _ in asked]))
+        left += [name for _, names in asked for name in names]
+    if rule.sources:
+        sources = [source(item.source, place) for item in rule.sources]
+        principals.append(PRINCIPAL.any_of([one for one, _ in sources]))
+        left += [name for _, names in sources for name in names]
+    for item in rule.conditions or ():
+        wanted = condition(item, place)
+        if wanted is None:
+            left.append(item.key)
+        else:
+            permissions += wanted[0]
+            principals += wanted[1]
+    made = new("envoy.config.rbac.v3.Policy", permissions=[PERMISSION.all_of(permissions)], principals=[PRINCIPAL.all_of(principals)])
+    return made, left
+
+
+def _rules(action: str, of_policies: Sequence[Ruled]) -> Message | None:
+    """None without policies. ALLOW with policies and no rule that can match lets nobody in."""
+    if not of_policies:
+        return None
+    merged = {name: policy for one in of_policies for name, policy in one.policies.items()}
+    return new("envoy.config.rbac.v3.RBAC", action=action, policies=merged)
+
+
+def _filter(action: str, rules: Message | None, tried: Message | None, *, requests: bool) -> Message:
+    prefix = f"istio_dry_run_{action.lower()}_"
+    shadow = {"shadow_rules": tried, "shadow_rules_stat_prefix": prefix} if tried is not None else {}
+    fields: dict[str, object] = {**shadow, **({"rules": rules} if rules is not None else {})}
+    if requests:
+        config, name = packed(new(_HTTP_TYPE, **fields)), HTTP_RBAC
+        return new("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", name=name, typed_config=config)
+    config = packed(new(_NETWORK_TYPE, stat_prefix="tcp.", **fields))
+    return new("envoy.config.listener.v3.Filter", name=NETWORK_RBAC, typed_config=config)
+
+
+def _is_dry_run(policy: AuthorizationPolicy) -> bool:
+    annotations = policy.metadata.annotations
+    return DRY_RUN in annotations and values.boolean(annotations[DRY_RUN])
