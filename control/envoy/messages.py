@@ -2,12 +2,14 @@
 
 from functools import cache
 from importlib.resources import files
-from typing import Any as Message
+from typing import Any, TypeAlias
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
+Message: TypeAlias = Any
+"""A message of the private pool, for which there are no stubs. What was handed out as part of a resource is not changed any more."""
 TYPE_PREFIX = "type.googleapis.com/"
 
 

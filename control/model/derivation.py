@@ -47,7 +47,7 @@ AUTHORIZATION = TypeURL(wire.AUTHORIZATION_TYPE)
 class Candidate(Struct, frozen=True):
     """A resource that will be there if its object wins what it claims.
 
-    `aliases` are the addresses that name it, `services` those that it is a member of.
+    `aliases` are the addresses that name it, `services` those that it is a member of; `value` is what it encodes, if it is an address.
     """
 
     type_url: TypeURL
@@ -58,6 +58,7 @@ class Candidate(Struct, frozen=True):
     services: tuple[ServiceKey, ...] = ()
     host: Host | None = None
     """What its name stands for in DNS, if it has one there."""
+    value: workload.Workload | workload.Service | None = None
 
 
 class Derived(Struct, frozen=True):
@@ -148,13 +149,14 @@ def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candida
         (*claims, *(address_claim(alias) for alias in aliases)),
         aliases,
         tuple(sorted(one.services)),
+        value=one,
     )
 
 
 def _service(service: workload.Service, host: Host | None) -> Candidate:
     aliases = tuple(dict.fromkeys(address.key for address in service.addresses))
     claims = (f"service {service.key}", *(address_claim(alias) for alias in aliases))
-    return Candidate(ADDRESS, service.key, partial(workload.encode_service, service), claims, aliases, host=host)
+    return Candidate(ADDRESS, service.key, partial(workload.encode_service, service), claims, aliases, host=host, value=service)
 
 
 def _policy(policy: Policy) -> Candidate:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from control.kinds import Kind, MeshObject, Node, ObjectKey, Pod, WorkloadEntry
 from control.model.claims import Claims, rank
-from control.model.derivation import Derived, address_claim, derive, derive_static_strict
+from control.model.derivation import ADDRESS, Derived, address_claim, derive, derive_static_strict
 from control.model.published import Published
 from control.model.settings import MeshSettings
 from control.model.store import Store
@@ -18,7 +18,7 @@ from control.validation.document import Manifest
 from control.validation.finding import Finding, Origin
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.vm import VMName, is_vm, parse_vm
-from meshapi.workload import AddressKey
+from meshapi.workload import AddressKey, Service, Workload
 
 
 class Record(Struct, frozen=True):
@@ -33,6 +33,13 @@ class Record(Struct, frozen=True):
     object: MeshObject | None
     rejected: bool = False
     closed: bool = False
+
+
+class Batch(Struct, frozen=True):
+    """What one batch changed: the objects in force, and the resources that they amount to."""
+
+    objects: frozenset[ObjectKey]
+    resources: Changes
 
 
 class Mesh:
@@ -53,6 +60,9 @@ class Mesh:
         self.derived: dict[ObjectKey, Derived] = {}
         self._published = Published(settings.domain)
         self._served: dict[ObjectKey, frozenset[tuple[TypeURL, str]]] = {}
+        self._owners: dict[tuple[TypeURL, str], ObjectKey] = {}
+        self._changed: set[ObjectKey] = set()
+        self._batch_watchers: list[Callable[[Batch], None]] = []
 
     # ---- what changes
 
@@ -89,7 +99,10 @@ class Mesh:
         if record is not None:
             self.records[key] = record
         was, now = before.object if before else None, record.object if record else None
-        return self.store.put(key, now) if was != now else set()
+        if was == now:
+            return set()
+        self._changed.add(key)
+        return self.store.put(key, now)
 
     def _recompute(self, dirty: set[ObjectKey]) -> None:
         contested: set[ObjectKey] = set()
@@ -122,12 +135,18 @@ class Mesh:
             names = frozenset((one.type_url, one.name) for one in candidates)
             for type_url, name in self._served.pop(key, frozenset()) - names:
                 self._published.remove(type_url, name)
+                self._owners.pop((type_url, name), None)
             if names:
                 self._served[key] = names
-        for candidates in winning.values():
+        for key, candidates in winning.items():
             for one in candidates:
                 self._published.put(one)
-        self._published.commit()
+                self._owners[(one.type_url, one.name)] = key
+        resources = self._published.commit()
+        objects, self._changed = frozenset(self._changed), set()
+        if objects or resources:
+            for watcher in self._batch_watchers:
+                watcher(Batch(objects, resources))
 
     def _derived_of(self, key: ObjectKey) -> Derived:
         return self.derived.get(key, Derived())
@@ -136,6 +155,16 @@ class Mesh:
         """The claims that another object has, and which one."""
         winners = ((claim, self.claims.winner(claim)) for claim in claims)
         return [(claim, winner) for claim, winner in winners if winner != key]
+
+    def watch_batches(self, watcher: Callable[[Batch], None]) -> None:
+        """Calls `watcher` at the end of each batch that changed something."""
+        self._batch_watchers.append(watcher)
+
+    def address(self, name: str) -> tuple[Workload | Service, MeshObject] | None:
+        """The workload or service that is served under a name, and the object that it comes from."""
+        value, owner = self._published.value(name), self._owners.get((ADDRESS, name))
+        item = self.store.get(owner) if owner is not None else None
+        return None if value is None or item is None else (value, item)
 
     # ---- ResourceView
 

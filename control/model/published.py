@@ -8,7 +8,7 @@ from control.model.derivation import ADDRESS, AUTHORIZATION, Candidate
 from control.model.name_tables import NameTables
 from control.resources import Changes, Resource, TypeURL
 from meshapi import wire
-from meshapi.workload import ServiceKey
+from meshapi.workload import Service, ServiceKey, Workload
 
 NAMES: Final = TypeURL(wire.NAMES_TYPE)
 
@@ -34,6 +34,11 @@ class Published:
     def get(self, type_url: TypeURL, name: str) -> Resource | None:
         """A resource by its name."""
         return self._resources.get(type_url, {}).get(name)
+
+    def value(self, name: str) -> Workload | Service | None:
+        """The workload or service that is served under a name."""
+        candidate = self._candidates.get((ADDRESS, name))
+        return candidate.value if candidate else None
 
     def resolve(self, type_url: TypeURL, key: str) -> Collection[str]:
         """The names that a key stands for: a name, or an address of workloads and services."""
@@ -81,8 +86,8 @@ class Published:
                 if not index[place]:
                     del index[place]
 
-    def commit(self) -> None:
-        """Ends a batch."""
+    def commit(self) -> Changes:
+        """Ends a batch, and returns what it changed."""
         for namespace, body in self._names.changed():
             self._before.setdefault((NAMES, namespace), self.get(NAMES, namespace))
             if body is not None:
@@ -94,10 +99,11 @@ class Published:
             if self.get(type_url, name) != before:
                 changes.setdefault(type_url, set()).add(name)
         self._before.clear()
-        if changes:
-            ordered = self._in_order(changes)
+        ordered = self._in_order(changes)
+        if ordered:
             for watcher in tuple(self._watchers):
                 watcher(ordered)
+        return ordered
 
     def _set(self, type_url: TypeURL, name: str, body: bytes) -> None:
         resource = Resource(name, blake2b(body, digest_size=8).hexdigest(), body)

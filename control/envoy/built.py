@@ -1,0 +1,41 @@
+"""What translation gives: resources of Envoy with the objects that they come from, and the lists that say which there are."""
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, Final
+
+from msgspec import Struct
+
+from control.envoy.messages import TYPE_PREFIX, Message
+from control.kinds import ObjectKey
+from control.resources import Resource, TypeURL
+
+CLUSTER: Final = TypeURL(f"{TYPE_PREFIX}envoy.config.cluster.v3.Cluster")
+ENDPOINTS: Final = TypeURL(f"{TYPE_PREFIX}envoy.config.endpoint.v3.ClusterLoadAssignment")
+LISTENER: Final = TypeURL(f"{TYPE_PREFIX}envoy.config.listener.v3.Listener")
+ROUTES: Final = TypeURL(f"{TYPE_PREFIX}envoy.config.route.v3.RouteConfiguration")
+SERVED: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
+"""In the order in which an Envoy must get them: what is named comes before what names it."""
+
+
+class Built(Struct, frozen=True):
+    """A resource. `sources` are the objects that shaped it: where Envoy refuses it, they are told."""
+
+    resource: Resource
+    sources: tuple[ObjectKey, ...] = ()
+
+
+class Recipe(Struct, frozen=True):
+    """Which translator makes a resource: `translator(world, *args)` returns its Built, or None where it has gone meanwhile."""
+
+    type_url: TypeURL
+    name: str
+    translator: Callable[..., Built | None]
+    args: tuple[Any, ...] = ()
+    """Hashable."""
+
+
+def built(name: str, message: Message, sources: tuple[ObjectKey, ...] = ()) -> Built:
+    """A message as a resource, serialized once; equal messages have equal versions, in whatever run."""
+    body = bytes(message.SerializeToString(deterministic=True))
+    return Built(Resource(name, blake2b(body, digest_size=8).hexdigest(), body), tuple(dict.fromkeys(sources)))

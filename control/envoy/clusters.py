@@ -1,0 +1,68 @@
+"""Clusters: how a proxy reaches the endpoints of a service's port, through tunnels where the endpoint takes them."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from control.envoy.built import Built, built
+from control.envoy.catalogue import CatalogService, Resolution
+from control.envoy.messages import Message, new
+from control.envoy.naming import ClusterRef, Layer
+from control.envoy.parts import DESTINATION, IDENTITY, ads, http_options, internal_upstream, raw_buffer
+from control.envoy.proxies import ProxyKey
+from control.envoy.world import World
+from control.kinds import ObjectKey
+from meshapi.workload import AppProtocol
+
+Shaper = Callable[[World, ProxyKey, ClusterRef, Message], tuple[ObjectKey, ...]]
+"""Changes a cluster that was just made; returns the objects that it follows."""
+SHAPERS: Final[tuple[Shaper, ...]] = ()
+"""Who has a say in clusters, in this order."""
+TUNNEL_MATCH: Final = "envoy.transport_socket_match"
+"""The metadata of an endpoint by which its transport is chosen."""
+TUNNEL: Final = {"tunnel": "h2"}
+CONNECT_TIMEOUT_S: Final = 10
+
+
+def service_cluster(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | None:
+    """The Cluster of a service's port; its endpoints come apart from it."""
+    service = world.service(ref.service)
+    if service is None or service.port(ref.port) is None:
+        return None
+    message = new("envoy.config.cluster.v3.Cluster", **_base(service, ref))
+    sources = tuple(source for shape in SHAPERS for source in shape(world, proxy, ref, message))
+    return built(ref.name, message, (service.owner, *sources))
+
+
+def _base(service: CatalogService, ref: ClusterRef) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": ref.name,
+        "connect_timeout": {"seconds": CONNECT_TIMEOUT_S},
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": ads(), "service_name": ref.name},
+        # Who is not ready is not among the endpoints: half of them is no reason to call the others.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "lb_policy": "LEAST_REQUEST",
+        "transport_socket_matches": transports(),
+    }
+    if service.resolution is Resolution.NONE:
+        fields |= {"type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "cleanup_interval": {"seconds": 60}}
+        fields.pop("eds_cluster_config")
+    if ref.layer is Layer.HTTP:
+        fields["typed_extension_protocol_options"] = _http(service, ref)
+    return fields
+
+
+def transports() -> list[dict[str, Any]]:
+    """Through a tunnel, told where and to whom, or in plaintext: by what is known of the endpoint."""
+    return [
+        {"name": "tunnel", "match": TUNNEL, "transport_socket": internal_upstream(DESTINATION, IDENTITY)},
+        {"name": "plaintext", "match": {}, "transport_socket": raw_buffer()},
+    ]
+
+
+def _http(service: CatalogService, ref: ClusterRef) -> dict[str, Any]:
+    port = service.port(ref.port)
+    if port is not None and port.protocol in {AppProtocol.HTTP2, AppProtocol.GRPC}:
+        return http_options(explicit_http_config={"http2_protocol_options": {}})
+    # A port that does not say HTTP/2 gets what its client speaks.
+    return http_options(use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}})

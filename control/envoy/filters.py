@@ -1,0 +1,84 @@
+"""The filters that a request passes, put together in one place: their order is what security rests on.
+
+Each concern is a *producer*: a translator `(world, place) -> Parts` with the filters that it wants there, and the objects that they come
+from. Per-route settings go into the routes' `typed_per_filter_config` under the filter's name.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final
+
+from msgspec import Struct
+
+from control.envoy.messages import Message, new
+from control.envoy.parts import extension
+from control.envoy.place import Place
+from control.envoy.world import World
+from control.kinds import ObjectKey
+
+CORS: Final = "envoy.filters.http.cors"
+FAULT: Final = "envoy.filters.http.fault"
+GRPC_STATS: Final = "envoy.filters.http.grpc_stats"
+ROUTER: Final = "envoy.filters.http.router"
+
+
+class Phase(IntEnum):
+    """The order in which a request meets filters. CORS comes first, because a browser's preflight carries no credentials."""
+
+    CORS = 0
+    AUTHENTICATION = 1
+    AUTHORIZATION = 2
+    LIMITS = 3
+    FAULTS = 4
+    EXTENSIONS = 5
+    STATISTICS = 6
+    ROUTER = 7
+
+
+class Parts(Struct, frozen=True):
+    """Filters in their order (`HttpFilter` or network `Filter` messages), and the objects that shaped them."""
+
+    filters: tuple[Message, ...] = ()
+    sources: tuple[ObjectKey, ...] = ()
+
+
+Producer = Callable[[World, Place], Parts]
+
+
+def _always(name: str, kind: str, **fields: Any) -> Producer:
+    """A filter that is everywhere, and does what the routes say."""
+    message = new("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", **extension(name, kind, **fields))
+    parts = Parts((message,))
+
+    def produce(_world: World, _place: Place) -> Parts:
+        return parts
+
+    return produce
+
+
+HTTP_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = (
+    (Phase.CORS, _always(CORS, "filters.http.cors.v3.Cors")),
+    (Phase.FAULTS, _always(FAULT, "filters.http.fault.v3.HTTPFault")),
+    (Phase.STATISTICS, _always(GRPC_STATS, "filters.http.grpc_stats.v3.FilterConfig", stats_for_all_methods={"value": False})),
+    (Phase.ROUTER, _always(ROUTER, "filters.http.router.v3.Router")),
+)
+"""Who adds HTTP filters; within a phase, in this order."""
+NETWORK_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = ()
+"""Who adds network filters ahead of the one that carries bytes or speaks HTTP."""
+
+
+def http_filters(world: World, place: Place) -> Parts:
+    """The HTTP filters of a place; the router is the last."""
+    return _assembled(world, place, HTTP_PRODUCERS)
+
+
+def network_filters(world: World, place: Place) -> Parts:
+    """The network filters of a place that carries TCP."""
+    return _assembled(world, place, NETWORK_PRODUCERS)
+
+
+def _assembled(world: World, place: Place, producers: tuple[tuple[Phase, Producer], ...]) -> Parts:
+    ordered = sorted(producers, key=lambda entry: entry[0])
+    parts = [producer(world, place) for _, producer in ordered]
+    sources = dict.fromkeys(source for part in parts for source in part.sources)
+    return Parts(tuple(one for part in parts for one in part.filters), tuple(sources))

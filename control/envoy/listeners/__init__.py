@@ -1,0 +1,1 @@
+"""Listeners: where traffic comes into an Envoy, and which filter chain takes it."""

@@ -1,0 +1,131 @@
+"""What one Envoy is served, as a view of resources that follows the mesh."""
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+
+from control.envoy.built import SERVED, Built, Recipe
+from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
+from control.envoy.waypoint import waypoint_recipes
+from control.envoy.world import World
+from control.kinds import ObjectKey
+from control.resources import Changes, Resource, TypeURL
+
+Name = tuple[TypeURL, str]
+log = logging.getLogger(__name__)
+
+
+def recipes(world: World, key: ProxyKey, listen: tuple[str, ...]) -> tuple[Recipe, ...]:
+    """All resources of a proxy; none if there is no such proxy (any more)."""
+    proxy = world.ask(find_proxy, key)
+    match proxy:
+        case Proxy(kind=ProxyKind.WAYPOINT):
+            return waypoint_recipes(world, key, listen)
+    return ()
+
+
+class ProxyView:
+    """A ResourceView for one proxy. `refresh` after each change of the world; then watchers are told what really changed.
+
+    `listen`: the addresses that the Envoy has, at which it takes tunnels; none = all.
+    """
+
+    def __init__(self, world: World, key: ProxyKey, listen: tuple[str, ...] = ()) -> None:
+        self.key = key
+        self.listen = listen
+        self._world = world
+        self._recipes: dict[Name, Recipe] = {}
+        self._built: dict[TypeURL, dict[str, Built]] = {type_url: {} for type_url in SERVED}
+        self._watchers: list[Callable[[Changes], None]] = []
+        self.failed: dict[Name, str] = {}
+        """What could not be translated, an error of ours; what was there before stays."""
+        world.hold(recipes, key, listen)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Brings what is served up to the world."""
+        changes: dict[TypeURL, set[str]] = {type_url: set() for type_url in SERVED}
+        self._follow_recipes(changes)
+        for name, recipe in self._recipes.items():
+            if self._world.stale(recipe.translator, *recipe.args):
+                self._rebuild(name, recipe, changes)
+        told = {type_url: tuple(sorted(names)) for type_url, names in changes.items() if names}
+        if told:
+            for watcher in tuple(self._watchers):
+                watcher(told)
+
+    def close(self) -> None:
+        """Keeps nothing any more."""
+        for recipe in self._recipes.values():
+            self._world.release(recipe.translator, *recipe.args)
+        self._recipes.clear()
+        self._world.release(recipes, self.key, self.listen)
+
+    def sources(self, type_url: TypeURL, name: str) -> tuple[ObjectKey, ...]:
+        """The objects that shaped a resource."""
+        found = self._built.get(type_url, {}).get(name)
+        return found.sources if found is not None else ()
+
+    # ---- ResourceView
+
+    def names(self, type_url: TypeURL) -> Collection[str]:
+        """Every resource of a type."""
+        return self._built.get(type_url, {}).keys()
+
+    def get(self, type_url: TypeURL, name: str) -> Resource | None:
+        """A resource by its name."""
+        found = self._built.get(type_url, {}).get(name)
+        return found.resource if found is not None else None
+
+    def resolve(self, type_url: TypeURL, key: str) -> Collection[str]:
+        """Envoys ask by name alone."""
+        return (key,) if self.get(type_url, key) is not None else ()
+
+    def members(self, type_url: TypeURL, name: str) -> Collection[str]:  # noqa: ARG002 -- the interface's
+        """Nothing comes with another."""
+        return ()
+
+    def watch(self, on_change: Callable[[Changes], None]) -> Callable[[], None]:
+        """Calls `on_change` after each refresh that changed something; returns what ends it."""
+
+        def call(changes: Changes) -> None:
+            on_change(changes)
+
+        self._watchers.append(call)
+        return lambda: self._watchers.remove(call) if call in self._watchers else None
+
+    # ---- following
+
+    def _follow_recipes(self, changes: Mapping[TypeURL, set[str]]) -> None:
+        if not self._world.stale(recipes, self.key, self.listen) and self._recipes:
+            return
+        now = {(one.type_url, one.name): one for one in self._world.ask(recipes, self.key, self.listen)}
+        for name, recipe in now.items():
+            if self._recipes.get(name) != recipe:
+                self._world.hold(recipe.translator, *recipe.args)
+                self._rebuild(name, recipe, changes)
+        for name, recipe in self._recipes.items():
+            if now.get(name) != recipe:
+                self._world.release(recipe.translator, *recipe.args)
+            if name not in now:
+                self.failed.pop(name, None)
+                self._put(name, None, changes)
+        self._recipes = now
+
+    def _rebuild(self, name: Name, recipe: Recipe, changes: Mapping[TypeURL, set[str]]) -> None:
+        try:
+            made = self._world.ask(recipe.translator, *recipe.args)
+        except Exception as error:
+            # One resource that can't be made must not keep the others from their proxies.
+            log.exception("the %s %s of proxy %s could not be made", recipe.type_url.rpartition(".")[2], recipe.name, self.key)
+            self.failed[name] = f"{type(error).__name__}: {error}"[:300]
+            return
+        self.failed.pop(name, None)
+        self._put(name, made, changes)
+
+    def _put(self, name: Name, made: Built | None, changes: Mapping[TypeURL, set[str]]) -> None:
+        kept, key = self._built[name[0]], name[1]
+        before = kept.pop(key, None)
+        if made is not None:
+            kept[key] = made
+        if (before.resource if before else None) != (made.resource if made else None):
+            changes[name[0]].add(key)

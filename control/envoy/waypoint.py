@@ -1,0 +1,91 @@
+"""All that the Envoy of a waypoint is served: its tunnels, and for each service that is bound to it chains, routes and clusters."""
+
+from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Built, Recipe
+from control.envoy.catalogue import Resolution
+from control.envoy.clusters import service_cluster
+from control.envoy.endpoints import load_assignment
+from control.envoy.listeners.tunnel import (
+    Destinations,
+    internal_cluster,
+    originate_cluster,
+    originate_listener,
+    terminate_listener,
+    terminate_routes,
+)
+from control.envoy.listeners.waypoint import internal_listener, layers
+from control.envoy.naming import INTERNAL, ORIGINATE, TERMINATE, ClusterRef, Layer
+from control.envoy.place import Place
+from control.envoy.proxies import ProxyKey, find_proxy
+from control.envoy.routes import http_route_resource, http_routes, tcp_target
+from control.envoy.world import World
+from meshapi.workload import ServiceKey
+
+
+def waypoint_recipes(world: World, proxy: ProxyKey, listen: tuple[str, ...]) -> tuple[Recipe, ...]:
+    """Everything, by type and name."""
+    recipes = [
+        Recipe(LISTENER, TERMINATE, terminate_listener, (listen,)),
+        Recipe(LISTENER, INTERNAL, main_listener, (proxy,)),
+        Recipe(LISTENER, ORIGINATE, originate_listener),
+        Recipe(ROUTES, TERMINATE, ways_in, (proxy,)),
+        Recipe(CLUSTER, INTERNAL, internal_cluster),
+        Recipe(CLUSTER, ORIGINATE, originate_cluster),
+    ]
+    for key in world.ask(waypoint_services, proxy):
+        recipes += world.ask(_service_recipes, proxy, key)
+    return tuple(recipes)
+
+
+def waypoint_services(world: World, proxy: ProxyKey) -> tuple[ServiceKey, ...]:
+    """The services bound to a waypoint; of several with one hostname the one of its own namespace, else the first."""
+    found = world.ask(find_proxy, proxy)
+    if found is None or not found.for_services:
+        return ()
+    keys = {key for name in found.waypoint_names for key in world.bound_services(name)}
+    by_host: dict[str, ServiceKey] = {}
+    for key in sorted(keys, key=lambda one: (not one.startswith(f"{found.namespace}/"), one)):
+        by_host.setdefault(key.partition("/")[2], key)
+    return tuple(sorted(by_host.values()))
+
+
+def main_listener(world: World, proxy: ProxyKey) -> Built:
+    return internal_listener(world, proxy, world.ask(waypoint_services, proxy))
+
+
+def ways_in(world: World, proxy: ProxyKey) -> Built:
+    """The authorities that the waypoint takes."""
+    services = (world.service(key) for key in world.ask(waypoint_services, proxy))
+    return terminate_routes(
+        Destinations(one.key, one.addresses, tuple(port.number for port in one.ports)) for one in services if one is not None and one.ports
+    )
+
+
+def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Recipe, ...]:
+    service = world.service(key)
+    if service is None:
+        return ()
+    found: list[Recipe] = []
+    clusters: dict[ClusterRef, None] = {}
+    for port in service.ports:
+        place = Place(proxy, key, port.number)
+        for layer in layers(port):
+            table = world.ask(http_routes, place) if layer is Layer.HTTP else world.ask(tcp_target, place)
+            if table is None:
+                continue
+            clusters |= dict.fromkeys(table.clusters)
+            if layer is Layer.HTTP:
+                found.append(Recipe(ROUTES, ClusterRef(key, port.number, layer).name, http_route_resource, (place,)))
+    for ref in clusters:
+        found += world.ask(cluster_recipes, proxy, ref)
+    return tuple(found)
+
+
+def cluster_recipes(world: World, proxy: ProxyKey, ref: ClusterRef) -> tuple[Recipe, ...]:
+    """A cluster, and its endpoints where they come apart from it."""
+    service = world.service(ref.service)
+    if service is None or service.port(ref.port) is None:
+        return ()
+    cluster = Recipe(CLUSTER, ref.name, service_cluster, (proxy, ref))
+    if service.resolution is Resolution.NONE:
+        return (cluster,)
+    return (cluster, Recipe(ENDPOINTS, ref.name, load_assignment, (proxy, ref)))
