@@ -35,6 +35,12 @@ DEFAULT_ROOT_NAMESPACE: Final = "istio-system"
 
 LABEL_DATAPLANE_MODE: Final = "istio.io/dataplane-mode"
 LABEL_USE_WAYPOINT: Final = "istio.io/use-waypoint"
+LABEL_USE_WAYPOINT_NAMESPACE: Final = "istio.io/use-waypoint-namespace"
+LABEL_INGRESS_USE_WAYPOINT: Final = "istio.io/ingress-use-waypoint"
+LABEL_WAYPOINT_FOR: Final = "istio.io/waypoint-for"
+LABEL_GATEWAY_NAME: Final = "gateway.networking.k8s.io/gateway-name"
+"""On the pods and the service of a waypoint or gateway: the name of the Gateway that they are."""
+WAYPOINT_CLASSES: Final = frozenset({"istio-waypoint", "nodemesh-waypoint"})
 ANNOTATION_REDIRECTION: Final = "ambient.istio.io/redirection"
 ANNOTATIONS_APART: Final = ("sidecar.istio.io/status", "kubernetes.io/config.mirror")
 """On pods that are never captured: those with a proxy of their own, and static pods, which have no service account."""

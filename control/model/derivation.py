@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 from msgspec import Struct
 
 from control.kinds import (
     AuthorizationPolicy,
     EndpointSlice,
+    Gateway,
     MeshObject,
     Node,
     ObjectKey,
@@ -32,6 +34,7 @@ from control.model.services import (
 )
 from control.model.settings import MeshSettings
 from control.model.store import Store
+from control.model.waypoint_guards import guard
 from control.model.workloads import entry_workload, inline_workloads, pod_workload, slice_workloads
 from control.resources import TypeURL
 from control.validation import values
@@ -88,7 +91,9 @@ def derive(item: MeshObject, store: Store, settings: MeshSettings) -> Derived:
             service = store.slice_service(item)
             return Derived(tuple(_workload(one) for one in slice_workloads(item, service, settings)) if service else ())
         case Service():
-            return Derived() if item.external else Derived((_kubernetes_service(item, settings),))
+            return Derived((_kubernetes_service(item, store, settings), *_guard(item, store))) if not item.external else Derived()
+        case Gateway():
+            return Derived(_guard(item, store))
         case Node():
             addresses = [values.address(entry.address) for entry in item.status.addresses if entry.type == "InternalIP"]
             return Derived(claims=tuple(address_claim(address_key(settings.network, address)) for address in addresses))
@@ -115,7 +120,7 @@ def rivals_text(claim: Claim, winner: ObjectKey) -> str:
 
 def _service_entry(entry: ServiceEntry, store: Store, settings: MeshSettings) -> Derived:
     namespace = entry.metadata.namespace
-    made = entry_services(entry, settings)
+    made = tuple(_reached(service, entry, store) for service in entry_services(entry, settings))
     if needs_addresses(entry):
         made = tuple(_with_handed_out(service, store, settings) for service in made)
     ports = bound_entry(entry, settings).ports
@@ -124,7 +129,25 @@ def _service_entry(entry: ServiceEntry, store: Store, settings: MeshSettings) ->
     # The endpoints go with the hosts: where another object has the name, they must not be added to it.
     workloads = tuple(_workload(one, names) for one in inline_workloads(entry, store.surroundings(entry), settings))
     refused = tuple(why for host in entry.spec.hosts if (why := foreign_host(host, namespace, settings.domain)) is not None)
-    return Derived(services + (workloads if services else ()), refused=refused)
+    return Derived(services + (workloads if services else ()) + _guard(entry, store), refused=refused)
+
+
+def _reached(service: workload.Service, item: Service | ServiceEntry, store: Store) -> workload.Service:
+    """A service with the waypoint that its callers go through."""
+    bound = store.waypoints.of(item.key)
+    if bound.binding.waypoint is None:
+        return service
+    return msgspec.structs.replace(service, waypoint=bound.binding.waypoint.address, ingress_use_waypoint=bound.ingress)
+
+
+def _guard(item: Service | ServiceEntry | Gateway, store: Store) -> tuple[Candidate, ...]:
+    """What lets nobody in but the waypoint, where policies for waypoints protect the object."""
+    bound = store.waypoints.of(item.key)
+    if not bound.guarded:
+        return ()
+    own = bound.binding.waypoint
+    ports = store.guard_ports(item) if not isinstance(item, Gateway) else None
+    return (_policy(guard(item.key, own.principals if own is not None else (), ports)),)
 
 
 def _with_handed_out(service: workload.Service, store: Store, settings: MeshSettings) -> workload.Service:
@@ -133,8 +156,8 @@ def _with_handed_out(service: workload.Service, store: Store, settings: MeshSett
     return with_addresses(service, given, settings) if given else service
 
 
-def _kubernetes_service(item: Service, settings: MeshSettings) -> Candidate:
-    service = kubernetes_service(item, settings)
+def _kubernetes_service(item: Service, store: Store, settings: MeshSettings) -> Candidate:
+    service = _reached(kubernetes_service(item, settings), item, store)
     return _service(service, named(service, bound_service(item, settings).ports, settings))
 
 

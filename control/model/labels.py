@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from control.kinds import ObjectKey
+from control.kinds import MeshObject, ObjectKey, WorkloadEntry
 
 ANYWHERE = ""
 """In place of a namespace: all of them."""
@@ -14,6 +14,11 @@ Labels = Mapping[str, str]
 def selects(selector: Labels, labels: Labels) -> bool:
     """Whether all of the selector's labels are there."""
     return selector.items() <= labels.items()
+
+
+def workload_labels(item: MeshObject) -> Labels:
+    """The labels by which an object's workloads are selected."""
+    return item.labels if isinstance(item, WorkloadEntry) else item.metadata.labels
 
 
 P = TypeVar("P")

@@ -1,8 +1,10 @@
 """All objects in force, indexed so that a change finds what depends on it, and a resource finds what it depends on."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TypeVar
+
+import msgspec
 
 from control.kinds import (
     AuthorizationPolicy,
@@ -22,10 +24,20 @@ from control.kinds import (
 from control.kinds.core import Endpoint
 from control.model import vm
 from control.model.handed_out import HandedOut
-from control.model.labels import LabelIndex, Labels, SelectorIndex, unfile
+from control.model.labels import LabelIndex, Labels, SelectorIndex, unfile, workload_labels
 from control.model.policy_store import PolicyStore
-from control.model.services import BoundService, bound_entry, bound_service, entry_services, needs_addresses
+from control.model.services import (
+    BoundService,
+    bound_entry,
+    bound_service,
+    entry_ports,
+    entry_services,
+    needs_addresses,
+    pod_ports,
+)
 from control.model.settings import MeshSettings
+from control.model.waypoint_guards import guard_key
+from control.model.waypoint_store import WaypointStore
 from control.model.workloads import Surroundings, node_locality
 from meshapi import wire
 from meshapi.vm import GroupName
@@ -43,6 +55,7 @@ class Store:
         self._workloads = LabelIndex()
         self.handed_out = HandedOut()
         self.policies = PolicyStore(settings.root_namespace, self._workloads)
+        self.waypoints = WaypointStore(settings, self._objects, self._workloads)
         self._services = SelectorIndex()
         self._pods_by_node: dict[str, set[ObjectKey]] = {}
         self._slices_by_service: dict[ObjectKey, set[ObjectKey]] = {}
@@ -87,38 +100,88 @@ class Store:
         old = self._objects.pop(key, None)
         if new is not None:
             self._objects[key] = new
-        return {key} | self._reindex(key, old, new)
+        affected = {key} | self._reindex(key, old, new)
+        touched = self.waypoints.put(key, old, new)
+        workloads = (self._served_by(one) for one in touched.reguarded)
+        return affected.union(touched.changed, self._guards_with_ports_of(old, new), *workloads)
 
     def surroundings(self, item: Pod | WorkloadEntry | ServiceEntry) -> Surroundings:
         """What the workloads of a pod or an entry depend on beside it."""
         key, labels = item.key, workload_labels(item)
         policies, peer = self.policies.of_workload(key.namespace, labels)
-        if not isinstance(item, Pod):
-            services = (bound_entry(item, self._settings),) if isinstance(item, ServiceEntry) else self._bound(key, labels)
-            return Surroundings(peer, policies, services)
-        return Surroundings(
+        serving = [item] if isinstance(item, ServiceEntry) else self._serving(key, labels)
+        services = tuple(self._bound(one) for one in serving)
+        waypoint = self.waypoints.of(key).binding.waypoint
+        around = Surroundings(
             peer,
-            policies,
-            self._bound(key, labels),
-            self.find(Namespace, "", key.namespace),
-            self.find(Node, "", item.spec.node_name),
-            self._slice_ready(key),
+            policies + self._guards(item, serving),
+            services,
+            waypoint=waypoint.address if waypoint is not None and waypoint.takes(Kind.POD) else None,
         )
+        if not isinstance(item, Pod):
+            return around
+        namespace, node = self.find(Namespace, "", key.namespace), self.find(Node, "", item.spec.node_name)
+        return msgspec.structs.replace(around, namespace=namespace, node=node, slice_ready=self._slice_ready(key))
+
+    def _guards(self, item: Pod | WorkloadEntry | ServiceEntry, serving: Iterable[Service | ServiceEntry]) -> tuple[str, ...]:
+        """The names of the guards that hold for an object's workloads: of what it serves, and of the waypoint of its own."""
+        found = [one.key for one in serving if self.waypoints.of(one.key).guarded]
+        own = self.waypoints.of(item.key)
+        if own.guarded and own.binding.wanted is not None and not isinstance(item, ServiceEntry):
+            found.append(own.binding.wanted)
+        return tuple(guard_key(one) for one in found)
+
+    def guard_ports(self, service: Service | ServiceEntry) -> tuple[int, ...]:
+        """The ports on which its workloads serve it."""
+        bound = self._bound(service)
+        ports = {port.target for port in bound.ports if port.target}
+        for key in self._served_by(service.key):
+            match self._objects.get(key):
+                case Pod() as pod:
+                    ports |= {port.target for port in pod_ports(pod, bound)}
+                case WorkloadEntry() as entry:
+                    ports |= {port.target for port in entry_ports(entry.spec, bound)}
+        return tuple(sorted(ports))
+
+    def _guards_with_ports_of(self, *items: MeshObject | None) -> set[ObjectKey]:
+        """Guarded services whose ports depend on these workloads."""
+        if not self.waypoints.guards:
+            return set()
+        workloads = [item for item in items if isinstance(item, Pod | WorkloadEntry)]
+        serving = {one.key: one for item in workloads for one in self._serving(item.key, workload_labels(item))}
+        return {key for key, one in serving.items() if self.waypoints.of(key).guarded and _names_ports(one)}
+
+    def _served_by(self, key: ObjectKey) -> set[ObjectKey]:
+        """The objects whose workloads are behind a service."""
+        match self._objects.get(key):
+            case Service() as service:
+                found = self.selected(key.namespace, service.spec.selector) if service.spec.selector else set()
+                found = {one for one in found if one.kind is not Kind.SERVICE_ENTRY}
+                return found.union(*(_targets(_as(EndpointSlice, self._objects[one])) for one in self._slices_by_service.get(key, ())))
+            case ServiceEntry() as entry:
+                return {key} | (self.selected(key.namespace, entry.selector) if entry.selector else set())
+        return set()
 
     def slice_service(self, endpoints: EndpointSlice) -> BoundService | None:
         """The service that a slice belongs to, unless it chooses its endpoints by selector."""
-        service = self.find(Service, endpoints.metadata.namespace, endpoints.service_name)
-        if service is None or service.external or service.spec.selector:
-            return None
-        return bound_service(service, self._settings)
+        service = self._slice_owner(endpoints)
+        return bound_service(service, self._settings) if service is not None else None
 
-    def _bound(self, key: ObjectKey, labels: Labels) -> tuple[BoundService, ...]:
+    def _slice_owner(self, endpoints: EndpointSlice) -> Service | None:
+        service = self.find(Service, endpoints.metadata.namespace, endpoints.service_name)
+        return service if service is not None and not service.external and not service.spec.selector else None
+
+    def _serving(self, key: ObjectKey, labels: Labels) -> list[Service | ServiceEntry]:
+        """The services that an object's workload is behind: by their selectors, then by slices that name the pod."""
         selecting = [self._objects[one] for one in self._services.matching(key.namespace, labels)]
         slices = (self._objects[one] for one in sorted(self._slices_by_pod.get(key, ())))
-        named = [self.slice_service(one) for one in slices if isinstance(one, EndpointSlice)]
-        bound = [bound_service(one, self._settings) for one in selecting if isinstance(one, Service)]
-        bound += [bound_entry(one, self._settings) for one in selecting if isinstance(one, ServiceEntry)]
-        return (*bound, *(service for service in named if service is not None))
+        named = [self._slice_owner(one) for one in slices if isinstance(one, EndpointSlice)]
+        found: list[Service | ServiceEntry] = [one for one in selecting if isinstance(one, Service)]
+        found += [one for one in selecting if isinstance(one, ServiceEntry)]
+        return [*found, *(service for service in named if service is not None)]
+
+    def _bound(self, service: Service | ServiceEntry) -> BoundService:
+        return bound_service(service, self._settings) if isinstance(service, Service) else bound_entry(service, self._settings)
 
     def _slice_ready(self, pod: ObjectKey) -> bool | None:
         slices = [one for key in self._slices_by_pod.get(pod, ()) if isinstance(one := self._objects[key], EndpointSlice)]
@@ -223,13 +286,13 @@ class Store:
         return {pod for pod in affected if pod in self._objects}
 
 
-def workload_labels(item: MeshObject) -> Mapping[str, str]:
-    """The labels by which an object's workloads are selected."""
-    return item.labels if isinstance(item, WorkloadEntry) else item.metadata.labels
-
-
 def _as(kind: type[O], item: MeshObject | None) -> O | None:
     return item if isinstance(item, kind) else None
+
+
+def _names_ports(service: Service | ServiceEntry) -> bool:
+    """Whether on which port it is served is the workload's to say."""
+    return isinstance(service, ServiceEntry) or any(isinstance(port.target_port, str) for port in service.spec.ports)
 
 
 def _target(endpoints: EndpointSlice, endpoint: Endpoint) -> ObjectKey | None:

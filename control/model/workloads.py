@@ -17,6 +17,7 @@ from control.model.settings import MeshSettings
 from control.validation import values
 from meshapi import wire
 from meshapi.workload import (
+    GatewayAddress,
     IPAddress,
     Locality,
     NetworkMode,
@@ -39,7 +40,8 @@ _REVISION_LABELS: Final = ("service.istio.io/canonical-revision", "app.kubernete
 class Surroundings(Struct, frozen=True):
     """What a workload's resource depends on beside its own object.
 
-    `policies` are the names of the AuthorizationPolicies that select it; `slice_ready` is what EndpointSlices say of a pod, if any do.
+    `policies` are the names of the AuthorizationPolicies that select it, and of guards; `slice_ready` is what EndpointSlices say of a pod,
+    if any do.
     """
 
     peer: PeerModes = PeerModes(MTLSMode.PERMISSIVE)
@@ -48,6 +50,7 @@ class Surroundings(Struct, frozen=True):
     namespace: Namespace | None = None
     node: Node | None = None
     slice_ready: bool | None = None
+    waypoint: GatewayAddress | None = None
 
 
 def pod_workload(pod: Pod, around: Surroundings, settings: MeshSettings) -> Workload | None:
@@ -67,6 +70,7 @@ def pod_workload(pod: Pod, around: Surroundings, settings: MeshSettings) -> Work
         native_tunnel=_native(meta.labels) and not pod.spec.host_network,
         trust_domain=settings.trust_domain,
         service_account=pod.spec.service_account_name,
+        waypoint=around.waypoint,
         node=pod.spec.node_name,
         canonical_name=_first(meta.labels, _NAME_LABELS) or name,
         canonical_revision=_first(meta.labels, _REVISION_LABELS) or "latest",
@@ -197,6 +201,7 @@ def _endpoint(
         native_tunnel=_native(labels),
         trust_domain=settings.trust_domain,
         service_account=endpoint.service_account or wire.DEFAULT_SERVICE_ACCOUNT,
+        waypoint=around.waypoint,
         canonical_name=_first(labels, _NAME_LABELS) or name,
         canonical_revision=_first(labels, _REVISION_LABELS) or "latest",
         workload_name=name,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from control.kinds import (
     AuthorizationPolicy,
     EndpointSlice,
+    Gateway,
     MeshObject,
     Namespace,
     Node,
@@ -34,6 +35,7 @@ from control.kinds.core import (
     ServiceSpec,
     TargetRef,
 )
+from control.kinds.gateway import AllowedRoutes, GatewayAddress, GatewayListener, GatewaySpec, LabelSelector, RouteNamespaces
 from control.kinds.metadata import Meta
 from control.kinds.networking import EntryPort, EntrySelector, EntryWorkload, ServiceEntrySpec
 from control.kinds.security import (
@@ -43,6 +45,7 @@ from control.kinds.security import (
     PeerAuthenticationSpec,
     PolicyAction,
     PolicyRule,
+    PolicyTarget,
     Selector,
 )
 from control.model.mesh import Mesh
@@ -54,7 +57,18 @@ from meshapi import wire
 
 NAMESPACES = st.sampled_from(["a", "b", wire.DEFAULT_ROOT_NAMESPACE])
 NAMES = st.sampled_from(["x", "y", "z"])
-LABELS = st.dictionaries(st.sampled_from(["app", "v"]), st.sampled_from(["p", "q"]), max_size=2)
+PLAIN = st.dictionaries(st.sampled_from(["app", "v"]), st.sampled_from(["p", "q"]), max_size=2)
+WAYPOINTS = st.sampled_from(
+    [
+        *({},) * 4,
+        {wire.LABEL_USE_WAYPOINT: "none"},
+        {wire.LABEL_USE_WAYPOINT: "x"},
+        {wire.LABEL_USE_WAYPOINT: "x", wire.LABEL_USE_WAYPOINT_NAMESPACE: "b"},
+        {wire.LABEL_USE_WAYPOINT: "y", wire.LABEL_INGRESS_USE_WAYPOINT: "true"},
+        {wire.LABEL_GATEWAY_NAME: "x"},
+    ]
+)
+LABELS = st.builds(lambda one, two: {**one, **two}, PLAIN, WAYPOINTS)
 SELECTORS = st.dictionaries(st.sampled_from(["app", "v"]), st.sampled_from(["p", "q"]), min_size=1, max_size=2)
 ADDRESSES = st.sampled_from([f"10.0.0.{index}" for index in range(1, 7)])
 AGES = st.sampled_from(["", "2030-01-01T00:00:00Z", "2030-01-02T00:00:00Z"])
@@ -97,7 +111,7 @@ SERVICES = st.builds(
         ports=st.lists(
             st.builds(ServicePort, st.sampled_from([80, 81]), st.just("http"), target_port=st.sampled_from([None, 8080, "web"])), max_size=1
         ).map(tuple),
-        selector=LABELS,
+        selector=PLAIN,
     ),
 )
 ENDPOINTS = st.builds(
@@ -139,17 +153,49 @@ PEERS = st.builds(
         st.dictionaries(st.sampled_from(["80", "81"]), st.builds(MutualTLS, MODES), max_size=2),
     ),
 )
+TARGETS = st.builds(PolicyTarget, st.sampled_from(["Service", "ServiceEntry", "Gateway", "GatewayClass"]), NAMES)
 POLICIES = st.builds(
     AuthorizationPolicy,
     metas(),
-    st.builds(
-        AuthorizationPolicySpec,
-        st.one_of(st.none(), st.builds(Selector, SELECTORS)),
-        action=st.sampled_from(list(PolicyAction)),
-        rules=optional(st.just(PolicyRule())),
+    st.one_of(
+        st.builds(
+            AuthorizationPolicySpec,
+            st.one_of(st.none(), st.builds(Selector, SELECTORS)),
+            action=st.sampled_from(list(PolicyAction)),
+            rules=optional(st.just(PolicyRule())),
+        ),
+        st.builds(
+            AuthorizationPolicySpec,
+            target_refs=optional(TARGETS),
+            action=st.sampled_from(list(PolicyAction)),
+            rules=optional(st.just(PolicyRule())),
+        ),
     ),
 )
-NAMESPACE_OBJECTS = st.builds(lambda name, labels: Namespace(Meta(name, labels=labels)), NAMESPACES, DATAPLANE)
+FROM = st.builds(RouteNamespaces, st.sampled_from(["Same", "All", "Selector"]), st.one_of(st.none(), st.builds(LabelSelector, SELECTORS)))
+GATEWAYS = st.builds(
+    Gateway,
+    metadata=metas(st.sampled_from([{}, *({wire.LABEL_WAYPOINT_FOR: one} for one in ("service", "workload", "all", "none", "other"))])),
+    spec=st.builds(
+        GatewaySpec,
+        st.sampled_from(["istio-waypoint", "x", "istio"]),
+        optional(
+            st.builds(GatewayListener, st.just("mesh"), st.sampled_from([80, 15008]), st.just("HBONE"), st.builds(AllowedRoutes, FROM))
+        ),
+        optional(
+            st.sampled_from(
+                [GatewayAddress("10.0.0.1"), GatewayAddress("127.0.0.1"), GatewayAddress("x.a.svc.cluster.local", "Hostname")],
+            )
+        ),
+    ),
+)
+NAMESPACE_OBJECTS = st.builds(
+    lambda name, mode, waypoint, labels: Namespace(Meta(name, labels={**mode, **waypoint, **labels})),
+    NAMESPACES,
+    DATAPLANE,
+    WAYPOINTS,
+    PLAIN,
+)
 NODE_OBJECTS = st.builds(
     lambda name, zone, address: Node(
         Meta(name, labels={"topology.kubernetes.io/zone": zone}), NodeStatus((NodeAddress(address, "InternalIP"),))
@@ -159,7 +205,7 @@ NODE_OBJECTS = st.builds(
     ADDRESSES,
 )
 OBJECTS: st.SearchStrategy[MeshObject] = st.one_of(
-    PODS, SERVICES, SLICES, WORKLOAD_ENTRIES, SERVICE_ENTRIES, PEERS, POLICIES, NAMESPACE_OBJECTS, NODE_OBJECTS
+    PODS, SERVICES, SLICES, WORKLOAD_ENTRIES, SERVICE_ENTRIES, PEERS, POLICIES, GATEWAYS, NAMESPACE_OBJECTS, NODE_OBJECTS
 )
 ORIGIN = Origin("f.yaml")
 
@@ -259,3 +305,6 @@ def test_nothing_is_left_when_all_is_removed(changes: list[Change]) -> None:
     assert not mesh.store._services._by_pair
     assert not mesh.store._slices_by_pod
     assert not mesh.store._slices_by_service
+    waypoints = mesh.store.waypoints
+    kept = (waypoints._services, waypoints._asking, waypoints._by_service, waypoints._targeting, waypoints._waypoints, waypoints._bound)
+    assert not any(kept)

@@ -1,0 +1,71 @@
+"""No way around a waypoint: who is protected by policies that a waypoint enforces takes connections from that waypoint only.
+
+A guard is a DENY policy for node agents, stock ones included. Where no waypoint could enforce the policies, it denies everyone.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from control.kinds import AuthorizationPolicy, Kind, ObjectKey
+from control.kinds.security import PolicyAction, PolicyTarget
+from control.validation import values
+from control.validation.policy_checks import DRY_RUN
+from meshapi.authorization import Action, Exact, Match, Policy, PolicyScope
+
+# Names with `_` can't clash: no object of Kubernetes has them.
+_PREFIX: Final = "only_through_waypoint_"
+GATEWAY_CLASS: Final = "GatewayClass"
+_KINDS: Final = {"Service": Kind.SERVICE, "ServiceEntry": Kind.SERVICE_ENTRY, "Gateway": Kind.GATEWAY}
+
+
+class ClassTarget(Struct, frozen=True):
+    """All waypoints of a class."""
+
+    name: str
+
+
+Target = ObjectKey | ClassTarget
+
+
+def targets(policy: AuthorizationPolicy, root_namespace: str) -> tuple[Target, ...]:
+    """What a policy for waypoints protects: objects of its own namespace; from the root namespace also whole classes of waypoints.
+
+    One that enforces nothing (AUDIT, on trial) protects nothing.
+    """
+    annotations = policy.metadata.annotations
+    on_trial = DRY_RUN in annotations and values.boolean(annotations[DRY_RUN])
+    if on_trial or policy.spec.action is PolicyAction.AUDIT:
+        return ()
+    stated = (*((policy.spec.target_ref,) if policy.spec.target_ref else ()), *policy.spec.target_refs)
+    found = (_target(one, policy.metadata.namespace, root_namespace) for one in stated)
+    return tuple(one for one in found if one is not None)
+
+
+def guard_key(key: ObjectKey) -> str:
+    """`namespace/name` of the guard for an object."""
+    return f"{key.namespace}/{_name(key)}"
+
+
+def guard(key: ObjectKey, principals: Iterable[str], ports: tuple[int, ...] | None) -> Policy:
+    """The guard of an object: on these ports, or all (None), only these principals are let in."""
+    only = tuple(Exact(principal) for principal in principals)
+    match = Match(not_principals=only, destination_ports=ports or ())
+    if ports is not None and not ports:
+        rules: tuple[tuple[tuple[Match, ...], ...], ...] = ()
+    else:
+        # No clause rather than an empty match, which Istio's agents take for one that never holds.
+        rules = ((),) if match == Match() else (((match,),),)
+    return Policy(_name(key), key.namespace, PolicyScope.WORKLOAD_SELECTOR, Action.DENY, rules)
+
+
+def _name(key: ObjectKey) -> str:
+    return f"{_PREFIX}{key.kind.lower()}_{key.name}"
+
+
+def _target(target: PolicyTarget, namespace: str, root_namespace: str) -> Target | None:
+    if target.kind == GATEWAY_CLASS:
+        return ClassTarget(target.name) if namespace == root_namespace else None
+    kind = _KINDS.get(target.kind)
+    return ObjectKey(kind, namespace, target.name) if kind is not None and target.namespace in {"", namespace} else None
