@@ -26,9 +26,16 @@ from control.model.mesh import Mesh
 from control.source import Source
 from control.source.directory import DirectorySource
 from control.source.kubernetes.source import KubernetesSource
+from control.vm.cluster_entries import ClusterEntries
+from control.vm.kept_entries import KeptEntries
+from control.vm.plan import Terms as MachineTerms
+from control.vm.registrar import Registrar
 from kubeapi.access import from_kubeconfig, in_cluster
 from kubeapi.client import KubeClient
 
+GRACE_S = 60.0
+"""Long enough for a machine that starts again, or a controller that does."""
+ENTRIES_FILE = "workload-entries.json"
 Work = Callable[[Mesh, Controller], Awaitable[None]]
 """Goes on beside serving, once the mesh is whole."""
 
@@ -57,7 +64,8 @@ OpenBacking = Callable[[Metrics], AbstractAsyncContextManager[Backing]]
 class KubernetesSettings:
     """`kubeconfig` None = as the service account of our own pod. `namespace` is where our lease and the root are; None = our own.
 
-    `state_dir` is the controller's; with `authority_dir` the root is not in the cluster.
+    `state_dir` is the controller's; with `authority_dir` the root is not in the cluster. `grace_s`: how long a machine that is gone keeps
+    its WorkloadEntry.
     """
 
     root_namespace: str
@@ -68,14 +76,34 @@ class KubernetesSettings:
     kubeconfig: Path | None = None
     namespace: str | None = None
     terms: Terms = field(default_factory=Terms)
+    grace_s: float = GRACE_S
 
 
-def directory(config: Path, root_namespace: str, authority_dir: Path | None) -> OpenBacking:
-    """Files, read from `config`."""
+@dataclass(frozen=True)
+class DirectorySettings:
+    """`config` is the user's directory, which is only read. `grace_s`: see `KubernetesSettings`."""
+
+    config: Path
+    root_namespace: str
+    state_dir: Path
+    authority_dir: Path | None = None
+    grace_s: float = GRACE_S
+
+
+def directory(settings: DirectorySettings) -> OpenBacking:
+    """Files, and what this controller keeps beside them."""
 
     @asynccontextmanager
     async def opened(_metrics: Metrics) -> AsyncIterator[Backing]:
-        yield Backing(DirectorySource(config, root_namespace), authority_dir=authority_dir)
+        make_private_directory(settings.state_dir)
+        files = DirectorySource(settings.config, settings.root_namespace)
+        entries = KeptEntries(files, settings.state_dir / ENTRIES_FILE, settings.root_namespace)
+        terms = MachineTerms(controller="nodemesh-controller", grace_s=settings.grace_s)
+
+        async def work(mesh: Mesh, controller: Controller) -> None:
+            await Registrar(mesh, controller.machines, entries, lambda: terms, time.time).run()
+
+        yield Backing(entries, authority_dir=settings.authority_dir, work=work)
 
     return opened
 
@@ -99,7 +127,7 @@ def kubernetes(settings: KubernetesSettings) -> OpenBacking:
                 source=KubernetesSource(client, settings.root_namespace, metrics),
                 accounts=Accounts(settings.trusted, TokenReviewer(client, time.monotonic)),
                 authority_dir=settings.state_dir / "ca" if root is not None and root.given else settings.authority_dir,
-                work=_work(_Parts(client, namespace, settings.terms, metrics), root, revocations),
+                work=_work(_Parts(client, namespace, settings.terms, settings.grace_s, metrics), root, revocations),
             )
 
     return opened
@@ -110,6 +138,7 @@ class _Parts:
     client: KubeClient
     namespace: str
     terms: Terms
+    grace_s: float
     metrics: Metrics
 
 
@@ -120,11 +149,17 @@ def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations
         elector = Elector(parts.client, parts.namespace, identity, time.monotonic, parts.terms)
         parts.metrics.leading.set_function(lambda: float(elector.leading))
         published = RootConfigMaps(parts.client, lambda: _namespaces(mesh), controller.roots, parts.metrics)
+
+        def terms() -> MachineTerms:
+            return MachineTerms(controller=identity, grace_s=parts.grace_s, leading=elector.leading, alone=False)
+
+        registrar = Registrar(mesh, controller.machines, ClusterEntries(parts.client), terms, time.time)
         duties = do_duties(elector, StatusWriter(parts.client, mesh), published)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(elector.run(), name="leader election")
             tasks.create_task(published.follow(), name="follow root ConfigMaps")
             tasks.create_task(duties, name="leader's duties")
+            tasks.create_task(registrar.run(), name="registrar of machines")
             tasks.create_task(revocations.run(controller.revocations), name="shared revocations")
             if root is not None:
                 tasks.create_task(root.follow(), name="follow root secret")

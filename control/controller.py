@@ -14,7 +14,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from control.admin.server import AdminParts, Objects, make_app, open_admin_socket
+from control.admin.server import AdminParts, JoiningInfo, Objects, make_app, open_admin_socket
 from control.ca.audit import AuditLog
 from control.ca.authority import Authority
 from control.ca.callers import AnyTokenAuthenticator, Authenticator, CertificateAuthenticator, TokenAuthenticator
@@ -30,6 +30,9 @@ from control.ca.service_accounts import Accounts, ServiceAccountAuthenticator
 from control.listeners import MAX_AGENT_REQUEST_BYTES, MAX_STRANGER_REQUEST_BYTES, ServerTLS, make_listener
 from control.metrics import CONTENT_TYPE, Metrics
 from control.resources import Placement, ResourceView, TypeURL
+from control.vm.machines import Machines
+from control.vm.service import MachineService
+from control.vm.service import Parts as MachineParts
 from control.xds.guard import Proofs, StreamGuard
 from control.xds.hub import Hub
 from control.xds.service import STREAM_LIMITS, Access, DiscoveryService
@@ -61,6 +64,7 @@ class Settings:
     authority_dir: Path | None = None
     trust_domain: str = wire.DEFAULT_TRUST_DOMAIN
     cluster: str = wire.DEFAULT_CLUSTER
+    root_namespace: str = wire.DEFAULT_ROOT_NAMESPACE
     listen: str = "[::]"
     token_port: int = wire.XDS_TOKEN_PORT
     agent_port: int = wire.XDS_MTLS_PORT
@@ -132,13 +136,29 @@ class Controller:
             trust_domain=settings.trust_domain,
             clock=clock,
             ready=lambda: self.ports is not None,
+            joining=self._joining,
         )
+        self.machines = Machines()
+        """Virtual machines that are connected; somebody must see to their entries."""
         self.ports: Ports | None = None
         """None until the controller is ready."""
         self._metrics.observe(
             connected=lambda: self._hub.connected,
             reload_failed=lambda: self._authority.reload_error is not None,
             issuer_end_s=self._issuer_end_s,
+        )
+
+    def _joining(self) -> JoiningInfo | None:
+        settings = self._settings
+        if self.ports is None:
+            return None
+        return JoiningInfo(
+            cluster=settings.cluster,
+            trust_domain=settings.trust_domain,
+            root_namespace=settings.root_namespace,
+            token_port=self.ports.token,
+            agent_port=self.ports.agent,
+            hostnames=(*settings.hostnames, *DEFAULT_HOSTNAMES),
         )
 
     def _issuer_end_s(self) -> float:
@@ -190,11 +210,13 @@ class Controller:
         listeners: tuple[tuple[int, Authenticator], ...] = ((settings.token_port, by_token), (settings.agent_port, by_certificate))
         for port, authenticator in listeners:
             access = Access(authenticator, settings.cluster, openings, self._audit, self._metrics)
-            discovery = DiscoveryService(self._hub, access)
+            handlers = [certificate_handler(Issuance(parts, authenticator)), DiscoveryService(self._hub, access).handler()]
+            if authenticator is by_certificate:
+                handlers.append(self._machine_service(by_certificate, openings).handler())
             server, bound = make_listener(
                 f"{settings.listen}:{port}",
                 self._tls.credentials(client_certificates=authenticator is by_certificate),
-                [certificate_handler(Issuance(parts, authenticator)), discovery.handler()],
+                handlers,
                 max_request_bytes=MAX_AGENT_REQUEST_BYTES if authenticator is by_certificate else token_request_bytes,
             )
             servers.append(server)
@@ -211,6 +233,21 @@ class Controller:
             self.ports = None
             self._hub.close()
             await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
+
+    def _machine_service(self, authenticator: CertificateAuthenticator, openings: CallerLimits) -> MachineService:
+        return MachineService(
+            MachineParts(
+                machines=self.machines,
+                authenticator=authenticator,
+                revocations=self._revocations,
+                openings=openings,
+                audit=self._audit,
+                metrics=self._metrics,
+                trust_domain=self._settings.trust_domain,
+                cluster=self._settings.cluster,
+                clock=self._clock,
+            )
+        )
 
     def _by_account(self) -> ServiceAccountAuthenticator | None:
         if self._accounts is None:

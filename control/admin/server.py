@@ -45,6 +45,17 @@ class PublicToken(msgspec.Struct, frozen=True):
     used_s: int | None
 
 
+class JoiningInfo(msgspec.Struct, frozen=True):
+    """What who joins must know of this controller: `hostnames` are those of its certificate."""
+
+    cluster: str
+    trust_domain: str
+    root_namespace: str
+    token_port: int
+    agent_port: int
+    hostnames: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class AdminParts:
     """What the admin socket shows and changes."""
@@ -58,6 +69,8 @@ class AdminParts:
     trust_domain: str
     clock: Clock
     ready: Callable[[], bool]
+    joining: Callable[[], JoiningInfo | None]
+    """None until agents can connect."""
 
 
 def make_app(parts: AdminParts) -> web.Application:
@@ -70,6 +83,7 @@ def make_app(parts: AdminParts) -> web.Application:
             web.get("/agents", admin.agents),
             web.get("/root", admin.root),
             web.get("/objects", admin.objects),
+            web.get("/joining", admin.joining),
             web.get("/tokens", admin.tokens),
             web.post("/tokens", admin.create_token),
             web.delete("/tokens/{id}", admin.revoke_token),
@@ -131,6 +145,10 @@ class _Admin:
 
     async def root(self, _request: web.Request) -> web.Response:
         return _json({"trust_domain": self._parts.trust_domain, "pem": self._parts.authority.issuer.roots_pem.decode("ascii")})
+
+    async def joining(self, _request: web.Request) -> web.Response:
+        info = self._parts.joining()
+        return _error(503, "the configuration is not read yet") if info is None else _json(info)
 
     async def objects(self, request: web.Request) -> web.Response:
         query = request.query

@@ -7,15 +7,15 @@ shows the token comes from there. What the token says of itself counts for nothi
 
 import base64
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final, Protocol
-from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
 
 from control.ca.authority import Clock
 from control.ca.callers import AgentPod, Credentials, bearer_token
+from control.ca.peers import peer_address
 from control.ca.refusal import UnauthenticatedError
 from control.ca.revocations import Revocations
 from control.resources import PlacedNode, Placement
@@ -185,13 +185,9 @@ def _one(review: Review, key: str) -> str:
 
 def _check_source(peer: str, agent: AgentPod, node: PlacedNode) -> None:
     """Whoever shows a token that was taken elsewhere comes from elsewhere. `peer` is as gRPC names it."""
-    _, _, place = peer.partition(":")
-    try:
-        address = ip_address(unquote(place).rpartition(":")[0].strip("[]"))
-    except ValueError:
-        raise UnauthenticatedError("token-source", f"{peer[:80]} has no address") from None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    address = peer_address(peer)
+    if address is None:
+        raise UnauthenticatedError("token-source", f"{peer[:80]} has no address")
     if not any(_within(address, network) for network in node.networks):
         raise UnauthenticatedError("token-source", f"{address} is no address of node {agent.node}")
 

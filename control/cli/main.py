@@ -11,6 +11,7 @@ from control.cli.root import root
 from control.cli.serve import serve
 from control.cli.token import token
 from control.cli.validate import validate
+from control.cli.vm import vm
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,5 +19,5 @@ def main() -> None:
     """Run the mesh's controller, and ask and tell a running one."""
 
 
-for command in (serve, token, revoke, agents, status, root, get, validate, convert, install, uninstall, check, version):
+for command in (serve, token, vm, revoke, agents, status, root, get, validate, convert, install, uninstall, check, version):
     main.add_command(command)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 DEFAULT_AGENT_ACCOUNT = f"{wire.DEFAULT_ROOT_NAMESPACE}/ztunnel"
-BACKING = ("source", "config", "kubeconfig", "namespace", "agent_accounts", "token_audience", "token_source")
+BACKING = ("grace_s", "source", "config", "kubeconfig", "namespace", "agent_accounts", "token_audience", "token_source")
 ACCOUNT_HELP = "Service account (namespace/name) whose tokens prove a node's agent, with --source kubernetes."
 SOURCE_HELP = "From where a token may be shown: from its own node only, or from anywhere where node addresses are hidden."
 
@@ -44,6 +44,7 @@ SOURCE_HELP = "From where a token may be shown: from its own node only, or from 
 @click.option("--cluster", default=wire.DEFAULT_CLUSTER, help="Name of the cluster; agents must claim the same.")
 @click.option("--root-namespace", default=wire.DEFAULT_ROOT_NAMESPACE, help="Policies here hold for the whole mesh.")
 @click.option("--max-certificate-ttl", "max_ttl_s", type=Duration(), default="24h", help="Longest life of a workload's certificate.")
+@click.option("--vm-grace", "grace_s", type=Duration(), default="60s", help="How long a virtual machine that is gone stays registered.")
 @click.option("--admin-socket", type=click.Path(path_type=Path), default=DEFAULT_SOCKET)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str, **options: Any) -> None:
@@ -66,7 +67,7 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
 
     log_to(sys.stderr, program="meshctl", level=log_level.upper())
     about_backing = {name: options.pop(name) for name in BACKING}
-    settings = Settings(state_dir=state, authority_dir=ca_dir, **options)
+    settings = Settings(state_dir=state, authority_dir=ca_dir, root_namespace=root_namespace, **options)
     backing = _backing(about_backing, settings, root_namespace)
     try:
         check_trust_domain(settings.trust_domain)
@@ -88,7 +89,7 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
 
 def _backing(options: dict[str, Any], settings: "Settings", root_namespace: str) -> "OpenBacking":
     """From the options that are about it."""
-    from control.backing import KubernetesSettings, directory, kubernetes
+    from control.backing import DirectorySettings, KubernetesSettings, directory, kubernetes
     from control.ca.service_accounts import TrustedAccounts
 
     in_files, config, accounts = options["source"] == "directory", options["config"], options["agent_accounts"]
@@ -96,7 +97,7 @@ def _backing(options: dict[str, Any], settings: "Settings", root_namespace: str)
     if (config is not None) != in_files:
         raise click.UsageError("--config is needed with --source directory, and only there")
     if in_files:
-        return directory(config, root_namespace, settings.authority_dir)
+        return directory(DirectorySettings(config, root_namespace, settings.state_dir, settings.authority_dir, options["grace_s"]))
     if any(len(account.split("/")) != 2 or not all(account.split("/")) for account in accounts):
         raise click.UsageError("--agent-account is namespace/name")
     return kubernetes(
@@ -108,6 +109,7 @@ def _backing(options: dict[str, Any], settings: "Settings", root_namespace: str)
             authority_dir=settings.authority_dir,
             kubeconfig=options["kubeconfig"],
             namespace=options["namespace"],
+            grace_s=options["grace_s"],
         )
     )
 

@@ -12,6 +12,8 @@ GROUP: Final = "istio.io/autoRegistrationGroup"
 CONTROLLER: Final = "istio.io/workloadController"
 CONNECTED_AT: Final = "istio.io/connectedAt"
 DISCONNECTED_AT: Final = "istio.io/disconnectedAt"
+SEEN_AT: Final = "nodemesh.io/seenAt"
+"""When its controller last had it, which says of a controller that has died that it has."""
 HEALTH_CHECKED: Final = "proxy.istio.io/health-checks-enabled"
 HEALTHY: Final = "Healthy"
 """The type of the condition."""
@@ -20,7 +22,7 @@ SHARES_ADDRESS: Final = "nodemesh.io/shares-address"
 """Several workloads are at the address: none of them is found by it."""
 ALLOWED_ADDRESSES: Final = "nodemesh.io/allowed-addresses"
 """Of a WorkloadGroup: blocks from which its machines may choose an address; without, theirs is where they connect from."""
-OWN: Final = (GROUP, CONTROLLER, CONNECTED_AT, DISCONNECTED_AT, HEALTH_CHECKED, NODE, SHARES_ADDRESS)
+OWN: Final = (GROUP, CONTROLLER, CONNECTED_AT, DISCONNECTED_AT, SEEN_AT, HEALTH_CHECKED, NODE, SHARES_ADDRESS)
 """What only a controller writes: a group that asks for one of them does not get it."""
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 

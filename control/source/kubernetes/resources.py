@@ -53,8 +53,13 @@ DEFINITIONS_PATH: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitio
 
 def status_path(api_version: str, kind: Kind, namespace: str, name: str) -> str:
     """Where the status of an object of a custom kind is."""
+    return f"{object_path(api_version, kind, namespace, name)}/status"
+
+
+def object_path(api_version: str, kind: Kind, namespace: str, name: str) -> str:
+    """Where an object of a custom kind is."""
     plural = next(definition.partition(".")[0] for definition, one in CUSTOM.items() if one is kind)
-    return f"/apis/{api_version}/namespaces/{namespace}/{plural}/{name}/status"
+    return f"/apis/{api_version}/namespaces/{namespace}/{plural}/{name}"
 
 
 def custom_type(definition: str, served: tuple[str, ...]) -> ResourceType | None:
