@@ -1,6 +1,6 @@
 """The kinds of Kubernetes, Istio and Gateway API that the mesh reads, as immutable typed values holding only the fields used.
 
-Fields of Kubernetes objects that are not listed are dropped, as the API server prunes them; the two security kinds forbid
+Fields of Kubernetes objects that are not listed are dropped, as the API server prunes them; the security kinds forbid
 unknown fields, because a rule that is read without one of its conditions would match more than it says.
 """
 
@@ -10,6 +10,7 @@ from control.kinds.groups import WorkloadGroup
 from control.kinds.metadata import Kind, Meta, ObjectKey
 from control.kinds.networking import ServiceEntry, WorkloadEntry
 from control.kinds.security import AuthorizationPolicy, PeerAuthentication
+from control.kinds.tokens import RequestAuthentication
 
 MeshObject = (
     Namespace
@@ -20,6 +21,7 @@ MeshObject = (
     | EndpointSlice
     | PeerAuthentication
     | AuthorizationPolicy
+    | RequestAuthentication
     | ServiceEntry
     | WorkloadEntry
     | WorkloadGroup
@@ -38,6 +40,7 @@ __all__ = [
     "ObjectKey",
     "PeerAuthentication",
     "Pod",
+    "RequestAuthentication",
     "Service",
     "ServiceAccount",
     "ServiceEntry",

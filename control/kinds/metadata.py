@@ -14,6 +14,7 @@ class Kind(StrEnum):
     ENDPOINT_SLICE = "EndpointSlice"
     PEER_AUTHENTICATION = "PeerAuthentication"
     AUTHORIZATION_POLICY = "AuthorizationPolicy"
+    REQUEST_AUTHENTICATION = "RequestAuthentication"
     SERVICE_ENTRY = "ServiceEntry"
     WORKLOAD_ENTRY = "WorkloadEntry"
     WORKLOAD_GROUP = "WorkloadGroup"

@@ -22,6 +22,7 @@ _SHORT: Final = {
     "svc": Kind.SERVICE,
     "pa": Kind.PEER_AUTHENTICATION,
     "ap": Kind.AUTHORIZATION_POLICY,
+    "ra": Kind.REQUEST_AUTHENTICATION,
     "se": Kind.SERVICE_ENTRY,
     "we": Kind.WORKLOAD_ENTRY,
     "wg": Kind.WORKLOAD_GROUP,

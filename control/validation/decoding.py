@@ -20,6 +20,7 @@ from control.kinds import (
     ObjectKey,
     PeerAuthentication,
     Pod,
+    RequestAuthentication,
     Service,
     ServiceAccount,
     ServiceEntry,
@@ -42,12 +43,13 @@ KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     ("discovery.k8s.io/v1", "EndpointSlice"): EndpointSlice,
     **{(version, "PeerAuthentication"): PeerAuthentication for version in _SECURITY},
     **{(version, "AuthorizationPolicy"): AuthorizationPolicy for version in _SECURITY},
+    **{(version, "RequestAuthentication"): RequestAuthentication for version in _SECURITY},
     **{(version, "ServiceEntry"): ServiceEntry for version in _NETWORKING},
     **{(version, "WorkloadEntry"): WorkloadEntry for version in _NETWORKING},
     **{(version, "WorkloadGroup"): WorkloadGroup for version in _NETWORKING},
     **{(version, "Gateway"): Gateway for version in _GATEWAY},
 }
-STRICT_KINDS: Final = frozenset({Kind.PEER_AUTHENTICATION, Kind.AUTHORIZATION_POLICY})
+STRICT_KINDS: Final = frozenset({Kind.PEER_AUTHENTICATION, Kind.AUTHORIZATION_POLICY, Kind.REQUEST_AUTHENTICATION})
 _TOP_LEVEL: Final = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 _MAX_REMARKS: Final = 50
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+)\]")

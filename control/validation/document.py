@@ -24,7 +24,7 @@ from control.kinds.security import (
     PolicyRule,
     Selector,
 )
-from control.validation import core_checks, entry_checks, group_checks, policy_checks
+from control.validation import core_checks, entry_checks, group_checks, policy_checks, token_checks
 from control.validation.decoding import KINDS, beyond, decode, object_key
 from control.validation.finding import Finding, Origin, Remark, Severity
 from control.validation.json_text import read_json
@@ -47,6 +47,7 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.WORKLOAD_ENTRY: entry_checks.workload_entry_remarks,
     Kind.WORKLOAD_GROUP: group_checks.workload_group_remarks,
     Kind.AUTHORIZATION_POLICY: policy_checks.authorization_remarks,
+    Kind.REQUEST_AUTHENTICATION: token_checks.request_authentication_remarks,
 }
 
 

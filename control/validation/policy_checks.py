@@ -21,7 +21,7 @@ _L7_CONDITION_PREFIXES: Final = ("request.headers[", "request.auth.claims[", "ex
 
 
 def peer_authentication_remarks(peer: PeerAuthentication, root_namespace: str) -> Iterator[Remark]:
-    yield from _selector_remarks(peer.spec.selector)
+    yield from selector_remarks(peer.spec.selector)
     if peer.spec.selector is not None and peer.metadata.namespace == root_namespace:
         hint = "leave the selector out for the whole mesh, or put the resource into the workload's namespace"
         yield Remark(("spec", "selector"), f"a selector does not work in the root namespace {root_namespace}", hint)
@@ -36,7 +36,7 @@ def peer_authentication_remarks(peer: PeerAuthentication, root_namespace: str) -
 
 def authorization_remarks(policy: AuthorizationPolicy) -> Iterator[Remark]:
     spec = policy.spec
-    yield from _selector_remarks(spec.selector)
+    yield from selector_remarks(spec.selector)
     if spec.selector is not None and policy.for_waypoint:
         yield Remark(("spec", "selector"), "has both a selector and targetRefs", "keep one of them")
     if DRY_RUN in policy.metadata.annotations:
@@ -47,7 +47,8 @@ def authorization_remarks(policy: AuthorizationPolicy) -> Iterator[Remark]:
         yield from _rule_remarks(rule, policy.metadata.namespace, ("spec", "rules", index))
 
 
-def _selector_remarks(selector: Selector | None) -> Iterator[Remark]:
+def selector_remarks(selector: Selector | None) -> Iterator[Remark]:
+    """What is wrong with a policy's selector."""
     path: Path = ("spec", "selector")
     if selector is None:
         return

@@ -36,6 +36,7 @@ BUILT_IN: Final = (
 CUSTOM: Final = {
     "peerauthentications.security.istio.io": Kind.PEER_AUTHENTICATION,
     "authorizationpolicies.security.istio.io": Kind.AUTHORIZATION_POLICY,
+    "requestauthentications.security.istio.io": Kind.REQUEST_AUTHENTICATION,
     "serviceentries.networking.istio.io": Kind.SERVICE_ENTRY,
     "workloadentries.networking.istio.io": Kind.WORKLOAD_ENTRY,
     "workloadgroups.networking.istio.io": Kind.WORKLOAD_GROUP,
