@@ -198,9 +198,10 @@ class Cluster:
         }
         self._write_runtime(pod.node)
 
-    def list_unit(self, node: str, name: str, *, cgroup: str) -> None:
-        """Adds a process group of a node to its static list, under the service account of its name."""
-        self._enrolled.setdefault(node, {})[name] = {"name": name, "namespace": "default", "service_account": name, "cgroup": cgroup}
+    def list_unit(self, node: str, name: str, *, cgroup: str, **fields: Any) -> None:
+        """Adds a process group of a node to its static list, under the service account of its name. `fields`: others, `ports` say."""
+        entry = {"name": name, "namespace": "default", "service_account": name, "cgroup": cgroup, **fields}
+        self._enrolled.setdefault(node, {})[name] = entry
         self._write_runtime(node)
 
     def list_host(self, node: str, name: str, *, service_account: str) -> None:

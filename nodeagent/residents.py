@@ -18,6 +18,9 @@ from nodeagent.telemetry.labels import Reporter, flow_attributes
 log = logging.getLogger(__name__)
 
 
+_Ports = dict[WorkloadUID, frozenset[int]]
+
+
 class Residents:
     """Keeps identities wanted and workload keys subscribed for exactly the workloads of the last `set`."""
 
@@ -39,7 +42,8 @@ class Residents:
         self._has_identity = has_identity
         self._present: dict[WorkloadUID, WorkloadIdentity] = {}
         self._networks: dict[str, int] = {}
-        self._probe_ports: dict[WorkloadUID, frozenset[int]] = {}
+        self._probe_ports: _Ports = {}
+        self._unit_ports: _Ports = {}
 
     def __contains__(self, uid: str) -> bool:
         return uid in self._present
@@ -61,7 +65,7 @@ class Residents:
         """Takes the whole set that runs here now."""
         workloads = tuple(workloads)
         self._networks = {workload.uid: workload.network.inode for workload in workloads if workload.network is not None}
-        self._set_probe_ports(workloads)
+        self._set_ports(workloads)
         present = {WorkloadUID(workload.uid): identity for workload in workloads if (identity := self._identity_of(workload)) is not None}
         if present == self._present:
             return
@@ -73,12 +77,13 @@ class Residents:
         self._subscriptions.need(sorted(fresh))
         self._subscriptions.drop(sorted(gone))
 
-    def _set_probe_ports(self, workloads: Iterable[LocalWorkload]) -> None:
-        ports = {WorkloadUID(workload.uid): frozenset(workload.probe_ports) for workload in workloads if workload.probe_ports}
-        changed = {uid: ports.get(uid) for uid in ports.keys() | self._probe_ports.keys() if ports.get(uid) != self._probe_ports.get(uid)}
-        self._probe_ports = ports
-        if changed:
-            self._store.apply(Update(probe_ports=tuple(changed.items())))
+    def _set_ports(self, workloads: Iterable[LocalWorkload]) -> None:
+        probe_ports = {WorkloadUID(one.uid): frozenset(one.probe_ports) for one in workloads if one.probe_ports}
+        unit_ports = {WorkloadUID(one.uid): frozenset(one.terms.include_inbound_ports or ()) for one in workloads if one.process_group}
+        update = Update(probe_ports=_changed(self._probe_ports, probe_ports), unit_ports=_changed(self._unit_ports, unit_ports))
+        self._probe_ports, self._unit_ports = probe_ports, unit_ports
+        if update != Update():
+            self._store.apply(update)
 
     def describe(self, workload: LocalWorkload, addresses: tuple[str, ...]) -> Description | None:
         """What the proxy is told of a workload; None for one that does not run here (any more)."""
@@ -117,6 +122,10 @@ class Residents:
         except IdentityError as error:
             log.warning("workload %s can have no identity: %s", workload.uid, error)
             return None
+
+
+def _changed(before: _Ports, now: _Ports) -> tuple[tuple[WorkloadUID, frozenset[int] | None], ...]:
+    return tuple((uid, now.get(uid)) for uid in before.keys() | now.keys() if before.get(uid) != now.get(uid))
 
 
 class ObservedRuntime:

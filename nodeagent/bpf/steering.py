@@ -31,6 +31,8 @@ _NUMBER_BYTES: Final = 8
 _SO_COOKIE: Final = 57
 _PORT_BYTES: Final = 1 << 13
 _ONLY: Final = 0
+_AWAY: Final = 1
+_SHARED: Final = 2
 
 
 class Slot(IntEnum):
@@ -60,6 +62,7 @@ class Reason(IntEnum):
     LEFT_ALONE = 11
     OPEN = 12
     ASKED = 13
+    CLAIMED = 14
 
 
 class Steered(Struct, frozen=True):
@@ -141,12 +144,13 @@ class Steering:
 
 
 def encode(terms: Terms, *, away: bool = False) -> bytes:
-    """`struct terms` of terms.h: a bit for each port that is left alone, then the two switches."""
+    """`struct terms` of terms.h: a bit for each port that is left alone, then whether it fails open, and flags."""
     ports = 0
     for first, last in terms.open_inbound():
         ports |= (1 << (last + 1)) - (1 << first)
     words = ports.to_bytes(_PORT_BYTES, "little")
-    return struct.pack(f"={_PORT_BYTES // 8}Q", *struct.unpack(f"<{_PORT_BYTES // 8}Q", words)) + struct.pack("=II", terms.fail_open, away)
+    flags = (_AWAY if away else 0) | (_SHARED if terms.whole_host else 0)
+    return struct.pack(f"={_PORT_BYTES // 8}Q", *struct.unpack(f"<{_PORT_BYTES // 8}Q", words)) + struct.pack("=II", terms.fail_open, flags)
 
 
 def _fill(maps: Maps, *, listeners: Mapping[Slot, socket.socket], terms: bytes) -> None:

@@ -35,20 +35,29 @@ def open_listeners(namespace: Namespace) -> tuple[Listener, ...]:
 
 
 def _open_of_unit(unit: int) -> tuple[Listener, ...]:
-    """A unit's: for what it dials, on a port of its own, which depends on nothing but the unit if that is free."""
-    addresses = (_LOOPBACK4, _LOOPBACK6) if has_loopback6() else (_LOOPBACK4,)
+    """A unit's, on ports of its own, which depend on nothing but the unit if they are free. What comes in is steered there."""
     for offset in range(len(PORTS)):
-        port = PORTS[(unit + offset) % len(PORTS)]
         with ExitStack() as undo:
             try:
-                sockets = [undo.enter_context(listener(address, port, mark=PROXY_MARK, transparent=True)) for address in addresses]
+                made = _listeners_of_unit(PORTS[(unit + offset) % len(PORTS)], undo)
             except KernelError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
                 continue
             undo.pop_all()
-            return tuple(Listener(ListenerKind.OUTBOUND, one) for one in sockets)
+            return made
     raise KernelError(errno.EADDRINUSE, f"listener of a unit, ports {PORTS.start} to {PORTS.stop - 1}", "they are all in use")
+
+
+def _listeners_of_unit(port: int, undo: ExitStack) -> tuple[Listener, ...]:
+    """On `port` for what it dials; for plaintext and tunnels that come in on two others."""
+    inbound, hbone = port + len(PORTS), port + 2 * len(PORTS)
+    made: list[tuple[ListenerKind, socket.socket]] = []
+    for address in (_LOOPBACK4, _LOOPBACK6) if has_loopback6() else (_LOOPBACK4,):
+        made.append((ListenerKind.OUTBOUND, undo.enter_context(listener(address, port, mark=PROXY_MARK, transparent=True))))
+        made.append((ListenerKind.INBOUND, undo.enter_context(listener(address, inbound, mark=PROXY_MARK))))
+        made.append((ListenerKind.HBONE, undo.enter_context(listener(address, hbone, mark=PROXY_MARK))))
+    return tuple(Listener(kind, one) for kind, one in made)
 
 
 def _open() -> tuple[Listener, ...]:

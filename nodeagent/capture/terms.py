@@ -46,6 +46,8 @@ class Terms(Struct, frozen=True):
     exclude_inbound_ports: tuple[int, ...] = ()
     cgroup: str = ""
     """Of the workload's processes, a path below the mount of cgroup v2; empty if it is not known."""
+    addresses: tuple[str, ...] = ()
+    """Of a process group: those of its host that are its alone, where it takes tunnels."""
     whole_host: bool = False
     """It is the node's own network: what that forwards for others is not the workload's, and the agent's connections go past the proxy."""
 

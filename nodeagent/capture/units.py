@@ -1,7 +1,8 @@
-"""Capture of a process group in the node's own network namespace: outbound, by the marks that its cgroup's programs set.
+"""Capture of a process group in the node's own network namespace: outbound by the marks that its cgroup's programs set, inbound by port.
 
 Beside a few rules for exactly these marks nothing of the node's own network is touched. The programs are all that captures here: they
-mark every connection whatever else its socket has, are pinned, and are looked after as rules are.
+mark every connection whatever else its socket has, steer what comes to the ports that the unit names, are pinned, and are looked after as
+rules are.
 """
 
 import errno
@@ -10,10 +11,13 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 
+from meshapi.wire import HBONE_PORT
 from nodeagent.bpf.bpffs import ensure
 from nodeagent.bpf.outbound import Judgements, Marked, Marks, Outbound, Outcome, Site
+from nodeagent.bpf.units import Claim, Slot, Steered, UnitSteering
 from nodeagent.capture.base import Capture, CaptureState, Inspection
 from nodeagent.capture.judgements import judgements
 from nodeagent.capture.listeners import Listener
@@ -30,7 +34,9 @@ from nodeagent.ztunnel.protocol import ListenerKind
 
 log = logging.getLogger(__name__)
 
-INBOUND_REMARK = "only what it dials is in the mesh: who connects to its ports can't be told from who connects to others of the node"
+_THREADS_OWN = "/proc/thread-self/ns/net"
+INBOUND_REMARK = "only what it dials is in the mesh: it names no ports that are its own"
+PLAINTEXT_REMARK = "it takes no tunnels: it has no address that is its alone"
 _COUNTERS = {"marked": Outcome.CAPTURED, "excluded": Outcome.EXCLUDED, "outside": Outcome.OUTSIDE, "unmarked": Outcome.FAILED}
 
 
@@ -43,9 +49,10 @@ class UnitCapture:
         """`pins`: where those of `outbound` are, on a bpffs that is mounted if it must be."""
         self._pins = pins
         self._outbound = outbound
+        self._steering = UnitSteering(pins)
 
     def apply(self, unit: Unit, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
-        """Captures what the cgroup's processes dial from now on; what is open stays as it is."""
+        """Captures what the cgroup's processes dial, and what comes to its ports, from now on; what is open stays as it is."""
         if unit.cgroup.is_root:
             raise KernelError(errno.EINVAL, f"cgroup {unit.path}", detail="is every process's")
         former = unit.run(_remembered, unit.id)
@@ -59,49 +66,88 @@ class UnitCapture:
         self._outbound.attach(unit.cgroup, site, _marks(port), _judged(terms))
         if former and former.port != port:
             unit.run(_take_back, former.port)
+        self._claim(unit, listeners, terms)
+
+    def _claim(self, unit: Unit, listeners: Sequence[Listener], terms: Terms) -> None:
+        slots = {slot: one.socket for one in listeners if (slot := _slot_of(one)) is not None}
+        if claims := claims_of(terms):
+            self._steering.claim(unit.host, unit.id, claims, slots)
+        else:
+            self._steering.release(unit.host, unit.id)
 
     def drain(self, unit: Unit) -> None:
         """Lets new connections past the mesh, and keeps what the proxy's open ones need."""
+        self._steering.release(unit.host, unit.id)
         self._outbound.detach(unit.id)
         unit.run(_drain, unit.id)
 
     def remove(self, unit: Unit) -> None:
         """Puts everything back as it was."""
+        self._steering.release(unit.host, unit.id)
         self._outbound.detach(unit.id)
         unit.run(_remove, unit.id)
 
     def inspect(self, unit: Unit, terms: Terms = TOTAL) -> Inspection:
         """Looks at what is there, without changing it."""
         marked = self._outbound.inspect(unit.id)
+        steered = self._steering.inspect(unit.host, unit.id)
         table = unit.run(nftables.table, FAMILY, table_of(unit.id))
-        if table is None and marked is None:
+        if table is None and marked is None and steered is None:
             return Inspection(CaptureState.ABSENT)
         known = remembered(table.comments) if table else None
         counters = dict(table.counters) if table else {}
         if marked is not None:
             counters |= {name: Counter(marked.connections[outcome], 0) for name, outcome in _COUNTERS.items()}
-        if known and known.draining and marked is None:
+        if steered is not None:
+            counters |= {name: Counter(count, 0) for name, count in steered.lookups._asdict().items()}
+        if known and known.draining and marked is None and steered is None:
             return Inspection(CaptureState.DRAINING, counters)
-        if problem := unit.run(_problem, unit.id, table, known) or _difference(marked, unit, known, terms):
+        unclaimed = _unclaimed(steered, terms, ipv6=unit.run(has_loopback6))
+        if problem := unit.run(_problem, unit.id, table, known) or _difference(marked, unit, known, terms) or unclaimed:
             return Inspection(CaptureState.BROKEN, counters, problem)
-        return Inspection(CaptureState.CAPTURED, counters, remark=_remark(terms))
+        return Inspection(CaptureState.CAPTURED, counters, remark=_remark(terms, steered))
 
     def sweep(self) -> None:
         """Takes off what is left of units that are gone, in the network namespace of this thread; what it can't, the next may."""
         try:
             self._outbound.sweep()
+            self._steering.sweep()
             left = {name.removeprefix(PREFIX) for name in nftables.tables(FAMILY) if name.startswith(PREFIX)}
             ids = {int(one) for one in left if one.isdecimal()}
             for unit in ids - set(_living()) if ids else ():
+                with Namespace.open(_THREADS_OWN) as host:
+                    self._steering.release(host, unit)
                 _remove(unit)
         except OSError as error:
             log.info("what is left of process groups that are gone stays: %s", error)
 
 
-def _remark(terms: Terms) -> str:
-    fail_open = ("it does not fail open",) if terms.fail_open else ()
-    too_many = () if judgements(terms) else ("its terms are more than there is room for, so that all is captured",)
-    return "; ".join((INBOUND_REMARK, *fail_open, *too_many))
+def claims_of(terms: Terms) -> frozenset[Claim]:
+    """What of its host's is a unit's: its ports at its own addresses, and at all that are nobody's; HBONE's at its own addresses alone."""
+    ports = set(terms.include_inbound_ports or ()) - {HBONE_PORT}
+    own = {Claim(ip_address(address), port) for address in terms.addresses for port in (*ports, HBONE_PORT)}
+    return frozenset(own | {Claim(None, port) for port in ports})
+
+
+def _foreign(steered: Steered | None, terms: Terms) -> list[Claim]:
+    """What is another unit's. Who has addresses of its own may share its ports at the others."""
+    missing = claims_of(terms) - (steered.claims if steered else frozenset())
+    return sorted((one for one in missing if one.address or not terms.addresses), key=str)
+
+
+def _remark(terms: Terms, steered: Steered | None) -> str:
+    said = []
+    if not terms.include_inbound_ports:
+        said.append(INBOUND_REMARK)
+    elif not terms.addresses:
+        said.append(PLAINTEXT_REMARK)
+    if foreign := _foreign(steered, terms):
+        said.append(f"another unit has {', '.join(map(_words, foreign))}")
+    if terms.fail_open:
+        said.append("it does not fail open")
+    if not judgements(terms):
+        said.append("its terms are more than there is room for, so that all is captured")
+    return "; ".join(said)
 
 
 class WithUnits:
@@ -145,6 +191,17 @@ def _port(listeners: Sequence[Listener]) -> int | None:
     return None
 
 
+def _slot_of(listener: Listener) -> Slot | None:
+    ipv6 = listener.socket.family == socket.AF_INET6
+    match listener.kind:
+        case ListenerKind.INBOUND:
+            return Slot.INBOUND6 if ipv6 else Slot.INBOUND
+        case ListenerKind.HBONE:
+            return Slot.HBONE6 if ipv6 else Slot.HBONE
+        case _:
+            return None
+
+
 def _marks(port: int) -> Marks:
     return Marks(captured=mark_of(port), past=0, alone=True)
 
@@ -152,6 +209,22 @@ def _marks(port: int) -> Marks:
 def _judged(terms: Terms) -> Judgements:
     """Rather all than what there is room for."""
     return judgements(terms) or Judgements()
+
+
+def _words(claim: Claim) -> str:
+    return f"port {claim.port} of {claim.address or 'all addresses'}"
+
+
+def _unclaimed(steered: Steered | None, terms: Terms, *, ipv6: bool) -> str:
+    wanted = claims_of(terms)
+    if steered is None:
+        return "the steering program does not know its ports" if wanted else ""
+    if not steered.current or not steered.claims <= wanted:
+        return "the steering program is of another version, or has other ports"
+    needed = frozenset(Slot) if ipv6 else {Slot.INBOUND, Slot.HBONE}
+    if missing := sorted(slot.name.lower() for slot in needed - steered.listeners):
+        return f"no listener for {', '.join(missing)}: refused"
+    return ""
 
 
 def _remembered(unit: int) -> Remembered | None:

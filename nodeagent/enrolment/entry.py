@@ -16,7 +16,7 @@ from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.units import Unit
 from nodeagent.runtime.base import LocalWorkload
-from nodeagent.ztunnel.protocol import Attributes, Held, SetWorkload
+from nodeagent.ztunnel.protocol import Attributes, Held, ListenerKind, SetWorkload
 from nodeagent.ztunnel.transport import Sender
 
 
@@ -69,6 +69,10 @@ class Entry:
         self.passed_openly += now - before if now >= before else now
         self.inspection = found
 
+    def locate(self) -> None:
+        """Asks which addresses it has. Blocks; raises KernelError."""
+        self.addresses = _addresses(self.namespace, self.workload)
+
     def enforce(self, capture: Capture) -> None:
         """Captures it. Blocks; raises KernelError."""
         self.look(capture)
@@ -105,6 +109,7 @@ class Entry:
                 inbound_attributes=description.inbound_attributes,
                 outbound_attributes=description.outbound_attributes,
                 baggage=description.baggage,
+                shares_network=self.workload.process_group,
             ),
             fds,
         )
@@ -150,7 +155,8 @@ def adopt(workload: LocalWorkload, capture: Capture, held: Held, fds: tuple[int,
         namespace = undo.enter_context(Namespace(os.dup(fds[0]), workload.netns))
         if workload.process_group:
             given, namespace = namespace.key, undo.enter_context(Unit.open(workload.netns))
-            if given != namespace.network:
+            # Those of an earlier version had no listener for what comes in.
+            if given != namespace.network or ListenerKind.INBOUND not in held.listeners:
                 return None
         if namespace.key != workload.network:
             return None
@@ -163,6 +169,10 @@ def adopt(workload: LocalWorkload, capture: Capture, held: Held, fds: tuple[int,
 
 def _passed_openly(found: Inspection) -> int:
     return sum(counter.packets for name, counter in found.counters.items() if name in OPENLY)
+
+
+def _addresses(namespace: Namespace, workload: LocalWorkload) -> tuple[str, ...]:
+    return workload.terms.addresses or namespace.run(netlink.addresses)
 
 
 def _socket(fd: int) -> socket.socket:
@@ -183,7 +193,7 @@ def _entry(
         generation=generation,
         namespace=namespace,
         listeners=listeners,
-        addresses=namespace.run(netlink.addresses),
+        addresses=_addresses(namespace, workload),
         inspection=found,
         opened_s=now_s,
         passed_openly=_passed_openly(found),

@@ -20,7 +20,6 @@ from nodeagent.enrolment.records import Record, Store
 from nodeagent.enrolment.removal import Removals
 from nodeagent.enrolment.status import EnrolmentState, Trouble, WorkloadStatus, describe_enrolment
 from nodeagent.enrolment.timing import Absence, Timing
-from nodeagent.linux import netlink
 from nodeagent.linux.cgroups import own_directory
 from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
 from nodeagent.runtime.base import LocalWorkload, Runtime
@@ -363,7 +362,7 @@ class Enrolment:
             was_captured = entry.captured
             try:
                 await self._off(entry.look, self._capture)
-                entry.addresses = await self._off(entry.namespace.run, netlink.addresses)
+                await self._off(entry.locate)
             except OSError as error:
                 self._fail(uid, str(error))
                 continue

@@ -10,6 +10,19 @@ from nodeagent.linux.namespaces import Namespace, NamespaceKey
 _OWN: Final = "/proc/self/ns/net"
 
 
+class Network:
+    """An open network namespace of somebody else's, by its own number."""
+
+    def __init__(self, inode: int, descriptor: int) -> None:
+        """`descriptor` stays the caller's."""
+        self.id = inode
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """The descriptor, as long as it is open."""
+        return self._descriptor
+
+
 class Unit(Namespace):
     """A network namespace, as that of one cgroup's processes. Owns descriptors of both; its key is the cgroup's."""
 
@@ -29,6 +42,11 @@ class Unit(Namespace):
     def open(cls, path: str, network: str = _OWN) -> Self:
         """Opens the cgroup whose directory is at `path`, in the network of this process if none is named; raises KernelError."""
         return cls(Cgroup.open("", Path(path)), path, network)
+
+    @property
+    def host(self) -> "Network":
+        """The network namespace, as a place where programs run; as long as this is open."""
+        return Network(self.network.inode, self.fileno())
 
     def close(self) -> None:
         """Closes the descriptors; safe to repeat."""

@@ -53,6 +53,10 @@ def authorize(view: View, question: VerdictQuestion) -> Verdict | Undecided:
     """Judges a connection by the policies of the workload's namespace, the global ones and those that the workload names."""
     if (question.via is Via.HBONE) != (question.peer is not None):
         return Verdict(allow=False, reason=f"{question.via} with{'' if question.peer else 'out'} a peer identity")
+    ports = view.unit_ports_of(question.workload)
+    if ports is not None and question.port not in ports:
+        # Whoever may speak to it may not speak to all of its host.
+        return Verdict(allow=False, reason=f"port {question.port} of the host is not {question.workload}'s")
     if question.via is Via.HBONE:
         return _by_policy(view, question)
     probes = view.probes(question.workload)

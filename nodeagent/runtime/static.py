@@ -10,7 +10,8 @@
 
 An entry with `host: true`, and neither netns nor cgroup, is the node itself: all that has no network of its own. What comes to the agent's
 ports 15020 and 15021 is left alone, and to 22 unless its annotations say which ports are. An entry with a cgroup and without a netns is a
-process group of the node's own network, such as a unit of systemd has.
+process group of the node's own network, such as a unit of systemd has. What comes to it is captured at the ports that it names (`ports:
+[8080]`); tunnels it takes at addresses of the host that are its alone (`addresses: [10.1.2.3]`).
 """
 
 import asyncio
@@ -27,8 +28,10 @@ from meshapi.decoding import MAX_PORT
 from meshapi.spiffe import IdentityError, check_segment
 from meshapi.wire import DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT
 from nodeagent.capture.annotations import read_host_terms, read_terms
+from nodeagent.capture.terms import Terms
 from nodeagent.linux import cgroups
 from nodeagent.linux.namespaces import key_at
+from nodeagent.policy.addresses import AddressError, parse_address
 from nodeagent.runtime.base import HOST_NETWORK, LocalWorkload
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     annotations: dict[str, str] = {}
     cgroup: str = ""
     host: bool = False
+    ports: tuple[int, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 class StaticRuntime:
@@ -161,6 +166,8 @@ def _workload(entry: _Entry, index: int, cluster: str) -> LocalWorkload:
         raise ListError(f"the whole host has its own netns, and no cgroup - at `$[{index}].host`")
     cgroup = _cgroup(entry.cgroup, index)
     terms, problem = read_host_terms(entry.annotations) if entry.host else read_terms(entry.annotations, cgroup=cgroup)
+    if entry.ports or entry.addresses:
+        terms = _of_unit(terms, entry, index)
     return LocalWorkload(
         uid,
         entry.name,
@@ -169,9 +176,20 @@ def _workload(entry: _Entry, index: int, cluster: str) -> LocalWorkload:
         HOST_NETWORK if entry.host else _netns(entry.netns, cgroup, index),
         terms=terms,
         terms_problem=problem,
-        probe_ports=_ports(entry.probe_ports, index),
+        probe_ports=_ports(entry.probe_ports, index, "probe_ports"),
         process_group=bool(cgroup) and not entry.netns,
     )
+
+
+def _of_unit(terms: Terms, entry: _Entry, index: int) -> Terms:
+    if entry.netns or not entry.cgroup:
+        raise ListError(f"ports and addresses are of process groups: all of a network of its own is captured - at `$[{index}]`")
+    try:
+        addresses = tuple(sorted({str(parse_address(one)) for one in entry.addresses}))
+    except AddressError as error:
+        raise ListError(f"{error} - at `$[{index}].addresses`") from error
+    ports = _ports(entry.ports, index, "ports") or terms.include_inbound_ports
+    return msgspec.structs.replace(terms, include_inbound_ports=ports, addresses=addresses)
 
 
 def _netns(path: str, cgroup: str, index: int) -> str:
@@ -192,10 +210,10 @@ def _cgroup(path: str, index: int) -> str:
     return "/".join(parts)
 
 
-def _ports(ports: tuple[int, ...], index: int) -> tuple[int, ...]:
+def _ports(ports: tuple[int, ...], index: int, field: str) -> tuple[int, ...]:
     for port in ports:
         if not 0 < port <= MAX_PORT:
-            raise ListError(f"{port} is no port: 1 to {MAX_PORT} - at `$[{index}].probe_ports`")
+            raise ListError(f"{port} is no port: 1 to {MAX_PORT} - at `$[{index}].{field}`")
     return tuple(sorted(set(ports)))
 
 

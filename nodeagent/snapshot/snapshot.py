@@ -44,11 +44,17 @@ class Snapshot:
     probe_ports: PersistentMap[WorkloadUID, frozenset[int]] = field(default_factory=PersistentMap)
     """Of the workloads of this node that declare any."""
 
+    unit_ports: PersistentMap[WorkloadUID, frozenset[int]] = field(default_factory=PersistentMap)
+    """Of the workloads of this node that share its network: which ports of that are theirs."""
+
     def workload(self, uid: WorkloadUID) -> Workload | Missing:
         return self.workloads.get(uid) or self._missing(uid)
 
     def local_identity(self, uid: WorkloadUID) -> str | None:
         return self.local_identities.get(uid)
+
+    def unit_ports_of(self, uid: WorkloadUID) -> frozenset[int] | None:
+        return self.unit_ports.get(uid)
 
     def probes(self, uid: WorkloadUID) -> NodeProbes:
         ports = self.probe_ports.get(uid)

@@ -29,6 +29,10 @@ class TrackedView:
         self.depends_on |= {uid, PROBE_SOURCES}
         return self._view.probes(uid)
 
+    def unit_ports_of(self, uid: WorkloadUID) -> frozenset[int] | None:
+        self.depends_on.add(uid)
+        return self._view.unit_ports_of(uid)
+
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
         self._needed(address_dependency(network, address))
         self.depends_on.add(BLOCKS_TOUCHED)

@@ -35,6 +35,8 @@ class Update:
     """Workloads of this node and their SPIFFE ids; None: runs here no more."""
     probe_ports: tuple[tuple[WorkloadUID, frozenset[int] | None], ...] = ()
     """Workloads of this node and the ports that they declare for probes; None: runs here no more."""
+    unit_ports: tuple[tuple[WorkloadUID, frozenset[int] | None], ...] = ()
+    """Workloads that share the node's network, and their ports; None: runs here no more, or not so."""
     probe_sources: frozenset[IPAddress] | None = None
     """The whole set; None: as it was."""
 
@@ -53,7 +55,7 @@ def apply(snapshot: Snapshot, update: Update) -> Applied:
     _edit_places(places, update)
     _edit_rules(rules, update)
     arrived = update.policies_arrived and not snapshot.policies_arrived
-    local_identities, probe_ports = dict(update.local_identities), dict(update.probe_ports)
+    local_identities, probe_ports, unit_ports = dict(update.local_identities), dict(update.probe_ports), dict(update.unit_ports)
     probe_sources = snapshot.probe_sources if update.probe_sources is None else update.probe_sources
     following = replace(
         snapshot,
@@ -73,8 +75,9 @@ def apply(snapshot: Snapshot, update: Update) -> Applied:
         local_identities=snapshot.local_identities.changed(local_identities),
         probe_sources=probe_sources,
         probe_ports=snapshot.probe_ports.changed(probe_ports),
+        unit_ports=snapshot.unit_ports.changed(unit_ports),
     )
-    touched = places.touched | rules.touched | local_identities.keys() | probe_ports.keys()
+    touched = places.touched | rules.touched | local_identities.keys() | probe_ports.keys() | unit_ports.keys()
     if probe_sources != snapshot.probe_sources:
         touched |= {PROBE_SOURCES}
     return Applied(following, frozenset(touched | {ALL_POLICIES} if arrived else touched))

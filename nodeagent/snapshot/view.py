@@ -47,6 +47,9 @@ class View(Protocol):
     def probes(self, uid: WorkloadUID) -> NodeProbes:
         """What counts as a probe of a workload of this node."""
 
+    def unit_ports_of(self, uid: WorkloadUID) -> frozenset[int] | None:
+        """The ports that are a workload's of a network that it shares with the rest of the node; None if its network is its own."""
+
     def address(self, network: str, address: IPAddress) -> Workload | tuple[Service, ...] | Missing:
         """Whose address it is: services before the workload (never an empty tuple)."""
 

@@ -247,6 +247,8 @@ class SetWorkload(Struct, frozen=True, tag="workload"):
     """For flows that fail before a decision."""
     baggage: str = ""
     """The value of the `baggage` header of its tunnels; without one if empty."""
+    shares_network: bool = False
+    """The network is others' as well: its applications see the host as their client."""
 
 
 class RemoveWorkload(Struct, frozen=True, tag="remove_workload"):

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,48 @@ def test_two_units_of_one_host_have_an_identity_each_and_the_host_has_none(mesh:
         with mesh.policies(only_billing):
             assert not mesh.call(host.namespace, far.ipv4).ok, "other processes of the host have no identity"
         assert ask("batch", far.ipv4).client == str(host.ipv4)
-        assert "can't be told" in unit(mesh, "batch")["problem"]
+        assert "it names no ports" in unit(mesh, "batch")["problem"]
         assert mesh.call(host.namespace, far.ipv4).ok, "in plaintext, as before"
     mesh.wait(lambda: not unit(mesh, "billing") and not unit(mesh, "batch"), "the units to be released", timeout_s=45)
     for command in (["nft", "list", "tables"], ["ip", "rule"], ["ip", "-6", "rule"]):
         left = run(command, namespace=host.namespace)
         assert "nodemesh_" not in left
         assert "0111" not in left
+
+
+def test_a_unit_is_called_at_its_ports_as_itself_and_its_host_is_not(mesh: Mesh) -> None:
+    """In tunnels at the address that is its alone, in plaintext as policy has it; to no port but its own."""
+    host, far = mesh.topology.hosts["n1"], mesh.pods["api-2"]
+    own4, own6 = IPv4Address(f"10.77.{host.number}.77"), IPv6Address(f"fd77:{host.number}::77")
+    only_api = manifests.authorization_policy("only-api", "ALLOW", app="counter", principals=[principal("api")])
+    listed = Pod("counter", "n1", host.namespace, own4, own6)
+    documents = (manifests.service_account("counter"), manifests.pod(listed, service_account="counter", app="counter"))
+    for address in (f"{own4}/24", f"{own6}/64"):
+        run(["ip", "address", "add", address, "dev", "uplink", "nodad"][: 6 if ":" not in address else 7], namespace=host.namespace)
+    with cgroups.made() as cgroup, mesh.applied("unit-counter", *documents):
+        app = mesh.cluster.start_app(listed)
+        mesh.cluster.list_unit("n1", "counter", cgroup=cgroup.name, ports=[HTTP], addresses=[str(own4), str(own6)])
+        try:
+            mesh.wait(lambda: unit(mesh, "counter").get("ready"), "the unit to be captured with an identity")
+            assert not unit(mesh, "counter")["problem"]
+            with mesh.policies(only_api), mesh.wiretap("counter") as tap:
+                for address in (own4, own6):
+                    mesh.wait(lambda address=address: mesh.call(far, address).pod == "counter", "api to be let in")  # type: ignore[misc]
+                    assert mesh.call(far, address).client == str(address), "the application sees its host"
+                    for caller in (mesh.pods["shop"], mesh.outside):
+                        assert not mesh.call(caller, address).ok
+                assert not mesh.call(mesh.outside, host.ipv4).ok, "its port is its own at whichever address"
+            assert tap.read().ports >= {15008}
+            assert mesh.hold(mesh.outside, own4), "another port of the host is the host's"
+            with pytest.raises(OSError, match=r"closed|reset"):
+                mesh.hold(far, own4)
+            assert mesh.call(mesh.outside, own4).pod == "counter", "plaintext, where no policy holds"
+        finally:
+            mesh.cluster.unlist_unit("n1", "counter")
+            app.stop()
+    mesh.wait(lambda: not unit(mesh, "counter"), "the unit to be released", timeout_s=45)
+    for address in (f"{own4}/24", f"{own6}/64"):
+        run(["ip", "address", "del", address, "dev", "uplink"], namespace=host.namespace)
 
 
 # ---- a whole host

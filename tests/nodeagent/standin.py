@@ -86,9 +86,11 @@ class Application(Acceptor):
 class Proxy(Acceptor):
     """Carries plaintext connections as the node proxy does; `seen` holds (kind, original destination)."""
 
-    def __init__(self, pod: Side, listeners: tuple[Listener, ...]) -> None:
+    def __init__(self, pod: Side, listeners: tuple[Listener, ...], *, shares_network: bool = False) -> None:
+        """`shares_network`: the application sees the host as its client, since the network is not the workload's alone."""
         super().__init__()
         self.pod = pod
+        self._shares_network = shares_network
         self.seen: queue.Queue[tuple[ListenerKind, str, int]] = queue.Queue()
         serve = {ListenerKind.OUTBOUND: self._outbound, ListenerKind.INBOUND: self._inbound, ListenerKind.HBONE: self._hbone}
         serve[ListenerKind.PROBE] = self._inbound
@@ -106,9 +108,17 @@ class Proxy(Acceptor):
     def _inbound(self, made: socket.socket) -> None:
         host, port = original_destination(made)
         self.seen.put((ListenerKind.INBOUND, host, port))
-        with transparent(self.pod, made.getpeername()[0]) as onward:
+        with self._towards_application(made) as onward:
             onward.connect((host, port))
             pump(made, onward)
+
+    def _towards_application(self, made: socket.socket) -> socket.socket:
+        if not self._shares_network:
+            return transparent(self.pod, made.getpeername()[0])
+        onward = self.pod.open_socket(made.family)
+        onward.setsockopt(socket.SOL_SOCKET, SO_MARK, PROXY_MARK)
+        onward.bind((made.getsockname()[0], 0))
+        return onward
 
     def _hbone(self, made: socket.socket) -> None:
         self.seen.put((ListenerKind.HBONE, plain(made.getsockname()[0]), made.getsockname()[1]))

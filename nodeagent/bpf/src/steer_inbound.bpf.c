@@ -75,15 +75,6 @@ static __always_inline enum reason assign(struct bpf_sk_lookup *ctx, enum slot s
 	return reason_of(slot);
 }
 
-/* Whether it comes from the very address that it goes to. Nothing from outside does: its answer would never leave the pod. */
-static __always_inline bool is_own(struct bpf_sk_lookup *ctx)
-{
-	if (ctx->family != AF_INET6)
-		return ctx->remote_ip4 == ctx->local_ip4;
-	return ctx->remote_ip6[0] == ctx->local_ip6[0] && ctx->remote_ip6[1] == ctx->local_ip6[1] &&
-	       ctx->remote_ip6[2] == ctx->local_ip6[2] && ctx->remote_ip6[3] == ctx->local_ip6[3];
-}
-
 /* HBONE is the mesh's own, and never open. */
 static __always_inline enum reason assign_or_open(struct bpf_sk_lookup *ctx)
 {
@@ -119,6 +110,9 @@ static __always_inline enum reason steer(struct bpf_sk_lookup *ctx)
 	/* What the proxy sends to the pod's own addresses comes by the loopback device, too, but is accounted to the one that has them. */
 	if (is_own(ctx))
 		return REASON_OWN;
+	/* A unit of the host, whose port it is: see steer_units.bpf.c. */
+	if (ctx->sk && is_shared())
+		return REASON_CLAIMED;
 	probe = probe_of(ctx);
 	if (probe) {
 		if (is_told(probe))

@@ -45,6 +45,8 @@ enum reason {
 	REASON_OPEN,
 	/* The rules ask whether the proxy listens. */
 	REASON_ASKED,
+	/* A unit's, of a host that is captured as a whole: another program has found its listener. */
+	REASON_CLAIMED,
 	REASONS,
 };
 
@@ -53,13 +55,22 @@ struct lookups {
 	__u64 count;
 };
 
+/* Whether it comes from the very address that it goes to. Nothing from outside does: its answer would never leave the pod. */
+static __always_inline bool is_own(struct bpf_sk_lookup *ctx)
+{
+	if (ctx->family != AF_INET6)
+		return ctx->remote_ip4 == ctx->local_ip4;
+	return ctx->remote_ip6[0] == ctx->local_ip6[0] && ctx->remote_ip6[1] == ctx->local_ip6[1] &&
+	       ctx->remote_ip6[2] == ctx->local_ip6[2] && ctx->remote_ip6[3] == ctx->local_ip6[3];
+}
+
 /* Room for those of later versions: a map that were as large as its enumeration could not be taken over by another version. */
 #define SLOTS_ROOM 16
 #define REASONS_ROOM 64
 
 _Static_assert(SLOTS <= SLOTS_ROOM && REASONS <= REASONS_ROOM, "raising the room makes another layout");
 _Static_assert(SLOTS == 5, "steering.py names each slot");
-_Static_assert(REASONS == 14, "steering.py names each reason");
+_Static_assert(REASONS == 15, "steering.py names each reason");
 _Static_assert(sizeof(struct lookups) == 8, "steering.py reads it as one 64-bit number");
 
 #endif

@@ -14,13 +14,17 @@
 
 #define PORT_WORDS 1024
 
+/* The agent says that the proxy is away: its listeners may be there, but nobody accepts from them. */
+#define TERMS_AWAY 1
+/* The network is a host's, of which units have their own listeners. */
+#define TERMS_SHARED 2
+
 struct terms {
 	/* A bit for each port: its connections are the application's. */
 	__u64 left_alone[PORT_WORDS];
 	/* Where the proxy has no listener, connections are the application's. */
 	__u32 fail_open;
-	/* The agent says that the proxy is away: its listeners may be there, but nobody accepts from them. */
-	__u32 away;
+	__u32 flags;
 };
 
 _Static_assert(sizeof(struct terms) == 8 * PORT_WORDS + 8, "steering.py writes it as words, then two 32-bit numbers");
@@ -51,7 +55,15 @@ static __always_inline bool is_open(bool heard)
 {
 	struct terms *found = terms_of_workload();
 
-	return found && found->fail_open && (found->away || !heard);
+	return found && found->fail_open && (found->flags & TERMS_AWAY || !heard);
+}
+
+/* Whether another program may choose the listener. */
+static __always_inline bool is_shared(void)
+{
+	struct terms *found = terms_of_workload();
+
+	return found && found->flags & TERMS_SHARED;
 }
 
 #endif

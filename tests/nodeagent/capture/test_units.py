@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from nodeagent.bpf.outbound import Outbound
+from nodeagent.bpf.steering import Steering
 from nodeagent.capture.base import CaptureState
+from nodeagent.capture.ebpf import slot_of
 from nodeagent.capture.listeners import Listener, open_listeners
-from nodeagent.capture.terms import Terms
+from nodeagent.capture.terms import TOTAL, Terms, of_host
 from nodeagent.capture.unit_rules import PORTS, mark_of, table_of
-from nodeagent.capture.units import INBOUND_REMARK, UnitCapture
+from nodeagent.capture.units import INBOUND_REMARK, PLAINTEXT_REMARK, UnitCapture
 from nodeagent.linux.units import Unit
 from nodeagent.ztunnel.protocol import ListenerKind
 from tests.nodeagent import cgroups
@@ -56,7 +58,7 @@ def capture(pins: Path) -> UnitCapture:
 def group(host: Side) -> Iterator[Group]:
     with cgroups.made() as path, Unit.open(str(path), host.namespace.path) as unit:
         listeners = open_listeners(unit)
-        with Proxy(host, listeners) as proxy:
+        with Proxy(host, listeners, shares_network=True) as proxy:
             yield Group(unit, path, listeners, proxy)
 
 
@@ -172,7 +174,7 @@ def test_whatever_else_a_socket_has_it_is_captured_or_closed(host: Side, network
 
 def test_nobody_gets_an_identity_by_its_listener(host: Side, groups: tuple[Group, Group], capture: UnitCapture) -> None:
     one = groups[0]
-    [port] = {listener.socket.getsockname()[1] for listener in one.listeners}
+    [port] = {listener.socket.getsockname()[1] for listener in one.listeners if listener.kind is ListenerKind.OUTBOUND}
     assert port in PORTS
     for address in ("127.0.0.1", "::1"):
         assert refused(lambda address=address: host.dial(address, port, timeout_s=1))  # type: ignore[misc]
@@ -304,3 +306,157 @@ def test_it_outlives_its_maker_and_is_taken_up_again(host: Side, network: Pair, 
                     assert talk(made)
                 assert proxy.seen.get(timeout=3)
             capture.remove(unit)
+
+
+# ---- what comes in
+
+
+SERVING = Terms(include_inbound_ports=(PORT,))
+HBONE = 15008
+OWN = {socket.AF_INET: "10.77.0.50", socket.AF_INET6: "fd77::50"}
+ALONE = Terms(include_inbound_ports=(PORT,), addresses=tuple(OWN.values()))
+
+
+@pytest.fixture
+def addressed(host: Side) -> Side:
+    """The host with two more addresses, for a unit."""
+    host.shell("ip", "address", "add", f"{OWN[socket.AF_INET]}/24", "dev", "eth0")
+    host.shell("ip", "address", "add", f"{OWN[socket.AF_INET6]}/64", "dev", "eth0", "nodad")
+    return host
+
+
+def test_what_comes_to_its_ports_is_its_proxys_and_nothing_else(
+    host: Side, network: Pair, capture: UnitCapture, groups: tuple[Group, Group], family: int
+) -> None:
+    one, here, there = groups[0], host.addresses[family], network.client.addresses[family]
+    capture.apply(one.unit, one.listeners, SERVING)
+    with Application(host, PORT) as application, Application(host, PORT + 1):
+        with network.client.dial(here, PORT) as made:
+            assert talk(made)
+            assert made.getpeername()[:2] == (here, PORT)
+        assert one.proxy.seen.get(timeout=3) == (ListenerKind.INBOUND, here, PORT)
+        assert application.peers.get(timeout=3) == here, "the application sees its host as the client"
+        with network.client.dial(here, PORT + 1) as made:
+            assert talk(made).startswith(there.encode())
+        for address in (here, "127.0.0.1"):
+            with host.dial(address, PORT) as made:
+                assert talk(made), "the host's own processes share its network"
+        assert refused(lambda: network.client.dial(here, HBONE, timeout_s=1))
+    assert all(each.proxy.seen.empty() for each in groups)
+    found = capture.inspect(one.unit, SERVING)
+    assert (found.state, found.problem, found.remark) == (CaptureState.CAPTURED, "", PLAINTEXT_REMARK)
+    assert found.counters["inbound"].packets == 1
+
+
+def test_it_takes_tunnels_at_its_own_addresses(
+    addressed: Side, network: Pair, capture: UnitCapture, groups: tuple[Group, Group], family: int
+) -> None:
+    one, other = groups
+    capture.apply(one.unit, one.listeners, ALONE)
+    for source in (network.client, addressed):
+        with source.dial(OWN[family], HBONE) as made:
+            assert made.recv(10) == b"hbone\n"
+        assert one.proxy.seen.get(timeout=3) == (ListenerKind.HBONE, OWN[family], HBONE)
+    assert refused(lambda: network.client.dial(addressed.addresses[family], HBONE, timeout_s=1))
+    assert capture.inspect(one.unit, ALONE).remark == ""
+    # The second comes too late for both, and says so.
+    capture.apply(other.unit, other.listeners, ALONE)
+    found = capture.inspect(other.unit, ALONE)
+    assert found.state is CaptureState.CAPTURED
+    assert found.remark.startswith(f"another unit has port 15008 of {OWN[socket.AF_INET]}")
+    with network.client.dial(OWN[family], HBONE) as made:
+        assert made.recv(10) == b"hbone\n"
+    assert one.proxy.seen.get(timeout=3)
+    capture.remove(one.unit)
+    capture.apply(other.unit, (), ALONE)
+    with network.client.dial(OWN[family], HBONE) as made:
+        assert made.recv(10) == b"hbone\n"
+    assert other.proxy.seen.get(timeout=3)
+
+
+def test_two_may_have_one_port_at_addresses_of_their_own(
+    addressed: Side, network: Pair, capture: UnitCapture, groups: tuple[Group, Group]
+) -> None:
+    addresses = (OWN[socket.AF_INET], addressed.addresses[socket.AF_INET])
+    with Application(addressed, PORT):
+        for one, address in zip(groups, addresses, strict=True):
+            terms = Terms(include_inbound_ports=(PORT,), addresses=(address,))
+            capture.apply(one.unit, one.listeners, terms)
+            assert capture.inspect(one.unit, terms).remark == ""
+        for one, address in zip(groups, addresses, strict=True):
+            with network.client.dial(address, PORT) as made:
+                assert talk(made)
+            assert one.proxy.seen.get(timeout=3) == (ListenerKind.INBOUND, address, PORT)
+
+
+def test_without_a_proxy_its_ports_are_closed_and_others_are_not(
+    host: Side, network: Pair, capture: UnitCapture, groups: tuple[Group, Group], family: int
+) -> None:
+    one, here = groups[0], host.addresses[family]
+    capture.apply(one.unit, one.listeners, SERVING)
+    one.proxy.close()
+    with Application(host, PORT) as application, Application(host, PORT + 1):
+        assert refused(lambda: network.client.dial(here, PORT, timeout_s=0.6))
+        assert application.peers.empty()
+        with network.client.dial(here, PORT + 1) as made:
+            assert talk(made)
+    found = capture.inspect(one.unit, SERVING)
+    assert (found.state, "no listener for" in found.problem) == (CaptureState.BROKEN, True)
+    assert found.counters["closed"].packets >= 1
+
+
+def test_terms_that_name_no_ports_any_more_take_them_back(
+    host: Side, network: Pair, capture: UnitCapture, groups: tuple[Group, Group]
+) -> None:
+    one, here = groups[0], host.addresses[socket.AF_INET]
+    capture.apply(one.unit, one.listeners, SERVING)
+    assert "other ports" in capture.inspect(one.unit).problem
+    capture.apply(one.unit)
+    assert capture.inspect(one.unit).remark == INBOUND_REMARK
+    with Application(host, PORT), network.client.dial(here, PORT) as made:
+        assert talk(made)
+    assert one.proxy.seen.empty()
+
+
+def test_a_drain_lets_what_comes_in_go_to_the_application(
+    host: Side, network: Pair, capture: UnitCapture, groups: tuple[Group, Group]
+) -> None:
+    one, here = groups[0], host.addresses[socket.AF_INET]
+    capture.apply(one.unit, one.listeners, SERVING)
+    with Application(host, PORT), network.client.dial(here, PORT) as held:
+        assert talk(held)
+        one.proxy.seen.get(timeout=3)
+        capture.drain(one.unit)
+        assert talk(held)
+        with network.client.dial(here, PORT) as made:
+            assert talk(made)
+    assert one.proxy.seen.empty()
+    assert capture.inspect(one.unit, SERVING).state is CaptureState.DRAINING
+
+
+def test_a_unit_of_a_host_that_is_captured_as_a_whole_keeps_its_ports(
+    addressed: Side, network: Pair, capture: UnitCapture, groups: tuple[Group, Group], pins: Path, family: int
+) -> None:
+    """Whichever of the two was captured first."""
+    one, namespace = groups[0], addressed.namespace
+    steering, listeners = Steering(pins), open_listeners(namespace)
+    slots = {slot: listener.socket for listener in listeners if (slot := slot_of(listener)) is not None}
+    with Proxy(addressed, listeners, shares_network=True) as whole, Application(addressed, PORT), Application(addressed, PORT + 1):
+        for first, second in (("unit", "host"), ("host", "unit")):
+            for each in (first, second):
+                if each == "unit":
+                    capture.apply(one.unit, one.listeners, ALONE)
+                else:
+                    steering.attach(namespace, slots, of_host(TOTAL, ports_given=False))
+            for port, proxy in ((PORT, one.proxy), (PORT + 1, whole)):
+                with network.client.dial(addressed.addresses[family], port) as made:
+                    assert talk(made)
+                assert proxy.seen.get(timeout=3) == (ListenerKind.INBOUND, addressed.addresses[family], port)
+            for address, proxy in ((OWN[family], one.proxy), (addressed.addresses[family], whole)):
+                with network.client.dial(address, HBONE) as made:
+                    assert made.recv(10) == b"hbone\n"
+                assert proxy.seen.get(timeout=3)[0] is ListenerKind.HBONE
+            assert one.proxy.seen.empty()
+            assert whole.seen.empty()
+            capture.apply(one.unit)
+            steering.detach(namespace)

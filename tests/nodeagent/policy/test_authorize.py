@@ -163,6 +163,15 @@ def test_questions_that_contradict_themselves_are_denied(question: VerdictQuesti
     assert not judge(knowing(), question).allow
 
 
+@pytest.mark.parametrize("peer", [WEB, None])
+def test_whoever_may_speak_to_a_unit_may_not_speak_to_all_of_its_host(peer: WorkloadIdentity | None) -> None:
+    unit = apply(knowing(), Update(unit_ports=((UID, frozenset({80})),))).snapshot
+    assert judge(unit, ask(peer, port=80)).allow
+    assert judge(unit, ask(peer, port=22)) == Verdict(allow=False, reason=f"port 22 of the host is not {UID}'s")
+    assert not judge(apply(unit, Update(unit_ports=((UID, frozenset()),))).snapshot, ask(peer, port=80)).allow
+    assert judge(apply(unit, Update(unit_ports=((UID, None),))).snapshot, ask(peer, port=22)).allow
+
+
 def test_a_workload_that_runs_here_as_somebody_else_is_denied() -> None:
     """A pod was replaced under the same name, and the policies that are known are the former's."""
     snapshot = knowing()

@@ -157,3 +157,19 @@ def test_the_node_itself_is_a_workload_if_the_list_says_so(tmp_path: Path) -> No
         path.write_text(f"- {{name: vm-1, namespace: shop, host: true, {other}}}\n")
         with pytest.raises(ListError, match="the whole host"):
             read(path)
+
+
+def test_a_process_group_names_its_ports_and_its_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "workloads.yaml"
+    path.write_text("- {name: web, namespace: shop, cgroup: a/web, ports: [8443, 8080], addresses: ['fd00:0::7', 10.1.2.3]}\n")
+    [unit] = read(path)
+    assert (unit.terms.include_inbound_ports, unit.terms.addresses) == ((8080, 8443), ("10.1.2.3", "fd00::7"))
+    for entry, why in (
+        ("{name: web, namespace: shop, netns: /run/netns/web, ports: [80]}", "of process groups"),
+        ("{name: web, namespace: shop, host: true, ports: [80]}", "of process groups"),
+        ("{name: web, namespace: shop, cgroup: a/web, ports: [0]}", "no port"),
+        ("{name: web, namespace: shop, cgroup: a/web, addresses: [10.1.2.3/24]}", "addresses"),
+    ):
+        path.write_text(f"- {entry}\n")
+        with pytest.raises(ListError, match=why):
+            read(path)

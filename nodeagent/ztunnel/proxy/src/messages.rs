@@ -30,6 +30,7 @@ pub struct WorkloadSpec {
     pub outbound: Arc<Series>,
     /// What its tunnels say of it, if anything.
     pub baggage: String,
+    pub shares_network: bool,
 }
 
 /// The TLS configurations of one certificate generation of an identity.

@@ -249,6 +249,9 @@ pub struct SetWorkload {
     pub outbound_attributes: Attributes,
     #[serde(default)]
     pub baggage: String,
+    /// Its network is others' as well: who its applications see is the host.
+    #[serde(default)]
+    pub shares_network: bool,
 }
 
 #[derive(Debug, Deserialize)]

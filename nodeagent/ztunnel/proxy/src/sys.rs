@@ -2,7 +2,7 @@
 
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -75,6 +75,15 @@ pub fn prepare_to_application(socket: &Socket, client: SocketAddr, v6: bool, own
     // Many connections of one port to different applications, and ports whose last connection has just ended.
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(client))
+}
+
+/// Makes a socket one that reaches an application at an address of this host, from that very address: by which the kernel's part of the
+/// capture knows that it does not come from outside.
+pub fn prepare_within_host(socket: &Socket, own: IpAddr) -> io::Result<()> {
+    prepare_outgoing(socket)?;
+    stays_on_node(&SockRef::from(socket));
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(SocketAddr::new(own, 0)))
 }
 
 fn prepare(socket: &Socket) -> io::Result<()> {

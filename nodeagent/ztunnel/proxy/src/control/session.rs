@@ -148,6 +148,7 @@ impl Control {
             inbound: self.series.intern(message.inbound_attributes),
             outbound: self.series.intern(message.outbound_attributes),
             baggage: message.baggage,
+            shares_network: message.shares_network,
         });
         if let Some(named) = &mut self.session.named {
             named.workloads.insert(uid.clone());

@@ -17,14 +17,24 @@ const CLIENT_PORTS_BEGIN: u16 = 32768;
 const OUR_PORTS_BEGIN: u16 = 1024;
 const PORT_TRIES: usize = 16;
 
-/// Connects to the application in the pod, from the client's address.
+/// Connects to the application, from the client's address if the network is the workload's own.
 async fn connect_application(worker: &Rc<Worker>, conn: &Conn) -> Result<TcpStream, Failure> {
     let to = conn.destination;
-    match tokio::time::timeout(worker.deadlines().connect, connect_from_client(worker, conn, to)).await {
+    match tokio::time::timeout(worker.deadlines().connect, connect(worker, conn, to)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(Failure::new(Flag::UF, format!("connecting to the application at {to}: {error}"))),
         Err(_) => Err(Failure::new(Flag::UF, format!("connecting to the application at {to}: no answer in time"))),
     }
+}
+
+async fn connect(worker: &Rc<Worker>, conn: &Conn, to: SocketAddr) -> io::Result<TcpStream> {
+    if !conn.workload.spec().shares_network {
+        return connect_from_client(worker, conn, to).await;
+    }
+    // Answers to a client's address would leave the host: it takes settings of the whole network to bring them back here.
+    let socket = worker.socket(&conn.workload, to.is_ipv6()).await?;
+    sys::prepare_within_host(&socket, to.ip())?;
+    TcpSocket::from_std_stream(socket.into()).connect(to).await
 }
 
 async fn connect_from_client(worker: &Rc<Worker>, conn: &Conn, to: SocketAddr) -> io::Result<TcpStream> {
