@@ -40,6 +40,8 @@ LABEL_INGRESS_USE_WAYPOINT: Final = "istio.io/ingress-use-waypoint"
 LABEL_WAYPOINT_FOR: Final = "istio.io/waypoint-for"
 LABEL_GATEWAY_NAME: Final = "gateway.networking.k8s.io/gateway-name"
 """On the pods and the service of a waypoint or gateway: the name of the Gateway that they are."""
+WAYPOINT_GUARD: Final = "only_through_waypoint_"
+"""Begins the names of the policies that let nobody in but a waypoint; no object of Kubernetes has a name with `_`."""
 WAYPOINT_CLASSES: Final = frozenset({"istio-waypoint", "nodemesh-waypoint"})
 ANNOTATION_REDIRECTION: Final = "ambient.istio.io/redirection"
 ANNOTATIONS_APART: Final = ("sidecar.istio.io/status", "kubernetes.io/config.mirror")

@@ -12,10 +12,9 @@ from control.kinds import AuthorizationPolicy, Kind, ObjectKey
 from control.kinds.security import PolicyAction, PolicyTarget
 from control.validation import values
 from control.validation.policy_checks import DRY_RUN
+from meshapi import wire
 from meshapi.authorization import Action, Exact, Match, Policy, PolicyScope
 
-# Names with `_` can't clash: no object of Kubernetes has them.
-_PREFIX: Final = "only_through_waypoint_"
 GATEWAY_CLASS: Final = "GatewayClass"
 _KINDS: Final = {"Service": Kind.SERVICE, "ServiceEntry": Kind.SERVICE_ENTRY, "Gateway": Kind.GATEWAY}
 
@@ -61,7 +60,7 @@ def guard(key: ObjectKey, principals: Iterable[str], ports: tuple[int, ...] | No
 
 
 def _name(key: ObjectKey) -> str:
-    return f"{_PREFIX}{key.kind.lower()}_{key.name}"
+    return f"{wire.WAYPOINT_GUARD}{key.kind.lower()}_{key.name}"
 
 
 def _target(target: PolicyTarget, namespace: str, root_namespace: str) -> Target | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from meshapi import wire
 from meshapi.workload import IPAddress, TunnelProtocol, Workload, WorkloadUID
 from nodeagent.policy.addresses import parse_socket_address
 from nodeagent.policy.authorize import Undecided, VerdictQuestion, authorize
@@ -12,6 +13,7 @@ from nodeagent.resolve.endpoints import choose_address
 from nodeagent.resolve.explanation import Explanation, Outcome, Step
 from nodeagent.resolve.resolve import RouteQuestion, resolve
 from nodeagent.resolve.target import Target, find_target
+from nodeagent.resolve.waypoints import is_waypoint
 from nodeagent.snapshot.view import Missing, View
 from nodeagent.ztunnel.protocol import Endpoint, Forward, Pass, Refuse, Via
 
@@ -75,6 +77,8 @@ class _Asking:
 
 def _forwarded(asking: _Asking, endpoints: tuple[Endpoint, ...], steps: list[Step]) -> Explanation:
     outcomes = set()
+    if any(is_waypoint(endpoint) for endpoint in endpoints):
+        return _by_waypoint(asking, endpoints, steps)
     for endpoint in endpoints:
         steps.append(Step("endpoint", _endpoint_text(endpoint, in_mesh=asking.in_mesh)))
         outcome, step = _verdict(asking, endpoint)
@@ -84,6 +88,35 @@ def _forwarded(asking: _Asking, endpoints: tuple[Endpoint, ...], steps: list[Ste
         if outcome in outcomes:
             return Explanation(outcome, tuple(steps))
     return Explanation(Outcome.ALLOWED, tuple(steps))
+
+
+def _by_waypoint(asking: _Asking, endpoints: tuple[Endpoint, ...], steps: list[Step]) -> Explanation:
+    """The way to the waypoint, and from there as the waypoint would be answered; what it decides itself only its Envoy knows."""
+    source, first = asking.source, endpoints[0]
+    waypoint = asking.view.workload(WorkloadUID(first.uid))
+    if not isinstance(waypoint, Workload):
+        return Explanation(Outcome.UNKNOWN, (*steps, Step("waypoint", f"{first.uid} is not known")), (first.uid,))
+    if asking.in_mesh:
+        steps += [Step("waypoint", _endpoint_text(endpoint, in_mesh=True)) for endpoint in endpoints]
+        told = f"its routes and policies decide; what it sends on comes from {waypoint.identity}, which is who policies see from there on"
+        behind = _Asking(asking.view, waypoint, in_mesh=True, at_syn=nowhere)
+    else:
+        told = f"{source.uid} is not in the mesh: it dials past the waypoint {first.uid}"
+        behind = asking
+    steps.append(Step("waypoint", told))
+    return _onward(behind, waypoint, _application(first), steps)
+
+
+def _onward(asking: _Asking, waypoint: Workload, destination: str, steps: list[Step]) -> Explanation:
+    onward = resolve(asking.view, RouteQuestion(waypoint.uid, *parse_socket_address(destination)))
+    match onward:
+        case Unknown(keys, waiting_for):
+            return Explanation(Outcome.UNKNOWN, (*steps, Step("route", f"{waiting_for} is not known")), keys)
+        case Refuse(flag, reason, _):
+            return Explanation(Outcome.DENIED, (*steps, Step("route", f"refused ({flag}): {reason}")))
+        case Forward(endpoints) if not any(is_waypoint(endpoint) for endpoint in endpoints):
+            return _forwarded(asking, endpoints, steps)
+    return Explanation(Outcome.UNKNOWN, (*steps, Step("route", "where it goes from there can't be told from here")))
 
 
 def _endpoint_text(endpoint: Endpoint, *, in_mesh: bool) -> str:
@@ -112,6 +145,8 @@ def _verdict(asking: _Asking, endpoint: Endpoint) -> tuple[Outcome, Step]:
     if isinstance(verdict, Undecided):
         return Outcome.UNKNOWN, Step("verdict", f"{verdict.waiting_for} is not known")
     words = f"{endpoint.uid} {'allows' if verdict.allow else 'denies'} it: {verdict.reason}"
+    if verdict.policy is not None and verdict.policy.partition("/")[2].startswith(wire.WAYPOINT_GUARD):
+        words += ", which lets in its waypoint alone, since policies that only the waypoint can enforce hold for it"
     if verdict.dry_run is not None:
         words += f"; dry run: {verdict.dry_run}"
     if refused := asking.at_syn(endpoint.uid, client, address, port, via):

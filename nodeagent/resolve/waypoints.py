@@ -15,7 +15,7 @@ from meshapi.workload import (
     Workload,
     WorkloadStatus,
 )
-from nodeagent.policy.addresses import plain, socket_address
+from nodeagent.policy.addresses import parse_socket_address, plain, socket_address
 from nodeagent.resolve.answer import NO_HEALTHY_UPSTREAM, Unknown, expected, refuse
 from nodeagent.resolve.endpoints import Candidate, candidates, choose_address
 from nodeagent.resolve.holders import as_held
@@ -63,6 +63,13 @@ def through_waypoint(
     if len(gates) == 1:
         return Forward(tuple(_endpoint(source, gates[0][0], one, dialled, one.workload.capacity) for one in gates[0][0].candidates))
     return Forward(tuple(endpoint for gate, weight in gates for endpoint in _shared(source, gate, weight, dialled)))
+
+
+def is_waypoint(endpoint: Endpoint) -> bool:
+    """Whether this is the way to a waypoint: it is asked for another address than its own."""
+    if endpoint.tunnel is None:
+        return False
+    return parse_socket_address(endpoint.address)[0] != parse_socket_address(endpoint.tunnel.authority)[0]
 
 
 def _is_itself(view: View, source: Workload, gateway: GatewayAddress) -> bool:

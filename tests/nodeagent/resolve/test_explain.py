@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from meshapi.authorization import Action, Exact, Match, Policy, PolicyScope, Present
-from meshapi.workload import IPAddress, NetworkAddress, Port, Service, ServiceKey, TunnelProtocol, Workload, WorkloadUID
+from meshapi.workload import GatewayAddress, IPAddress, NetworkAddress, Port, Service, ServiceKey, TunnelProtocol, Workload, WorkloadUID
 from nodeagent.policy.prefilter import Denial, Prefilter, compile_prefilter
 from nodeagent.resolve.explain import Capture, explain
 from nodeagent.resolve.explanation import Explanation, Outcome
@@ -165,3 +165,74 @@ def test_what_the_kernel_refuses_is_said() -> None:
     assert said.outcome is Outcome.DENIED
     assert said.steps[-1].text == ("Kubernetes//Pod/default/api denies it: denied by default/strict; refused at the SYN by default/strict")
     assert explain(snapshot, SHOP.uid, "api:80").steps[-1].text == "Kubernetes//Pod/default/api denies it: denied by default/strict"
+
+
+GATE = ServiceKey("default/gate.default.svc.cluster.local")
+WAYPOINT = pod("gate", 5, services={GATE: (Port(15008, 15008),)})
+GATE_SERVICE = Service("gate", "default", "gate.default.svc.cluster.local", ports=(Port(15008, 15008),))
+BOUND = Update(workloads=(WAYPOINT,), services=(GATE_SERVICE, msgspec.structs.replace(SERVICE, waypoint=GatewayAddress(service=GATE))))
+GUARD = Policy(
+    "only_through_waypoint_service_api",
+    "default",
+    PolicyScope.NAMESPACE,
+    Action.DENY,
+    rules=(((Match(not_principals=(Exact("cluster.local/ns/default/sa/gate"),), destination_ports=(8080,)),),),),
+)
+
+
+def test_the_way_through_a_waypoint_is_told_to_its_end() -> None:
+    explanation = told("api:80", BOUND, Update(policies=(GUARD,)))
+    assert explanation.outcome is Outcome.ALLOWED
+    assert [(step.what, step.text) for step in explanation.steps[2:]] == [
+        (
+            "waypoint",
+            (
+                "Kubernetes//Pod/default/gate at 10.1.0.1:80 through 10.0.0.5:15008 in mutual TLS as "
+                "spiffe://cluster.local/ns/default/sa/shop, expecting spiffe://cluster.local/ns/default/sa/gate (weight 1)"
+            ),
+        ),
+        (
+            "waypoint",
+            (
+                "its routes and policies decide; what it sends on comes from spiffe://cluster.local/ns/default/sa/gate, "
+                "which is who policies see from there on"
+            ),
+        ),
+        (
+            "endpoint",
+            (
+                "Kubernetes//Pod/default/api at 10.0.0.9:8080 through 10.0.0.9:15008 in mutual TLS as "
+                "spiffe://cluster.local/ns/default/sa/gate, expecting spiffe://cluster.local/ns/default/sa/api (weight 1)"
+            ),
+        ),
+        ("verdict", "Kubernetes//Pod/default/api allows it: no ALLOW policy holds for the workload"),
+    ]
+
+
+def test_a_policy_for_the_client_does_not_hold_behind_a_waypoint() -> None:
+    for_shop = msgspec.structs.replace(
+        GUARD, name="only-shop", rules=(((Match(not_principals=(Exact("cluster.local/ns/default/sa/shop"),)),),),)
+    )
+    explanation = told("api:80", BOUND, Update(policies=(for_shop,)))
+    assert explanation.outcome is Outcome.DENIED
+    assert explanation.steps[-1].text.endswith("denied by default/only-shop")
+
+
+def test_a_way_around_the_waypoint_is_told_as_one() -> None:
+    words = "which lets in its waypoint alone, since policies that only the waypoint can enforce hold for it"
+    explanation = told("default/api:8080", BOUND, Update(policies=(GUARD,)))
+    assert explanation.outcome is Outcome.DENIED
+    assert explanation.steps[-1].text.endswith(f"denied by default/{GUARD.name}, {words}")
+    outside = msgspec.structs.replace(SHOP, tunnel_protocol=TunnelProtocol.NONE)
+    explanation = told("api:80", BOUND, Update(workloads=(outside,), policies=(GUARD,)))
+    assert explanation.outcome is Outcome.DENIED
+    assert explanation.steps[2].text == f"{SHOP.uid} is not in the mesh: it dials past the waypoint {WAYPOINT.uid}"
+
+
+def test_a_waypoint_that_is_missing_is_told() -> None:
+    gone = Update(removed=(GATE,), absent=(GATE,))
+    explanation = told("api:80", BOUND, gone)
+    assert explanation.outcome is Outcome.DENIED
+    assert explanation.steps[-1].text == f"refused (UH): {KEY}: its waypoint {GATE} does not exist"
+    explanation = told("api:80", BOUND, Update(removed=(GATE,)))
+    assert (explanation.outcome, explanation.unknown) == (Outcome.UNKNOWN, (GATE,))
