@@ -226,4 +226,5 @@ def _internal(listener: str, endpoint_id: str = "") -> Manifest:
 
 
 def _socket(address: str, port: int) -> Manifest:
-    return {"socket_address": {"address": address, "port_value": port}}
+    """`::` takes IPv4, too."""
+    return {"socket_address": {"address": address, "port_value": port, **({"ipv4_compat": True} if address == "::" else {})}}

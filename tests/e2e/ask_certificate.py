@@ -15,11 +15,15 @@ from tests.control.agent import NO_SHARING, create
 from tests.control.fakes import csr_pem, new_key
 
 
-async def main(target: str, roots: bytes, state: str, identities: list[str]) -> dict[str, str]:
+def as_node(roots: bytes, state: str) -> grpc.ChannelCredentials:
+    """What the node's own certificate, kept in its state directory, opens."""
     own = next(one for one in IdentityFiles(StateDirectory(Path(state))).load() if "/nodemesh/node/" in one.identity)
-    credentials = grpc.ssl_channel_credentials(roots, own.key_pem.encode(), own.chain_pem.encode())
+    return grpc.ssl_channel_credentials(roots, own.key_pem.encode(), own.chain_pem.encode())
+
+
+async def main(target: str, roots: bytes, state: str, identities: list[str]) -> dict[str, str]:
     answers = {}
-    async with aio.secure_channel(target, credentials, options=NO_SHARING) as channel:
+    async with aio.secure_channel(target, as_node(roots, state), options=NO_SHARING) as channel:
         for identity in identities:
             try:
                 await create(channel, csr_pem(identity, new_key()), impersonated=identity)
