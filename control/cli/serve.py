@@ -43,11 +43,12 @@ SOURCE_HELP = "From where a token may be shown: from its own node only, or from 
 @click.option("--trust-domain", default=wire.DEFAULT_TRUST_DOMAIN)
 @click.option("--cluster", default=wire.DEFAULT_CLUSTER, help="Name of the cluster; agents must claim the same.")
 @click.option("--root-namespace", default=wire.DEFAULT_ROOT_NAMESPACE, help="Policies here hold for the whole mesh.")
+@click.option("--jwks-host", "key_hosts", multiple=True, help="Host from which waypoints may fetch keys of tokens; *.suffix for any below.")
 @click.option("--max-certificate-ttl", "max_ttl_s", type=Duration(), default="24h", help="Longest life of a workload's certificate.")
 @click.option("--vm-grace", "grace_s", type=Duration(), default="60s", help="How long a virtual machine that is gone stays registered.")
 @click.option("--admin-socket", type=click.Path(path_type=Path), default=DEFAULT_SOCKET)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str, **options: Any) -> None:
+def serve(state: Path, ca_dir: Path | None, root_namespace: str, key_hosts: tuple[str, ...], log_level: str, **options: Any) -> None:
     """Run the controller until SIGTERM.
 
     Each option can be given in the environment too, as NODEMESH_<OPTION>.
@@ -74,7 +75,9 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
         names(settings.hostnames)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    mesh = MeshSettings(trust_domain=settings.trust_domain, cluster=settings.cluster, root_namespace=root_namespace)
+    mesh = MeshSettings(
+        trust_domain=settings.trust_domain, cluster=settings.cluster, root_namespace=root_namespace, key_hosts=frozenset(key_hosts)
+    )
     failures: list[str] = []
     try:
         asyncio.run(run_until_signal(settings, mesh, backing))

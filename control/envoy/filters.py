@@ -8,13 +8,12 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final
 
-from msgspec import Struct
-
-from control.envoy.messages import Message, new
+from control.envoy.filter_parts import Parts
+from control.envoy.messages import new
 from control.envoy.parts import extension
 from control.envoy.place import Place
+from control.envoy.security import http_parts, network_parts, token_parts
 from control.envoy.world import World
-from control.kinds import ObjectKey
 
 CORS: Final = "envoy.filters.http.cors"
 FAULT: Final = "envoy.filters.http.fault"
@@ -35,13 +34,6 @@ class Phase(IntEnum):
     ROUTER = 7
 
 
-class Parts(Struct, frozen=True):
-    """Filters in their order (`HttpFilter` or network `Filter` messages), and the objects that shaped them."""
-
-    filters: tuple[Message, ...] = ()
-    sources: tuple[ObjectKey, ...] = ()
-
-
 Producer = Callable[[World, Place], Parts]
 
 
@@ -58,12 +50,14 @@ def _always(name: str, kind: str, **fields: Any) -> Producer:
 
 HTTP_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = (
     (Phase.CORS, _always(CORS, "filters.http.cors.v3.Cors")),
+    (Phase.AUTHENTICATION, token_parts),
+    (Phase.AUTHORIZATION, http_parts),
     (Phase.FAULTS, _always(FAULT, "filters.http.fault.v3.HTTPFault")),
     (Phase.STATISTICS, _always(GRPC_STATS, "filters.http.grpc_stats.v3.FilterConfig", stats_for_all_methods={"value": False})),
     (Phase.ROUTER, _always(ROUTER, "filters.http.router.v3.Router")),
 )
 """Who adds HTTP filters; within a phase, in this order."""
-NETWORK_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = ()
+NETWORK_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = ((Phase.AUTHORIZATION, network_parts),)
 """Who adds network filters ahead of the one that carries bytes or speaks HTTP."""
 
 

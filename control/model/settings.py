@@ -6,13 +6,17 @@ from meshapi import wire
 
 
 class MeshSettings(Struct, frozen=True):
-    """`domain` is the cluster's DNS domain, `network` the name of the network that addresses without one are in."""
+    """`domain` is the cluster's DNS domain, `network` the name of the network that addresses without one are in.
+
+    `key_hosts` are the hosts from which the keys of tokens may be fetched; `*.suffix` stands for any host below.
+    """
 
     trust_domain: str = wire.DEFAULT_TRUST_DOMAIN
     cluster: str = wire.DEFAULT_CLUSTER
     root_namespace: str = wire.DEFAULT_ROOT_NAMESPACE
     domain: str = "cluster.local"
     network: str = ""
+    key_hosts: frozenset[str] = frozenset()
 
     def hostname(self, service: str, namespace: str) -> str:
         """The DNS name of a Kubernetes service."""

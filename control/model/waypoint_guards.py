@@ -38,7 +38,7 @@ def targets(policy: AuthorizationPolicy, root_namespace: str) -> tuple[Target, .
     if on_trial or policy.spec.action is PolicyAction.AUDIT:
         return ()
     stated = (*((policy.spec.target_ref,) if policy.spec.target_ref else ()), *policy.spec.target_refs)
-    found = (_target(one, policy.metadata.namespace, root_namespace) for one in stated)
+    found = (target_of(one, policy.metadata.namespace, root_namespace) for one in stated)
     return tuple(one for one in found if one is not None)
 
 
@@ -63,7 +63,8 @@ def _name(key: ObjectKey) -> str:
     return f"{wire.WAYPOINT_GUARD}{key.kind.lower()}_{key.name}"
 
 
-def _target(target: PolicyTarget, namespace: str, root_namespace: str) -> Target | None:
+def target_of(target: PolicyTarget, namespace: str, root_namespace: str) -> Target | None:
+    """What a reference of a policy in `namespace` means; None for what it may not mean, or what no waypoint knows."""
     if target.kind == GATEWAY_CLASS:
         return ClassTarget(target.name) if namespace == root_namespace else None
     kind = _KINDS.get(target.kind)

@@ -38,7 +38,7 @@ class Ruled(Struct, frozen=True):
 
 
 def http_judges(policies: Iterable[AuthorizationPolicy], identity: Identity) -> Judges:
-    """Filters of requests; CUSTOM is not among them."""
+    """Filters of requests. CUSTOM denies whatever its rules match: there is nobody to ask."""
     return _judges(policies, identity, requests=True)
 
 
@@ -69,7 +69,7 @@ def _judges(policies: Iterable[AuthorizationPolicy], identity: Identity, *, requ
     for action, envoys in ((PolicyAction.AUDIT, "LOG"), (PolicyAction.DENY, "DENY"), (PolicyAction.ALLOW, "ALLOW")):
         enforced: list[Ruled] = []
         tried: list[Ruled] = []
-        for policy in (one for one in ordered if one.spec.action is action):
+        for policy in (one for one in ordered if _judged_as(one) is action):
             rules = ruled(policy, identity, requests=requests)
             (tried if _is_dry_run(policy) else enforced).append(rules)
             if rules.left:
@@ -118,6 +118,10 @@ def _filter(action: str, rules: Message | None, tried: Message | None, *, reques
         return new("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", name=name, typed_config=config)
     config = packed(new(_NETWORK_TYPE, stat_prefix="tcp.", **fields))
     return new("envoy.config.listener.v3.Filter", name=NETWORK_RBAC, typed_config=config)
+
+
+def _judged_as(policy: AuthorizationPolicy) -> PolicyAction:
+    return PolicyAction.DENY if policy.spec.action is PolicyAction.CUSTOM else policy.spec.action
 
 
 def _is_dry_run(policy: AuthorizationPolicy) -> bool:

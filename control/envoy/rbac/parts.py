@@ -8,13 +8,12 @@ from typing import Final
 from msgspec import Struct
 
 from control.envoy.messages import new, packed
+from control.envoy.parts import PEER
 from control.envoy.rbac.matchers import PERMISSION, PRINCIPAL, cidr, claim, escape, header, host, pattern, regex, request_principal, string
 from control.kinds.security import PolicyCondition, PolicyOperation, PolicySource
 from control.validation import values
 from control.validation.path_templates import is_template
 
-PEER_STATE: Final = "io.istio.peer_principal"
-"""The filter state in which a waypoint keeps who called: the URI of the certificate at the end of the tunnel."""
 _SCHEME: Final = "spiffe://"
 _TEMPLATE: Final = "envoy.path.match.uri_template.uri_template_matcher"
 _TEMPLATE_CONFIG: Final = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
@@ -24,7 +23,7 @@ class Identity(Enum):
     """Where a proxy knows the caller's identity from."""
 
     TUNNEL = auto()
-    """A waypoint: from the tunnel, kept in PEER_STATE."""
+    """A waypoint: from the tunnel, kept in PEER."""
     TLS = auto()
     """A gateway: from the connection's own certificate."""
 
@@ -138,7 +137,7 @@ def _of_request(key: str) -> Callable[[str], Message] | None:
 
 def _peer(value: Message, place: Place) -> Message:
     if place.identity is Identity.TUNNEL:
-        return PRINCIPAL.of(filter_state={"key": PEER_STATE, "string_match": value})
+        return PRINCIPAL.of(filter_state={"key": PEER, "string_match": value})
     return PRINCIPAL.of(authenticated={"principal_name": value})
 
 

@@ -8,6 +8,7 @@ from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SERVED
 from control.envoy.proxies import ProxyKey, all_proxies
 from control.envoy.view import ProxyView
 from control.envoy.world import World
+from control.model.settings import MeshSettings
 from tests.control.envoy.validation import messages, validate, validate_messages
 from tests.control.model.builders import Config
 
@@ -47,8 +48,8 @@ def pod(name: str, app: str, address: str, ready: bool = True, mesh: str = "ambi
 class Served:
     """A waypoint's view of manifests that change, and what each change touched."""
 
-    def __init__(self, text: str = "") -> None:
-        self.config = Config()
+    def __init__(self, text: str = "", settings: MeshSettings | None = None) -> None:
+        self.config = Config(settings=settings)
         self.world = World(self.config.mesh)
         self.config.mesh.watch_batches(self._follow)
         self.view = ProxyView(self.world, WAYPOINT)

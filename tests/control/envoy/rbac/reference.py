@@ -29,7 +29,7 @@ class Request:
 
 
 def allowed(policies: list[AuthorizationPolicy], request: Request) -> bool:
-    denying = [one for one in policies if one.spec.action is PolicyAction.DENY]
+    denying = [one for one in policies if one.spec.action in {PolicyAction.DENY, PolicyAction.CUSTOM}]
     allowing = [one for one in policies if one.spec.action is PolicyAction.ALLOW]
     if any(_policy(one, request) for one in denying):
         return False
@@ -37,7 +37,7 @@ def allowed(policies: list[AuthorizationPolicy], request: Request) -> bool:
 
 
 def _policy(policy: AuthorizationPolicy, request: Request) -> bool:
-    deny = policy.spec.action is PolicyAction.DENY
+    deny = policy.spec.action is not PolicyAction.ALLOW
     return any(_rule(rule, request, policy.metadata.namespace, deny=deny) for rule in policy.spec.rules)
 
 

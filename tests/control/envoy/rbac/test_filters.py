@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from control.envoy.parts import PEER
 from control.envoy.rbac.filters import http_judges, network_judges
-from control.envoy.rbac.parts import PEER_STATE, Identity
+from control.envoy.rbac.parts import Identity
 from control.kinds import AuthorizationPolicy
 from tests.control.envoy.rbac import reference
 from tests.control.envoy.rbac.reference import Request
@@ -177,6 +178,10 @@ CASES: dict[str, tuple[Sequence[dict[str, Any]], Sequence[tuple[Request, bool]]]
         [{"rules": [{}]}, {"action": "DENY", "rules": [{"to": [{"operation": {"methods": ["DELETE"]}}]}]}],
         [(Request(method="DELETE"), False), (Request(), True)],
     ),
+    "nobody to ask": (
+        [{"rules": [{}]}, {"action": "CUSTOM", "provider": {"name": "asked"}, "rules": [{"to": [{"operation": {"paths": ["/ask*"]}}]}]}],
+        [(Request(path="/ask"), False), (Request(path="/other"), True)],
+    ),
     "a name is taken literally": (
         [{"rules": [{"from": [{"source": {"principals": ["cluster.local/ns/a.b/sa/[c]"]}}]}]}],
         [(Request(peer="spiffe://cluster.local/ns/a.b/sa/[c]"), True), (Request(peer="spiffe://cluster.local/ns/axb/sa/c"), False)],
@@ -186,7 +191,7 @@ CASES: dict[str, tuple[Sequence[dict[str, Any]], Sequence[tuple[Request, bool]]]
 
 def http_filters(policies: Sequence[AuthorizationPolicy]) -> list[dict[str, Any]]:
     state = {
-        "object_key": PEER_STATE,
+        "object_key": PEER,
         "factory_key": "envoy.string",
         "format_string": {"text_format_source": {"inline_string": "%REQ(X-TEST-PEER)%"}, "omit_empty_values": True},
         "skip_if_empty": True,

@@ -1,0 +1,109 @@
+"""control/envoy/security.py and guarding.py: policies that name a service, its waypoint or its class are in the filters."""
+
+from pathlib import Path
+
+from control.envoy.built import CLUSTER, LISTENER
+from control.envoy.rbac.filters import HTTP_RBAC, NETWORK_RBAC
+from control.envoy.rbac.matchers import JWT_FILTER
+from control.model.settings import MeshSettings
+from tests.control.envoy.real_envoy import as_json
+from tests.control.envoy.test_waypoint import Served, pod, service
+from tests.control.envoy.validation import validate
+
+KEYS = (
+    '{"keys":[{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",'
+    '"y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}'
+)
+
+
+def policy(name: str, target: str, namespace: str = "shop", body: str = "rules: [{to: [{operation: {methods: [GET]}}]}]") -> str:
+    return f"""
+    kind: AuthorizationPolicy
+    apiVersion: security.istio.io/v1
+    metadata: {{name: {name}, namespace: {namespace}}}
+    spec: {{{target}{body}}}
+"""
+
+
+def to(kind: str, name: str) -> str:
+    return f"targetRefs: [{{kind: {kind}, name: {name}, group: ''}}], "
+
+
+def tokens(name: str, target: str, keys: str) -> str:
+    return f"""
+    kind: RequestAuthentication
+    apiVersion: security.istio.io/v1
+    metadata: {{name: {name}, namespace: shop}}
+    spec: {{{target}jwtRules: [{{issuer: me, {keys}}}]}}
+"""
+
+
+def judges(served: Served) -> dict[str, list[str]]:
+    """Of each chain: the names of the rules and filters of security, in their order."""
+    main = next(one for one in served.of(LISTENER).values() if one.name == "main_internal")
+    found = {}
+    for chain in as_json(main)["filter_chains"]:
+        found[chain["name"]] = []
+        for one in chain["filters"]:
+            for inner in [one, *one["typed_config"].get("http_filters", [])]:
+                if inner["name"] in {HTTP_RBAC, NETWORK_RBAC}:
+                    found[chain["name"]] += sorted(inner["typed_config"]["rules"].get("policies", {"nothing": None}))
+                elif inner["name"] == JWT_FILTER:
+                    found[chain["name"]] += inner["typed_config"]["providers"]
+    return found
+
+
+def rule(name: str, namespace: str = "shop") -> str:
+    return f"ns[{namespace}]-policy[{name}]-rule[0]"
+
+
+def test_policies_hold_where_they_name_something() -> None:
+    served = Served()
+    served.write(
+        "a.yaml",
+        service("cart", "10.96.0.1"),
+        service("till", "10.96.0.2", "[{name: tcp-a, port: 80, targetPort: 8080}]"),
+        pod("cart-1", "cart", "10.0.0.1"),
+    )
+    served.write(
+        "b.yaml",
+        policy("of-cart", to("Service", "cart")),
+        policy("of-waypoint", to("Gateway", "waypoint")),
+        policy("of-class", to("GatewayClass", "istio-waypoint"), "istio-system"),
+        policy("of-no-root", to("GatewayClass", "istio-waypoint")),
+        policy("of-other", to("Service", "other")),
+        policy("of-other-namespace", to("Service", "cart"), "elsewhere"),
+        policy("of-workloads", "selector: {matchLabels: {app: cart}}, "),
+        tokens("tokens", to("Service", "cart"), f"jwks: '{KEYS}'"),
+    )
+    found = judges(served)
+    http = next(names for name, names in found.items() if "cart" in name)
+    tcp = next(names for name, names in found.items() if "till" in name)
+    assert http == ["shop/tokens/0", rule("of-class", "istio-system"), rule("of-cart"), rule("of-waypoint")]
+    assert tcp == ["nothing"], "methods are nothing that a connection shows: ALLOW lets nobody in"
+
+
+def test_a_policy_that_comes_and_goes() -> None:
+    served = Served()
+    served.write("a.yaml", service("cart", "10.96.0.1"), pod("cart-1", "cart", "10.0.0.1"))
+    assert all(not names for names in judges(served).values())
+    changes = served.write("b.yaml", policy("of-cart", to("Service", "cart")))
+    assert [set(one) for one in changes] == [{LISTENER}]
+    assert rule("of-cart") in str(judges(served))
+    served.write("b.yaml", policy("of-cart", to("Service", "other")))
+    assert all(not names for names in judges(served).values())
+
+
+def test_keys_from_allowed_hosts_only(tmp_path: Path) -> None:
+    served = Served(settings=MeshSettings(key_hosts=frozenset({"keys.test"})))
+    served.write("a.yaml", service("cart", "10.96.0.1"), service("till", "10.96.0.2"), pod("cart-1", "cart", "10.0.0.1"))
+    served.write(
+        "b.yaml",
+        tokens("good", to("Service", "cart"), "jwksUri: 'https://keys.test/keys'"),
+        tokens("again", to("Service", "till"), "jwksUri: 'https://keys.test/keys'"),
+        tokens("bad", to("Service", "cart"), "jwksUri: 'https://169.254.169.254/keys'"),
+    )
+    names = [one.name for one in served.of(CLUSTER).values() if one.name.startswith("keys|")]
+    assert names == ["keys|443|tls|keys.test"]
+    assert "169.254" not in str(served.of(LISTENER)) + str(served.of(CLUSTER))
+    validate(tmp_path, served.view)
