@@ -15,7 +15,9 @@ from nodeagent.cni.conflist import CNIPlaces
 from nodeagent.policy.addresses import AddressError, parse_address
 from nodeagent.probes.place import KubeletCgroup
 
-DEFAULT_ENGINE_SOCKET: Final = Path("/run/docker.sock")
+USUAL_ENGINE_SOCKETS: Final = tuple(map(Path, ("/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock")))
+KUBELETS_CONTAINERS: Final = "k8s.io"
+"""containerd's namespace of the containers that a kubelet started, which are pods."""
 
 
 class ConfigError(ValueError):
@@ -70,9 +72,11 @@ class KubernetesPods(Struct, frozen=True):
 
 
 class EngineContainers(Struct, frozen=True):
-    """Containers of an engine that speaks Docker's API on a unix socket."""
+    """Containers of engines, by their APIs on unix sockets: at `sockets`, or, without any, at the usual ones that are there."""
 
-    socket: Path
+    sockets: tuple[Path, ...] = ()
+    exempt_namespaces: tuple[str, ...] = (KUBELETS_CONTAINERS,)
+    """Of containerd: whose containers are not looked at."""
 
 
 RuntimeChoice = StaticList | KubernetesPods | EngineContainers
@@ -176,11 +180,14 @@ def parse_runtime(
     cni_conf_dir: Path | None = None,
     exempt_namespaces: tuple[str, ...] = (),
     daemonset: str | None = None,
+    containerd_exempt: tuple[str, ...] = (),
 ) -> RuntimeChoice:
-    """Reads `static:FILE`, `kubernetes`, `kubernetes:KUBECONFIG`, `containers` or `containers:SOCKET`; raises ConfigError."""
+    """Reads `static:FILE`, `kubernetes[:KUBECONFIG]`, or `containers[:SOCKET[,SOCKET...]]`; raises ConfigError."""
     kind, _, rest = text.partition(":")
     if kind != "kubernetes" and (cni_bin_dir or cni_conf_dir or exempt_namespaces or daemonset):
         raise ConfigError("--daemonset and the options for CNI are for --runtime kubernetes")
+    if kind != "containers" and containerd_exempt:
+        raise ConfigError("--containerd-exempt-namespace is for --runtime containers")
     match kind:
         case "static" if rest:
             return StaticList(Path(rest))
@@ -190,9 +197,11 @@ def parse_runtime(
             cni = CNIPlaces(cni_bin_dir, cni_conf_dir) if cni_bin_dir and cni_conf_dir else None
             return KubernetesPods(Path(rest) if rest else None, cni, exempt_namespaces, _daemonset(daemonset))
         case "containers":
-            return EngineContainers(Path(rest) if rest else DEFAULT_ENGINE_SOCKET)
+            sockets = tuple(Path(one) for one in rest.split(",") if one)
+            exempt = tuple(filter(None, containerd_exempt)) if containerd_exempt else (KUBELETS_CONTAINERS,)
+            return EngineContainers(sockets, exempt)
         case _:
-            raise ConfigError(f"--runtime {text!r}: must be static:FILE, kubernetes[:KUBECONFIG] or containers[:SOCKET]")
+            raise ConfigError(f"--runtime {text!r}: must be static:FILE, kubernetes[:KUBECONFIG] or containers[:SOCKET,...]")
 
 
 def _split(text: str, default_port: int, what: str) -> tuple[str, int]:

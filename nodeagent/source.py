@@ -3,7 +3,7 @@
 from collections.abc import Coroutine
 from typing import Any, Protocol, assert_never
 
-from nodeagent.config import Config, EngineContainers, KubernetesPods, StaticList
+from nodeagent.config import USUAL_ENGINE_SOCKETS, Config, EngineContainers, KubernetesPods, StaticList
 from nodeagent.enrolment.status import WorkloadStatus
 from nodeagent.runtime.base import Runtime
 from nodeagent.runtime.static import StaticRuntime
@@ -74,9 +74,10 @@ def make_source(config: Config, state: StateDirectory, turn: Turn) -> Source:
             from nodeagent.kubernetes import KubernetesSource
 
             return KubernetesSource(config, config.runtime, state, turn)
-        case EngineContainers(socket):
+        case EngineContainers(sockets, exempt):
             from nodeagent.runtime.containers import ContainersRuntime
 
-            return StaticSource(ContainersRuntime(socket, cluster=config.cluster))
+            runtime = ContainersRuntime(sockets or USUAL_ENGINE_SOCKETS, usual=not sockets, exempt=exempt, cluster=config.cluster)
+            return StaticSource(runtime)
         case _:
             assert_never(config.runtime)

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Generates the modules of meshapi/proto. `tools/generate.sh --check` fails if what is committed differs.
+# Generates the modules of our protocol definitions. `tools/generate.sh --check` fails if what is committed differs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
 out=.
 [ "${1:-}" = --check ] && out=$(mktemp -d)
 PATH="$(dirname "$python"):$PATH" "$python" -m grpc_tools.protoc -I . \
-  --python_out="$out" --mypy_out="quiet:$out" meshapi/proto/*.proto
+  --python_out="$out" --mypy_out="quiet:$out" meshapi/proto/*.proto nodeagent/runtime/engines/*.proto
 if [ "${1:-}" = --check ]; then
-  diff -r --exclude='*.proto' --exclude='*.binpb' --exclude='__*' "$out/meshapi/proto" meshapi/proto \
-    || { echo "meshapi/proto is stale: run tools/generate.sh and commit what it writes" >&2; exit 1; }
+  (cd "$out" && find . -name '*_pb2.py*') | while read -r made; do
+    cmp "$out/$made" "$made" || { echo "$made is stale: run tools/generate.sh and commit what it writes" >&2; exit 1; }
+  done
 fi

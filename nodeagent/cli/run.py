@@ -27,8 +27,15 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
     "--runtime",
     required=True,
     show_envvar=True,
-    metavar="static:FILE | kubernetes[:KUBECONFIG] | containers[:SOCKET]",
-    help="Which workloads run here: those of a YAML list, this node's pods, or the containers of an engine.",
+    metavar="static:FILE | kubernetes[:KUBECONFIG] | containers[:SOCKET,...]",
+    help="Which workloads run here: those of a YAML list, this node's pods, or the containers of engines (Docker, Podman, containerd),"
+    " at their usual sockets if none is given.",
+)
+@click.option(
+    "--containerd-exempt-namespace",
+    multiple=True,
+    show_envvar=True,
+    help="With --runtime containers: a namespace of containerd that is not looked at; k8s.io if not given.",
 )
 @click.option("--cni-bin-dir", type=_DIRECTORY, show_envvar=True, help="Where to put the CNI plugin; with --cni-conf-dir.")
 @click.option("--cni-conf-dir", type=_DIRECTORY, show_envvar=True, help="Where the CNI configuration is to which the plugin is added.")
@@ -162,6 +169,7 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
             cni_conf_dir=options["cni_conf_dir"],
             exempt_namespaces=options["cni_exempt_namespace"],
             daemonset=options["daemonset"],
+            containerd_exempt=options["containerd_exempt_namespace"],
         ),
         join_token=options["join_token"],
         token=options["token"],

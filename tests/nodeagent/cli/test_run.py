@@ -12,7 +12,6 @@ from nodeagent.cli.main import main
 from nodeagent.cli.run import _config
 from nodeagent.cni.conflist import CNIPlaces
 from nodeagent.config import (
-    DEFAULT_ENGINE_SOCKET,
     Config,
     ConfigError,
     ControllerAddress,
@@ -97,8 +96,12 @@ def test_listeners_and_runtimes() -> None:
     places = {"cni_bin_dir": Path("/b"), "cni_conf_dir": Path("/c")}
     whole = KubernetesPods(Path("/k"), CNIPlaces(Path("/b"), Path("/c")), ("kube-system",))
     assert parse_runtime("kubernetes:/k", **places, exempt_namespaces=("kube-system",)) == whole
-    assert parse_runtime("containers") == EngineContainers(DEFAULT_ENGINE_SOCKET)
-    assert parse_runtime("containers:/s") == EngineContainers(Path("/s"))
+    assert parse_runtime("containers") == EngineContainers((), ("k8s.io",))
+    assert parse_runtime("containers:/s,/t") == EngineContainers((Path("/s"), Path("/t")))
+    assert parse_runtime("containers", containerd_exempt=("",)) == EngineContainers((), ())
+    assert parse_runtime("containers", containerd_exempt=("a",)) == EngineContainers((), ("a",))
+    with pytest.raises(ConfigError, match="for --runtime containers"):
+        parse_runtime("kubernetes", containerd_exempt=("a",))
     for wrong in ("static:", "cni:/a", "/a"):
         with pytest.raises(ConfigError, match="--runtime"):
             parse_runtime(wrong)

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -13,9 +13,8 @@ import pytest
 from aiohttp import web
 
 from nodeagent.linux.namespaces import key_at
-from nodeagent.runtime.base import LocalWorkload
-from nodeagent.runtime.container import Container
-from nodeagent.runtime.containers import ContainersRuntime
+from nodeagent.runtime.engines.docker import Inspected
+from tests.nodeagent.runtime.following import following
 from tests.nodeagent.runtime.podman import Podman, podman
 from tests.nodeagent.waiting import until
 
@@ -30,32 +29,6 @@ def engine() -> Iterator[Podman]:
 def _no_containers(engine: Podman) -> Iterator[None]:
     yield
     engine.command("rm", "--force", "--all", "--time=0")
-
-
-class Followed:
-    """What a runtime has told last."""
-
-    def __init__(self, runtime: ContainersRuntime) -> None:
-        self.runtime = runtime
-        self.told: tuple[LocalWorkload, ...] | None = None
-
-    @property
-    def names(self) -> list[str] | None:
-        return None if self.told is None else [workload.uid for workload in self.told]
-
-    async def run(self) -> None:
-        async with aclosing(self.runtime.watch()) as sets:  # type: ignore[type-var]
-            async for workloads in sets:
-                self.told = workloads
-
-
-@asynccontextmanager
-async def following(socket: Path) -> AsyncIterator[Followed]:
-    followed = Followed(ContainersRuntime(socket))
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(followed.run())
-        yield followed
-        task.cancel()
 
 
 async def test_labelled_containers_are_workloads(engine: Podman) -> None:
@@ -128,6 +101,7 @@ async def answering(directory: Path, listed: bytes, inspected: bytes, status: in
         return web.Response(body=inspected, status=status)
 
     application = web.Application()
+    application.router.add_get("/_ping", events)
     application.router.add_get("/events", events)
     application.router.add_get("/containers/json", lists)
     application.router.add_get("/containers/{id}/json", inspects)
@@ -160,6 +134,32 @@ async def test_an_engine_that_answers_nonsense_is_told_and_nothing_is_taken_from
         assert followed.told is None
 
 
+async def test_engines_that_are_there_are_one_set_which_must_be_whole_at_first(tmp_path: Path, engine: Podman) -> None:
+    await asyncio.to_thread(engine.run, "web", mode="ambient")
+    absent = tmp_path / "absent.sock"
+    async with following(engine.socket, absent, usual=True) as followed:
+        await until(lambda: followed.names == ["Kubernetes//Pod/default/web"], deadline_s=20)
+        assert not followed.runtime.problem, "one that is not there is not missed"
+    async with following(engine.socket, absent) as followed:
+        await until(lambda: str(absent) in followed.runtime.problem and str(engine.socket) not in followed.runtime.problem, deadline_s=20)
+        assert followed.told is None, "one that is named may have containers that a former agent knew"
+    async with answering(tmp_path, b"[]", b"") as other, following(engine.socket, other) as followed:
+        await until(lambda: followed.names == ["Kubernetes//Pod/default/web"], deadline_s=20)
+    async with following(absent, usual=True) as followed:
+        await until(lambda: f"no engine at {absent}" in followed.runtime.problem, deadline_s=20)
+        assert followed.told is None
+
+
+async def test_who_speaks_neither_api_is_no_engine(tmp_path: Path) -> None:
+    async def nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x00nonsense")
+        writer.close()
+
+    async with await asyncio.start_unix_server(nonsense, tmp_path / "s"), following(tmp_path / "s") as followed:
+        await until(lambda: "speaks neither" in followed.runtime.problem, deadline_s=20)
+        assert followed.told is None
+
+
 async def test_a_pid_that_is_not_the_container_s_is_not_taken(tmp_path: Path) -> None:
     """An engine's answer may be older than the process that has the pid now; and the node's own network is nobody's."""
     said = {
@@ -188,4 +188,4 @@ async def test_a_pid_that_is_not_the_container_s_is_not_taken(tmp_path: Path) ->
 )
 def test_who_joins(state: dict[str, object], mode: str, labels: dict[str, str] | None, *, joins: bool) -> None:
     said = {"Id": "a", "State": state, "HostConfig": {"NetworkMode": mode}, "Config": {"Labels": labels}}
-    assert msgspec.convert(said, Container).joins is joins
+    assert (msgspec.convert(said, Inspected).container() is not None) is joins
