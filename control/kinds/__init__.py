@@ -1,14 +1,16 @@
 """The kinds of Kubernetes, Istio and Gateway API that the mesh reads, as immutable typed values holding only the fields used.
 
-Fields of Kubernetes objects that are not listed are dropped, as the API server prunes them; the security kinds forbid
-unknown fields, because a rule that is read without one of its conditions would match more than it says.
+Fields of Kubernetes objects that are not listed are dropped, as the API server prunes them; those of policy and of
+routing forbid unknown fields, because a rule that is read without one of its conditions would match more than it says.
 """
 
 from control.kinds.core import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount
+from control.kinds.destination import DestinationRule
 from control.kinds.gateway import Gateway
 from control.kinds.groups import WorkloadGroup
 from control.kinds.metadata import Kind, Meta, ObjectKey
 from control.kinds.networking import ServiceEntry, WorkloadEntry
+from control.kinds.routing import VirtualService
 from control.kinds.security import AuthorizationPolicy, PeerAuthentication
 from control.kinds.tokens import RequestAuthentication
 
@@ -25,11 +27,14 @@ MeshObject = (
     | ServiceEntry
     | WorkloadEntry
     | WorkloadGroup
+    | VirtualService
+    | DestinationRule
     | Gateway
 )
 
 __all__ = [
     "AuthorizationPolicy",
+    "DestinationRule",
     "EndpointSlice",
     "Gateway",
     "Kind",
@@ -44,6 +49,7 @@ __all__ = [
     "Service",
     "ServiceAccount",
     "ServiceEntry",
+    "VirtualService",
     "WorkloadEntry",
     "WorkloadGroup",
 ]

@@ -18,6 +18,8 @@ class Kind(StrEnum):
     SERVICE_ENTRY = "ServiceEntry"
     WORKLOAD_ENTRY = "WorkloadEntry"
     WORKLOAD_GROUP = "WorkloadGroup"
+    VIRTUAL_SERVICE = "VirtualService"
+    DESTINATION_RULE = "DestinationRule"
     GATEWAY = "Gateway"
 
     @property

@@ -26,6 +26,8 @@ _SHORT: Final = {
     "se": Kind.SERVICE_ENTRY,
     "we": Kind.WORKLOAD_ENTRY,
     "wg": Kind.WORKLOAD_GROUP,
+    "vs": Kind.VIRTUAL_SERVICE,
+    "dr": Kind.DESTINATION_RULE,
     "gtw": Kind.GATEWAY,
 }
 

@@ -206,7 +206,14 @@ class Store:
                 return self.policies.put_authorization(key, _as(AuthorizationPolicy, old), _as(AuthorizationPolicy, new))
             case Kind.PEER_AUTHENTICATION:
                 return self.policies.put_peer(key, _as(PeerAuthentication, old), _as(PeerAuthentication, new))
-            case Kind.SERVICE_ACCOUNT | Kind.GATEWAY | Kind.REQUEST_AUTHENTICATION | Kind.WORKLOAD_GROUP:
+            case (
+                Kind.SERVICE_ACCOUNT
+                | Kind.GATEWAY
+                | Kind.REQUEST_AUTHENTICATION
+                | Kind.WORKLOAD_GROUP
+                | Kind.VIRTUAL_SERVICE
+                | Kind.DESTINATION_RULE
+            ):
                 return set()
 
     def _put_namespace(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> set[ObjectKey]:

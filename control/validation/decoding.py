@@ -11,6 +11,7 @@ import msgspec
 
 from control.kinds import (
     AuthorizationPolicy,
+    DestinationRule,
     EndpointSlice,
     Gateway,
     Kind,
@@ -24,6 +25,7 @@ from control.kinds import (
     Service,
     ServiceAccount,
     ServiceEntry,
+    VirtualService,
     WorkloadEntry,
     WorkloadGroup,
 )
@@ -47,9 +49,19 @@ KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     **{(version, "ServiceEntry"): ServiceEntry for version in _NETWORKING},
     **{(version, "WorkloadEntry"): WorkloadEntry for version in _NETWORKING},
     **{(version, "WorkloadGroup"): WorkloadGroup for version in _NETWORKING},
+    **{(version, "VirtualService"): VirtualService for version in _NETWORKING},
+    **{(version, "DestinationRule"): DestinationRule for version in _NETWORKING},
     **{(version, "Gateway"): Gateway for version in _GATEWAY},
 }
-STRICT_KINDS: Final = frozenset({Kind.PEER_AUTHENTICATION, Kind.AUTHORIZATION_POLICY, Kind.REQUEST_AUTHENTICATION})
+STRICT_KINDS: Final = frozenset(
+    {
+        Kind.PEER_AUTHENTICATION,
+        Kind.AUTHORIZATION_POLICY,
+        Kind.REQUEST_AUTHENTICATION,
+        Kind.VIRTUAL_SERVICE,
+        Kind.DESTINATION_RULE,
+    }
+)
 _TOP_LEVEL: Final = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 _MAX_REMARKS: Final = 50
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+)\]")

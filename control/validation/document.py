@@ -24,7 +24,15 @@ from control.kinds.security import (
     PolicyRule,
     Selector,
 )
-from control.validation import core_checks, entry_checks, group_checks, policy_checks, token_checks
+from control.validation import (
+    core_checks,
+    destination_checks,
+    entry_checks,
+    group_checks,
+    policy_checks,
+    routing_checks,
+    token_checks,
+)
 from control.validation.decoding import KINDS, beyond, decode, object_key
 from control.validation.finding import Finding, Origin, Remark, Severity
 from control.validation.json_text import read_json
@@ -45,6 +53,8 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.ENDPOINT_SLICE: core_checks.slice_remarks,
     Kind.SERVICE_ENTRY: entry_checks.service_entry_remarks,
     Kind.WORKLOAD_ENTRY: entry_checks.workload_entry_remarks,
+    Kind.VIRTUAL_SERVICE: routing_checks.virtual_service_remarks,
+    Kind.DESTINATION_RULE: destination_checks.destination_rule_remarks,
     Kind.WORKLOAD_GROUP: group_checks.workload_group_remarks,
     Kind.AUTHORIZATION_POLICY: policy_checks.authorization_remarks,
     Kind.REQUEST_AUTHENTICATION: token_checks.request_authentication_remarks,

@@ -7,6 +7,7 @@ _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|us|ns|h|m|s)")
 _UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 MAX_S: Final = 315_576_000_000
 """What a protobuf Duration holds: 10,000 years."""
+LEAST_S: Final = 0.001
 
 
 def seconds(text: str) -> float:
@@ -18,3 +19,16 @@ def seconds(text: str) -> float:
     if total_s > MAX_S:
         raise ValueError(f"{text[:80]!r} is too long")
     return total_s
+
+
+def positive(text: str) -> float:
+    """Seconds of a duration that must be a millisecond at least: Envoy counts in those. Raises ValueError."""
+    found = seconds(text)
+    if found < LEAST_S:
+        raise ValueError(f"{text[:40]} is less than a millisecond")
+    return found
+
+
+def pause(text: str) -> float:
+    """Seconds of a duration that may also be 0s, which means none. Raises ValueError."""
+    return seconds(text) and positive(text)

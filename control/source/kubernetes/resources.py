@@ -40,6 +40,8 @@ CUSTOM: Final = {
     "serviceentries.networking.istio.io": Kind.SERVICE_ENTRY,
     "workloadentries.networking.istio.io": Kind.WORKLOAD_ENTRY,
     "workloadgroups.networking.istio.io": Kind.WORKLOAD_GROUP,
+    "virtualservices.networking.istio.io": Kind.VIRTUAL_SERVICE,
+    "destinationrules.networking.istio.io": Kind.DESTINATION_RULE,
     "gateways.gateway.networking.k8s.io": Kind.GATEWAY,
 }
 """By the name of their definition: they are read where it is there."""

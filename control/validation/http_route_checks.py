@@ -1,0 +1,300 @@
+"""Checks of a VirtualService's HTTP routes: what Envoy would refuse, and what would do something else than it seems to say."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from control.kinds.routing import (
+    CORSPolicy,
+    Destination,
+    HeaderOperations,
+    Headers,
+    HTTPFault,
+    HTTPMatch,
+    HTTPRetry,
+    HTTPRoute,
+    Percent,
+    StringMatch,
+)
+from control.validation import http_text, values
+from control.validation.core_checks import Path, attempt, attempt_port, label_remarks
+from control.validation.durations import pause, positive, seconds
+from control.validation.finding import Remark, warning
+from control.validation.http_actions_checks import direct_response_remarks, redirect_remarks, rewrite_remarks
+from control.validation.regex import regex
+
+MAX_WEIGHTS: Final = (1 << 32) - 1
+RETRY_ON: Final = frozenset(
+    {
+        "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited", "retriable-4xx", "refused-stream",
+        "retriable-status-codes", "retriable-headers", "http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal",
+        "resource-exhausted", "unavailable",
+    }
+)  # fmt: skip
+GRPC_CODES: Final = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+    "UNAUTHENTICATED",
+)  # fmt: skip
+"""By their numbers."""
+
+
+def http_route_remarks(route: HTTPRoute, path: Path) -> Iterator[Remark]:
+    """One route, as far as it can be judged alone."""
+    yield from _action_remarks(route, path)
+    for index, match in enumerate(route.match):
+        yield from match_remarks(match, (*path, "match", index))
+    yield from weight_remarks([one.weight for one in route.route], path)
+    for index, one in enumerate(route.route):
+        yield from destination_remarks(one.destination, (*path, "route", index, "destination"))
+        yield from _header_remarks(one.headers, (*path, "route", index, "headers"))
+    yield from _header_remarks(route.headers, (*path, "headers"))
+    yield from _mirror_remarks(route, path)
+    if route.timeout:
+        yield from attempt(pause, route.timeout, (*path, "timeout"))
+    if route.retries is not None:
+        yield from _retry_remarks(route.retries, (*path, "retries"))
+    if route.fault is not None:
+        yield from _fault_remarks(route.fault, (*path, "fault"))
+    if route.cors_policy is not None:
+        yield from _cors_remarks(route.cors_policy, (*path, "corsPolicy"))
+
+
+def destination_remarks(destination: Destination, path: Path) -> Iterator[Remark]:
+    """Where a route leads."""
+    yield from attempt(destination_host, destination.host, (*path, "host"))
+    if destination.subset:
+        yield from attempt(subset_name, destination.subset, (*path, "subset"))
+    if destination.port is not None:
+        yield from attempt_port(destination.port.number, (*path, "port", "number"))
+
+
+def destination_host(text: str) -> str:
+    """A service, by its whole name or by the first labels of it."""
+    if text.startswith("*"):
+        raise ValueError(f"{text[:80]!r} is no single host")
+    return values.host(text)
+
+
+def subset_name(text: str) -> str:
+    """A subset's name."""
+    return values.label_name(text)
+
+
+def weight_remarks(weights: list[int], path: Path) -> Iterator[Remark]:
+    """The shares of several destinations."""
+    if any(weight < 0 for weight in weights) or sum(weights) > MAX_WEIGHTS:
+        yield Remark((*path, "route"), f"weights are numbers from 0, {MAX_WEIGHTS} in all at most")
+    elif len(weights) > 1 and sum(weights) == 0:
+        yield Remark((*path, "route"), "all weights are 0: nothing would be sent anywhere", "give the destinations shares")
+    elif len(weights) > 1 and sum(weights) != 100:
+        yield warning((*path, "route"), f"the weights add up to {sum(weights)}: each is a share of that, and no percentage")
+
+
+def match_remarks(match: HTTPMatch, path: Path) -> Iterator[Remark]:
+    """One alternative of a route's conditions."""
+    for name, one in (("uri", match.uri), ("scheme", match.scheme), ("method", match.method), ("authority", match.authority)):
+        if one is not None:
+            yield from string_match_remarks(one, (*path, name), absent=False)
+    if match.uri is not None:
+        for text in (match.uri.exact, match.uri.prefix):
+            if text and not text.startswith("/") and text != "*":
+                yield Remark((*path, "uri"), f"{text[:80]!r} matches no path: it does not begin with /")
+        if match.uri.regex and match.ignore_uri_case:
+            yield Remark((*path, "ignoreUriCase"), "does not work with a regular expression", "begin the expression with (?i)")
+    for group, named in (("headers", match.headers), ("withoutHeaders", match.without_headers)):
+        for name, one in named.items():
+            yield from _header_match_remarks(name, (*path, group, name))
+            yield from string_match_remarks(one, (*path, group, name), absent=True)
+    for name, one in match.query_params.items():
+        yield from attempt(http_text.plain_value, name, (*path, "queryParams", name))
+        yield from string_match_remarks(one, (*path, "queryParams", name), absent=True)
+    yield from source_remarks(match.port, match.source_labels, match.source_namespace, path)
+    yield from gateway_remarks(match.gateways, (*path, "gateways"))
+
+
+def source_remarks(port: int, labels: dict[str, str], namespace: str, path: Path) -> Iterator[Remark]:
+    """Conditions on where traffic comes from that HTTP, TLS and TCP share."""
+    if port:
+        yield from attempt_port(port, (*path, "port"))
+    yield from label_remarks(labels, (*path, "sourceLabels"))
+    if namespace:
+        yield from attempt(values.label_name, namespace, (*path, "sourceNamespace"))
+
+
+def gateway_remarks(gateways: tuple[str, ...], path: Path) -> Iterator[Remark]:
+    """`mesh`, `name` or `namespace/name`."""
+    for index, text in enumerate(gateways):
+        namespace, slash, name = text.rpartition("/")
+        if slash and namespace != ".":
+            yield from attempt(values.label_name, namespace, (*path, index))
+        yield from attempt(values.object_name, name, (*path, index))
+
+
+def string_match_remarks(match: StringMatch, path: Path, *, absent: bool) -> Iterator[Remark]:
+    """`absent`: what is matched may be missing, so that a match of no type means that it is there."""
+    if len(match.stated) > 1:
+        yield Remark(path, f"{' and '.join(match.stated)} at once", "keep one of them")
+    elif not match.stated and not absent:
+        yield Remark(path, "says neither exact, prefix nor regex", "say one of them")
+    elif match.regex is not None and not (absent and match.presence):
+        yield from attempt(regex, match.regex, path)
+    else:
+        for text in (match.exact, match.prefix):
+            if text is not None and (text or not absent):
+                yield from attempt(http_text.plain_value, text, path)
+    if match.prefix == "":
+        yield Remark(path, "an empty prefix matches everything", "leave it out" if not absent else "write {} for: there at all")
+
+
+def _header_match_remarks(name: str, path: Path) -> Iterator[Remark]:
+    if name.startswith("@request.auth."):
+        yield Remark(path, "routing by claims of a token is not supported", "copy the claim to a header with outputClaimToHeaders")
+    elif name not in {":method", ":path", ":scheme", ":authority"}:
+        yield from attempt(http_text.header_name, name, path)
+
+
+def _action_remarks(route: HTTPRoute, path: Path) -> Iterator[Remark]:
+    actions = {
+        "route": bool(route.route),
+        "redirect": route.redirect is not None,
+        "directResponse": route.direct_response is not None,
+        "delegate": route.delegate is not None,
+    }
+    stated = [name for name, there in actions.items() if there]
+    if not stated:
+        yield Remark(path, "leads nowhere", "give it a route, a redirect, a directResponse or a delegate")
+    if len(stated) > 1:
+        yield Remark(path, f"{' and '.join(stated)} at once", "keep one of them")
+    if stated in (["redirect"], ["directResponse"]):
+        fields = {
+            "rewrite": route.rewrite, "retries": route.retries, "timeout": route.timeout, "mirror": route.mirror, "mirrors": route.mirrors,
+        }  # fmt: skip
+        for name, value in fields.items():
+            if value:
+                yield Remark((*path, name), f"means nothing beside a {stated[0]}", "remove it")
+    yield from _own_action_remarks(route, path)
+
+
+def _own_action_remarks(route: HTTPRoute, path: Path) -> Iterator[Remark]:
+    if route.redirect is not None:
+        yield from redirect_remarks(route.redirect, (*path, "redirect"))
+    if route.direct_response is not None:
+        yield from direct_response_remarks(route.direct_response, (*path, "directResponse"))
+    if route.rewrite is not None:
+        yield from rewrite_remarks(route, (*path, "rewrite"))
+    if route.delegate is not None:
+        yield from attempt(values.object_name, route.delegate.name, (*path, "delegate", "name"))
+        if route.delegate.namespace:
+            yield from attempt(values.label_name, route.delegate.namespace, (*path, "delegate", "namespace"))
+
+
+def _header_remarks(headers: Headers | None, path: Path) -> Iterator[Remark]:
+    if headers is not None:
+        yield from _operation_remarks(headers.request, (*path, "request"), {":authority", "host"})
+        yield from _operation_remarks(headers.response, (*path, "response"), set())
+
+
+def _operation_remarks(operations: HeaderOperations, path: Path, special: set[str]) -> Iterator[Remark]:
+    for group, named in (("set", operations.set), ("add", operations.add)):
+        for name, value in named.items():
+            here: Path = (*path, group, name)
+            if name.lower() in {":authority", "host"}:
+                if name.lower() not in special:
+                    yield Remark(here, f"a response has no {name}")
+                yield from attempt(http_text.authority, value, here)
+                continue
+            yield from attempt(http_text.own_header_name, name, here)
+            yield from attempt(http_text.header_value, value, here)
+    for index, name in enumerate(operations.remove):
+        yield from attempt(http_text.own_header_name, name, (*path, "remove", index))
+        if name.lower() in {":authority", "host"}:
+            yield Remark((*path, "remove", index), f"{name} can't be removed")
+
+
+def _mirror_remarks(route: HTTPRoute, path: Path) -> Iterator[Remark]:
+    if route.mirror is not None and route.mirrors:
+        yield Remark((*path, "mirrors"), "mirror and mirrors at once", "keep mirrors")
+    if route.mirror is not None:
+        yield from destination_remarks(route.mirror, (*path, "mirror"))
+    elif route.mirror_percentage is not None or route.mirror_percent is not None:
+        yield Remark((*path, "mirrorPercentage"), "a percentage without a mirror", "say where to with mirror")
+    yield from percent_remarks(route.mirror_percentage, (*path, "mirrorPercentage"))
+    yield from whole_percent_remarks(route.mirror_percent, (*path, "mirrorPercent"))
+    for index, one in enumerate(route.mirrors):
+        yield from destination_remarks(one.destination, (*path, "mirrors", index, "destination"))
+        yield from percent_remarks(one.percentage, (*path, "mirrors", index, "percentage"))
+
+
+def percent_remarks(percent: Percent | None, path: Path) -> Iterator[Remark]:
+    """A share of requests."""
+    if percent is not None and not 0 <= percent.value <= 100:
+        yield Remark((*path, "value"), f"{percent.value} is no percentage: 0 to 100")
+
+
+def whole_percent_remarks(percent: int | None, path: Path) -> Iterator[Remark]:
+    """A share of requests in the old form."""
+    if percent is not None and not 0 <= percent <= 100:
+        yield Remark(path, f"{percent} is no percentage: 0 to 100")
+
+
+def _retry_remarks(retries: HTTPRetry, path: Path) -> Iterator[Remark]:
+    if not 0 <= retries.attempts <= 1000:
+        yield Remark((*path, "attempts"), f"{retries.attempts} attempts: 0 to 1000")
+    if not retries.attempts and (retries.per_try_timeout or retries.retry_on):
+        yield warning((*path, "attempts"), "0 attempts switch retries off: the rest means nothing")
+    for name, text in (("perTryTimeout", retries.per_try_timeout), ("backoff", retries.backoff)):
+        if text:
+            yield from attempt(positive, text, (*path, name))
+    for part in filter(None, (one.strip() for one in retries.retry_on.split(","))):
+        status = part.isascii() and part.isdecimal() and 100 <= int(part[:4]) <= 599
+        if part not in RETRY_ON and not status:
+            yield Remark((*path, "retryOn"), f"{part[:40]!r} is no condition to retry on", "a status code, or one of Envoy's policies")
+
+
+def _fault_remarks(fault: HTTPFault, path: Path) -> Iterator[Remark]:
+    if fault.delay is None and fault.abort is None:
+        yield Remark(path, "neither a delay nor an abort", "say one of them")
+    if fault.delay is not None:
+        here: Path = (*path, "delay")
+        if fault.delay.exponential_delay:
+            yield Remark((*here, "exponentialDelay"), "is not supported", "use fixedDelay")
+        elif not fault.delay.fixed_delay:
+            yield Remark(here, "a delay without its length", "say fixedDelay")
+        else:
+            yield from attempt(positive, fault.delay.fixed_delay, (*here, "fixedDelay"))
+        yield from percent_remarks(fault.delay.percentage, (*here, "percentage"))
+        yield from whole_percent_remarks(fault.delay.percent, (*here, "percent"))
+    if fault.abort is not None:
+        here = (*path, "abort")
+        if (fault.abort.http_status is None) == (not fault.abort.grpc_status):
+            yield Remark(here, "needs httpStatus or grpcStatus, and one of them only")
+        if fault.abort.http2_error:
+            yield Remark((*here, "http2Error"), "is not supported", "use httpStatus or grpcStatus")
+        if fault.abort.http_status is not None and not 200 <= fault.abort.http_status <= 599:
+            yield Remark((*here, "httpStatus"), f"{fault.abort.http_status} is no status to answer with: 200 to 599")
+        if fault.abort.grpc_status and fault.abort.grpc_status not in GRPC_CODES:
+            yield Remark((*here, "grpcStatus"), f"{fault.abort.grpc_status[:40]!r} is no status of gRPC", "such as UNAVAILABLE")
+        yield from percent_remarks(fault.abort.percentage, (*here, "percentage"))
+        yield from whole_percent_remarks(fault.abort.percent, (*here, "percent"))
+
+
+def _cors_remarks(cors: CORSPolicy, path: Path) -> Iterator[Remark]:
+    if cors.allow_origins and cors.allow_origin:
+        yield Remark((*path, "allowOrigin"), "allowOrigin and allowOrigins at once", "keep allowOrigins")
+    for index, origin in enumerate(cors.allow_origins):
+        yield from string_match_remarks(origin, (*path, "allowOrigins", index), absent=False)
+        if cors.allow_credentials and (origin.exact == "*" or origin.regex in {".*", ".+"}):
+            yield warning((*path, "allowOrigins", index), "every site may make requests with its visitors' credentials")
+    for index, method in enumerate(cors.allow_methods):
+        if method not in METHODS_ALLOWED:
+            yield Remark((*path, "allowMethods", index), f"{method[:40]!r} is no method", "in capital letters, or *")
+    for group, names in (("allowHeaders", cors.allow_headers), ("exposeHeaders", cors.expose_headers)):
+        for index, name in enumerate(names):
+            yield from attempt(http_text.header_name, name, (*path, group, index))
+    if cors.max_age:
+        yield from attempt(seconds, cors.max_age, (*path, "maxAge"))
+    if cors.unmatched_preflights not in {"UNSPECIFIED", "FORWARD", "IGNORE"}:
+        yield Remark((*path, "unmatchedPreflights"), f"{cors.unmatched_preflights[:40]!r} is neither FORWARD nor IGNORE")
+
+
+METHODS_ALLOWED: Final = http_text.METHODS | {"*"}
