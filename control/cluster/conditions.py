@@ -1,4 +1,4 @@
-"""What stands in the status of a policy: pure functions from what the mesh says of it, and what stands there, to what should."""
+"""What stands in the status of policies and routing: pure functions from what the mesh says, and what stands there, to what should."""
 
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from control.validation.document import Manifest
 
 PREFIX: Final = "nodemesh.io/"
 """Conditions without it are somebody else's, and stay as they are."""
-KINDS: Final = (Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION)
+KINDS: Final = (Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION, Kind.VIRTUAL_SERVICE, Kind.DESTINATION_RULE)
 MAX_MESSAGE: Final = 2000
 
 

@@ -93,7 +93,7 @@ def _balancer_remarks(balancer: LoadBalancer, path: Path) -> Iterator[Remark]:
         if balancer.simple is not SimpleBalancer.UNSPECIFIED:
             yield Remark((*path, "simple"), "simple and consistentHash at once", "keep one of them")
         yield from _hash_remarks(balancer.consistent_hash, (*path, "consistentHash"))
-    if balancer.warmup is not None or balancer.warmup_secondsecs:
+    if balancer.warmup is not None or balancer.warmup_duration_secs:
         yield from _warmup_remarks(balancer, path)
     if balancer.locality_lb_setting is not None:
         yield from _locality_remarks(balancer.locality_lb_setting, (*path, "localityLbSetting"))
@@ -102,12 +102,12 @@ def _balancer_remarks(balancer: LoadBalancer, path: Path) -> Iterator[Remark]:
 
 
 def _warmup_remarks(balancer: LoadBalancer, path: Path) -> Iterator[Remark]:
-    if balancer.warmup is not None and balancer.warmup_secondsecs:
+    if balancer.warmup is not None and balancer.warmup_duration_secs:
         yield Remark((*path, "warmupDurationSecs"), "warmup and warmupDurationSecs at once", "keep warmup")
     if balancer.consistent_hash is not None or balancer.simple in {SimpleBalancer.RANDOM, SimpleBalancer.PASSTHROUGH}:
         yield Remark((*path, "warmup"), "works with ROUND_ROBIN and LEAST_REQUEST only")
-    if balancer.warmup_secondsecs:
-        yield from attempt(positive, balancer.warmup_secondsecs, (*path, "warmupDurationSecs"))
+    if balancer.warmup_duration_secs:
+        yield from attempt(positive, balancer.warmup_duration_secs, (*path, "warmupDurationSecs"))
     if (warmup := balancer.warmup) is not None:
         yield from attempt(positive, warmup.duration, (*path, "warmup", "duration"))
         if warmup.minimum_percent is not None and not 0 <= warmup.minimum_percent <= 100:
