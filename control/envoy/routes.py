@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from control.envoy.built import Built, built
+from control.envoy.listeners.requests import without_ambiguity
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer, chain_name
 from control.envoy.parts import extension
@@ -43,7 +44,7 @@ def http_routes(world: World, place: Place) -> RouteTable | None:
 def http_route_resource(world: World, place: Place) -> Built | None:
     """The resource alone."""
     table = world.ask(http_routes, place)
-    return table.routes if table is not None else None
+    return without_ambiguity(world, place, table.routes) if table is not None else None
 
 
 def tcp_target(world: World, place: Place) -> TCPTarget | None:

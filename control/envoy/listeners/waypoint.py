@@ -7,6 +7,7 @@ from msgspec import Struct
 from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogPort, CatalogService
 from control.envoy.filters import http_filters, network_filters
+from control.envoy.listeners.requests import judges_paths, reading
 from control.envoy.listeners.tunnel import LISTENER_MESSAGE, MANAGER
 from control.envoy.messages import Message, new, packed
 from control.envoy.naming import INTERNAL, Layer, chain_name
@@ -92,9 +93,7 @@ def _http_chain(world: World, place: Place) -> Chain:
         upgrade_configs=[{"upgrade_type": "websocket"}],
         stream_idle_timeout={},
         use_remote_address={"value": False},
-        # What policies judge is what is forwarded.
-        normalize_path={"value": True},
-        merge_slashes=False,
+        **reading(strict=world.ask(judges_paths, place)),
         server_header_transformation="PASS_THROUGH",
         proxy_100_continue=True,
     )
