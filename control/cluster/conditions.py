@@ -1,4 +1,4 @@
-"""What stands in the status of policies and routing: pure functions from what the mesh says, and what stands there, to what should."""
+"""What stands in the status of policies, entries and routing: pure functions from what the mesh says and what stands there."""
 
 from typing import Any, Final
 
@@ -10,8 +10,11 @@ from control.validation.document import Manifest
 
 PREFIX: Final = "nodemesh.io/"
 """Conditions without it are somebody else's, and stay as they are."""
-KINDS: Final = (Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION, Kind.VIRTUAL_SERVICE, Kind.DESTINATION_RULE)
+POLICIES: Final = frozenset({Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION})
+KINDS: Final = POLICIES | {Kind.SERVICE_ENTRY, Kind.WORKLOAD_ENTRY, Kind.VIRTUAL_SERVICE, Kind.DESTINATION_RULE}
 MAX_MESSAGE: Final = 2000
+_ENFORCED: Final = ("Enforced", "all of it is enforced at layer 4")
+_SERVED: Final = ("Served", "all of it is served")
 
 
 class StatusPatch(Struct, frozen=True):
@@ -61,10 +64,12 @@ def _conditions(description: Description, generation: object) -> list[dict[str, 
     accepted, limits, bound = found["Accepted"], found.get("Warnings"), found.get("Bound")
     made = [_condition("Accepted", accepted.status, accepted.reason, accepted.message)]
     if accepted.status == "True":
-        message = limits.message if limits else "all of it is enforced at layer 4"
-        made.append(_condition("Enforced", "False" if limits else "True", "Limited" if limits else "Enforced", message))
+        effect, whole = (
+            ("Enforced", "all of it is enforced at layer 4") if description.kind in POLICIES else ("Served", "all of it is served")
+        )
+        made.append(_condition(effect, "False" if limits else "True", "Limited" if limits else effect, limits.message if limits else whole))
     if bound is not None:
-        made.append(_condition("Bound", bound.status, "Workloads" if bound.status == "True" else "NoWorkloads", bound.message))
+        made.append(_condition("Bound", bound.status, bound.reason if bound.status == "True" else f"No{bound.reason}", bound.message))
     return [one | ({"observedGeneration": generation} if isinstance(generation, int) else {}) for one in made]
 
 

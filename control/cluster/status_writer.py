@@ -1,4 +1,4 @@
-"""Writes the conditions of policies into their status: all of them looked at in rounds, only what differs written."""
+"""Writes the conditions of policies, entries and routing into their status: all of them looked at in rounds, only what differs written."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from kubeapi.client import MERGE_PATCH, APIError, KubeClient
 
 AT_ONCE: Final = 4
 A_ROUND: Final = 200
-"""What is more waits for the next round: a mesh of thousands of policies does not flood the API server."""
+"""What is more waits for the next round: a mesh of thousands of them does not flood the API server."""
 YIELD_EVERY: Final = 20
 REST: Final = 20
 """A round that took a second is followed by twenty without: what pods that come and go cost here has a bound."""
@@ -31,7 +31,7 @@ class StatusWriter:
         self._rest_until_s = 0.0
 
     async def round(self) -> None:
-        """Once over all policies, if anything has changed; and not more often than it has time for."""
+        """Once over all of them, if anything has changed; and not more often than it has time for."""
         began_s = asyncio.get_running_loop().time()
         if self._mesh.batches == self._seen_batches or began_s < self._rest_until_s:
             return

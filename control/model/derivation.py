@@ -112,8 +112,12 @@ def derive_static_strict(store: Store, settings: MeshSettings) -> Derived:
     return Derived((_policy(static_strict(settings.root_namespace)),) if store.policies.needs_static_strict else ())
 
 
-def rivals_text(claim: Claim, winner: ObjectKey) -> str:
-    """How to say that another object has what this one claims."""
+def rivals_text(claim: Claim, holder: ObjectKey, namespace: str) -> str:
+    """How to say in a namespace that another object has what one there claims.
+
+    Who may write entries could else ask address by address how all that runs in the cluster is called.
+    """
+    winner = f"a {holder.kind} of namespace {holder.namespace}" if holder.namespace not in {"", namespace} else str(holder)
     what, _, name = claim.partition(" ")
     return f"the address {name.partition('/')[2]} belongs to {winner}" if what == "address" else f"{name} is already defined by {winner}"
 

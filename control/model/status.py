@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from control.kinds import AuthorizationPolicy, Kind, MeshObject, ObjectKey, PeerAuthentication, Service, ServiceEntry
+from control.kinds import AuthorizationPolicy, Kind, MeshObject, ObjectKey, PeerAuthentication, Service, ServiceEntry, WorkloadEntry
 from control.model.derivation import Derived, rivals_text
 from control.model.labels import ANYWHERE
 from control.model.mesh import Mesh, Record
@@ -42,7 +42,7 @@ class Condition(Struct, frozen=True):
 
 
 class Description(Struct, frozen=True):
-    """An object as `meshctl get` shows it: `summary` is a line; `bound` is how many workloads it concerns, None if that means nothing."""
+    """An object as `meshctl get` shows it: `summary` is a line; `bound` is how many workloads it concerns (see `bound`)."""
 
     kind: str
     namespace: str
@@ -103,7 +103,7 @@ def findings_in_mesh(mesh: Mesh, key: ObjectKey) -> Iterator[Finding]:
     record = mesh.records[key]
     derived = mesh.derived.get(key, Derived())
     for claim, winner in dict(mesh.lost(key, derived.all_claims)).items():
-        yield Finding(record.origin, Severity.ERROR, rivals_text(claim, winner), "it is not served", str(key))
+        yield Finding(record.origin, Severity.ERROR, rivals_text(claim, winner, key.namespace), "it is not served", str(key))
     for refused in derived.refused:
         yield Finding(record.origin, Severity.ERROR, refused, "it is not served", str(key))
     for note in derived.notes:
@@ -113,7 +113,10 @@ def findings_in_mesh(mesh: Mesh, key: ObjectKey) -> Iterator[Finding]:
 
 
 def bound(mesh: Mesh, item: MeshObject) -> int | None:
-    """How many workload objects a policy or a service concerns."""
+    """How many workload objects a policy or a service concerns; of a WorkloadEntry, of how many services it is.
+
+    None if that means nothing.
+    """
     namespace = item.metadata.namespace
     match item:
         case AuthorizationPolicy():
@@ -121,9 +124,15 @@ def bound(mesh: Mesh, item: MeshObject) -> int | None:
         case PeerAuthentication():
             everywhere = namespace == mesh.settings.root_namespace and not item.selector
             return len(mesh.store.selected(ANYWHERE if everywhere else namespace, item.selector))
+        case ServiceEntry() if not item.spec.endpoints and item.spec.workload_selector is None:
+            # Where its hosts are is known to their callers alone.
+            return None
         case Service() | ServiceEntry():
-            served = {candidate.type_url: candidate.name for candidate in mesh.derived.get(item.key, Derived()).candidates[:1]}
-            return sum(len(mesh.members(type_url, name)) for type_url, name in served.items())
+            candidates = mesh.derived.get(item.key, Derived()).candidates
+            served = next((one for one in candidates if not mesh.lost(item.key, one.claims)), None)
+            return len(mesh.members(served.type_url, served.name)) if served is not None else 0
+        case WorkloadEntry():
+            return sum(len(one.services) for one in mesh.derived.get(item.key, Derived()).candidates)
     return None
 
 
@@ -164,7 +173,8 @@ def _conditions(record: Record, findings: list[Finding], count: int | None, *, a
     if warnings:
         yield Condition("Warnings", "True", "Limited", "; ".join(warnings))
     if count is not None:
-        yield Condition("Bound", "True" if count else "False", "Workloads", f"{count} workloads")
+        what = "services" if isinstance(record.object, WorkloadEntry) else "workloads"
+        yield Condition("Bound", "True" if count else "False", what.capitalize(), f"{count} {what}")
 
 
 def _told(finding: Finding) -> str:

@@ -25,6 +25,7 @@ from tests.kube.rights import ACCOUNT, install_rights
 WAIT_S = 20.0
 ROOTS = "istio-ca-root-cert"
 POLICY = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
+ENTRY = "networking.istio.io/v1"
 GOOD = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["80"]}}]}]}
 
 
@@ -67,6 +68,35 @@ async def test_policies_say_what_became_of_them(kube: Cluster, tmp_path: Path) -
         version = kube.admin.get(POLICY["apiVersion"], POLICY["kind"], "p", world.namespace)["metadata"]["resourceVersion"]
         await until(lambda: kube.admin.create(_marker(world.namespace)) and len(_markers(kube, world.namespace)) >= 1, "a moment")
         assert kube.admin.get(POLICY["apiVersion"], POLICY["kind"], "p", world.namespace)["metadata"]["resourceVersion"] == version
+
+
+async def test_entries_say_what_became_of_them(kube: Cluster, tmp_path: Path) -> None:
+    """The schema of their kinds takes it, and so do the controller's rights."""
+
+    def stated(kind: str, name: str, namespace: str) -> dict[str, tuple[str, str]]:
+        found = kube.admin.get(ENTRY, kind, name, namespace).get("status") or {}
+        return {one["type"].removeprefix("nodemesh.io/"): (one["status"], one["message"]) for one in found.get("conditions", [])}
+
+    async with kube_world(kube, tmp_path) as world:
+        host = f"db.{world.namespace}.example.com"
+        selector = {"hosts": [host], "ports": [{"number": 80, "name": "http"}], "resolution": "STATIC"}
+        meta = {"namespace": world.namespace}
+        kube.admin.apply(
+            {
+                "apiVersion": ENTRY,
+                "kind": "ServiceEntry",
+                "metadata": {**meta, "name": "db"},
+                "spec": {**selector, "workloadSelector": {"labels": {"app": "db"}}},
+            }
+        )
+        await until(lambda: stated("ServiceEntry", "db", world.namespace).get("Bound") == ("False", "0 workloads"), "a status")
+        machine = {"address": "198.18.5.1", "labels": {"app": "db"}}
+        kube.admin.apply({"apiVersion": ENTRY, "kind": "WorkloadEntry", "metadata": {**meta, "name": "m"}, "spec": machine})
+        await until(lambda: stated("ServiceEntry", "db", world.namespace).get("Bound") == ("True", "1 workloads"), "its endpoint")
+        await until(lambda: stated("WorkloadEntry", "m", world.namespace).get("Bound") == ("True", "1 services"), "its service")
+        run_pod(kube.admin, world.namespace, "a", "198.18.5.1", node="n1")
+        await until(lambda: stated("WorkloadEntry", "m", world.namespace)["Accepted"][0] == "False", "that it is a pod's address")
+        assert "belongs to Pod" in stated("WorkloadEntry", "m", world.namespace)["Accepted"][1]
 
 
 def _marker(namespace: str) -> dict[str, Any]:
