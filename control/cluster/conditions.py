@@ -64,9 +64,7 @@ def _conditions(description: Description, generation: object) -> list[dict[str, 
     accepted, limits, bound = found["Accepted"], found.get("Warnings"), found.get("Bound")
     made = [_condition("Accepted", accepted.status, accepted.reason, accepted.message)]
     if accepted.status == "True":
-        effect, whole = (
-            ("Enforced", "all of it is enforced at layer 4") if description.kind in POLICIES else ("Served", "all of it is served")
-        )
+        effect, whole = ("Enforced", "all of it is enforced") if description.kind in POLICIES else ("Served", "all of it is served")
         made.append(_condition(effect, "False" if limits else "True", "Limited" if limits else effect, limits.message if limits else whole))
     if bound is not None:
         made.append(_condition("Bound", bound.status, bound.reason if bound.status == "True" else f"No{bound.reason}", bound.message))

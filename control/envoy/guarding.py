@@ -7,7 +7,7 @@ from control.envoy.place import Place
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
 from control.envoy.world import World
 from control.kinds import AuthorizationPolicy, Gateway, RequestAuthentication
-from control.kinds.security import PolicyTarget, Selector
+from control.kinds.security import Selector
 from control.model.labels import selects
 from control.model.waypoint_guards import ClassTarget, Target, target_of
 
@@ -38,7 +38,7 @@ def _holding(world: World, place: Place, kind: type[P]) -> tuple[P, ...]:
 def _by_target(world: World, kind: type[P]) -> Mapping[Target, tuple[P, ...]]:
     found: dict[Target, list[P]] = {}
     for policy in world.objects(kind):
-        for reference in _references(policy):
+        for reference in policy.targets:
             target = target_of(reference, policy.metadata.namespace, world.settings.root_namespace)
             if target is not None:
                 found.setdefault(target, []).append(policy)
@@ -65,11 +65,7 @@ def _selecting(world: World, key: ProxyKey, kind: type[P]) -> tuple[P, ...]:
 
 
 def _selects(policy: P, proxy: Proxy, root_namespace: str) -> bool:
-    if _references(policy) or policy.metadata.namespace not in {proxy.namespace, root_namespace}:
+    if policy.targets or policy.metadata.namespace not in {proxy.namespace, root_namespace}:
         return False
     selector: Selector | None = policy.spec.selector
     return selector is None or selects(selector.match_labels, proxy.labels)
-
-
-def _references(policy: P) -> tuple[PolicyTarget, ...]:
-    return (*((policy.spec.target_ref,) if policy.spec.target_ref else ()), *policy.spec.target_refs)

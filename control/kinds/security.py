@@ -128,5 +128,10 @@ class AuthorizationPolicy(Object, frozen=True, rename="camel"):
         return self.spec.selector.match_labels if self.spec.selector else {}
 
     @property
+    def targets(self) -> tuple[PolicyTarget, ...]:
+        """What it is for, where that is not workloads but what their waypoint or a gateway is asked for."""
+        return (*((self.spec.target_ref,) if self.spec.target_ref else ()), *self.spec.target_refs)
+
+    @property
     def for_waypoint(self) -> bool:
-        return self.spec.target_ref is not None or bool(self.spec.target_refs)
+        return bool(self.targets)

@@ -52,4 +52,4 @@ class RequestAuthentication(Object, frozen=True, rename="camel"):
 
     @property
     def targets(self) -> tuple[PolicyTarget, ...]:
-        return self.spec.target_refs or ((self.spec.target_ref,) if self.spec.target_ref else ())
+        return (*((self.spec.target_ref,) if self.spec.target_ref else ()), *self.spec.target_refs)

@@ -59,7 +59,7 @@ def enforced_here(policy: AuthorizationPolicy) -> bool:
 def convert(policy: AuthorizationPolicy, root_namespace: str) -> Converted:
     """Translates a policy that passed the checks."""
     if policy.for_waypoint:
-        return Converted(None, "targetRefs are for waypoints: not enforced by node agents")
+        return Converted(None)
     match policy.spec.action:
         case PolicyAction.AUDIT:
             return Converted(None, "AUDIT is not supported: nothing is recorded, and nothing denied")

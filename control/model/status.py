@@ -10,6 +10,7 @@ from control.kinds import AuthorizationPolicy, Kind, MeshObject, ObjectKey, Peer
 from control.model.derivation import Derived, rivals_text
 from control.model.labels import ANYWHERE
 from control.model.mesh import Mesh, Record
+from control.model.waypoint_findings import waypoint_notes
 from control.validation.decoding import KINDS
 from control.validation.document import Manifest
 from control.validation.finding import Finding, Severity
@@ -108,6 +109,8 @@ def findings_in_mesh(mesh: Mesh, key: ObjectKey) -> Iterator[Finding]:
         yield Finding(record.origin, Severity.ERROR, refused, "it is not served", str(key))
     for note in derived.notes:
         yield Finding(record.origin, Severity.WARNING, note, "", str(key))
+    for note in waypoint_notes(record.object, mesh.store, mesh.settings.root_namespace) if record.object is not None else ():
+        yield Finding(record.origin, Severity.WARNING, note, "", str(key))
     if (older := mesh.store.policies.older_than(key)) is not None:
         yield Finding(record.origin, Severity.WARNING, f"has no effect: {older} is older and holds for the same workloads", "", str(key))
 
@@ -119,6 +122,8 @@ def bound(mesh: Mesh, item: MeshObject) -> int | None:
     """
     namespace = item.metadata.namespace
     match item:
+        case AuthorizationPolicy() if item.for_waypoint:
+            return len({one for target in mesh.store.waypoints.protected_by(item.key) for one in mesh.store.behind(target)})
         case AuthorizationPolicy():
             return len(mesh.store.selected(mesh.store.policies.authorization_scope(item.key), item.selector))
         case PeerAuthentication():

@@ -38,6 +38,7 @@ from control.model.services import (
 from control.model.settings import MeshSettings
 from control.model.waypoint_guards import guard_key
 from control.model.waypoint_store import WaypointStore
+from control.model.waypoints import SERVICE_KINDS
 from control.model.workloads import Surroundings, node_locality
 from meshapi import wire
 from meshapi.vm import GroupName
@@ -130,6 +131,20 @@ class Store:
         if own.guarded and own.binding.wanted is not None and not isinstance(item, ServiceEntry):
             found.append(own.binding.wanted)
         return tuple(guard_key(one) for one in found)
+
+    def behind(self, target: ObjectKey) -> set[ObjectKey]:
+        """The objects whose workloads serve what a policy for waypoints names."""
+        if target.kind is Kind.GATEWAY:
+            return set().union(*(self.behind(one) for one in self.waypoints.bound_to(target)))
+        return self._served_by(target) if target.kind in SERVICE_KINDS else {target}
+
+    def gates_of(self, key: ObjectKey) -> set[ObjectKey]:
+        """The waypoints that an object's workload is reached through."""
+        item = self._objects.get(key)
+        if item is None:
+            return set()
+        ways = [self.waypoints.of(key), *(self.waypoints.of(one.key) for one in self._serving(key, workload_labels(item)))]
+        return {way.binding.waypoint.key for way in ways if way.binding.waypoint is not None}
 
     def guard_ports(self, service: Service | ServiceEntry) -> tuple[int, ...]:
         """The ports on which its workloads serve it."""

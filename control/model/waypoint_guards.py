@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from control.kinds import AuthorizationPolicy, Kind, ObjectKey
+from control.kinds import AuthorizationPolicy, Kind, MeshObject, ObjectKey, RequestAuthentication
 from control.kinds.security import PolicyAction, PolicyTarget
 from control.validation import values
 from control.validation.policy_checks import DRY_RUN
@@ -28,18 +28,21 @@ class ClassTarget(Struct, frozen=True):
 Target = ObjectKey | ClassTarget
 
 
-def targets(policy: AuthorizationPolicy, root_namespace: str) -> tuple[Target, ...]:
+def targets(policy: MeshObject | None, root_namespace: str) -> frozenset[Target]:
     """What a policy for waypoints protects: objects of its own namespace; from the root namespace also whole classes of waypoints.
 
-    One that enforces nothing (AUDIT, on trial) protects nothing.
+    One that enforces nothing (AUDIT, on trial) protects nothing, and what is no policy neither.
     """
-    annotations = policy.metadata.annotations
-    on_trial = DRY_RUN in annotations and values.boolean(annotations[DRY_RUN])
-    if on_trial or policy.spec.action is PolicyAction.AUDIT:
-        return ()
-    stated = (*((policy.spec.target_ref,) if policy.spec.target_ref else ()), *policy.spec.target_refs)
+    match policy:
+        case AuthorizationPolicy(metadata, spec):
+            on_trial = DRY_RUN in metadata.annotations and values.boolean(metadata.annotations[DRY_RUN])
+            stated = () if on_trial or spec.action is PolicyAction.AUDIT else policy.targets
+        case RequestAuthentication():
+            stated = policy.targets
+        case _:
+            return frozenset()
     found = (target_of(one, policy.metadata.namespace, root_namespace) for one in stated)
-    return tuple(one for one in found if one is not None)
+    return frozenset(one for one in found if one is not None)
 
 
 def guard_key(key: ObjectKey) -> str:

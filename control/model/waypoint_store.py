@@ -1,11 +1,12 @@
 """Waypoints and what is bound to them, kept so that a change looks again at no more than may differ by it."""
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from msgspec import Struct
 
-from control.kinds import AuthorizationPolicy, Gateway, Kind, MeshObject, Namespace, ObjectKey, Pod, Service, WorkloadEntry
+from control.kinds import Gateway, Kind, MeshObject, Namespace, ObjectKey, Pod, Service, WorkloadEntry
 from control.model.labels import LabelIndex, Labels, selects, unfile, workload_labels
 from control.model.settings import MeshSettings
 from control.model.waypoint_guards import ClassTarget, Target, targets
@@ -56,13 +57,13 @@ class WaypointStore:
         """What holds for an object."""
         return self._bound.get(key, NOTHING)
 
-    def waypoint(self, key: ObjectKey) -> Waypoint | None:
-        """A Gateway as a waypoint, if it is one."""
-        return self._waypoints.get(key)
-
     def bound_to(self, gateway: ObjectKey) -> set[ObjectKey]:
         """The objects whose traffic goes through a waypoint."""
         return {key for key in self._asking_for(gateway) if (found := self.of(key).binding.waypoint) and found.key == gateway}
+
+    def protected_by(self, policy: ObjectKey) -> set[ObjectKey]:
+        """The services and Gateways that a policy names, whether they exist or not."""
+        return {target for target, policies in self._targeting.items() if policy in policies and isinstance(target, ObjectKey)}
 
     @property
     def guards(self) -> bool:
@@ -86,13 +87,11 @@ class WaypointStore:
             _refile(self._services, key, {key.namespace} if old else set(), {key.namespace} if new else set())
         _refile(self._asking, key, _asked(old), _asked(new))
         _refile(self._by_service, key, self._reached_by(old), self._reached_by(new))
-        _refile(self._targeting, key, self._targets(old), self._targets(new))
+        root = self._settings.root_namespace
+        _refile(self._targeting, key, targets(old, root), targets(new, root))
 
     def _reached_by(self, item: MeshObject | None) -> set[ObjectKey]:
         return {own_service(item, self._settings)} if isinstance(item, Gateway) else set()
-
-    def _targets(self, item: MeshObject | None) -> set[Target]:
-        return set(targets(item, self._settings.root_namespace)) if isinstance(item, AuthorizationPolicy) else set()
 
     def _asking_for(self, gateway: ObjectKey) -> set[ObjectKey]:
         """Objects that ask for a Gateway, or may, because their namespace does."""
@@ -116,8 +115,9 @@ class WaypointStore:
                 return set(self._by_service.get(key, ())), {key}
             case Kind.POD | Kind.WORKLOAD_ENTRY | Kind.SERVICE_ENTRY:
                 return self._maybe_run_by(key, old) | self._maybe_run_by(key, new), {key}
-            case Kind.AUTHORIZATION_POLICY:
-                return set(), self._protected(self._targets(old) ^ self._targets(new))
+            case Kind.AUTHORIZATION_POLICY | Kind.REQUEST_AUTHENTICATION:
+                root = self._settings.root_namespace
+                return set(), self._protected(targets(old, root) ^ targets(new, root))
         return set(), set()
 
     def _protected(self, changed: Iterable[Target]) -> set[ObjectKey]:
@@ -148,7 +148,9 @@ class WaypointStore:
         return found != before
 
     def _principals(self, gateway: ObjectKey, service: Service | None) -> tuple[str, ...]:
+        """The account that is made for a Gateway has its name; who runs one by hand may have taken another."""
         accounts = {account for key in self._run_as(gateway, service) if (account := _account(self._objects.get(key)))}
+        accounts.add(gateway.name)
         return tuple(f"{self._settings.trust_domain}/ns/{gateway.namespace}/sa/{account}" for account in sorted(accounts))
 
     def _run_as(self, gateway: ObjectKey, service: Service | None) -> set[ObjectKey]:
@@ -252,7 +254,7 @@ def _asked(item: MeshObject | None) -> set[ObjectKey]:
 _LABELLED = SERVICE_KINDS | {Kind.NAMESPACE, Kind.POD, Kind.WORKLOAD_ENTRY}
 
 
-def _refile(index: dict[P, set[ObjectKey]], key: ObjectKey, before: set[P], after: set[P]) -> None:
+def _refile(index: dict[P, set[ObjectKey]], key: ObjectKey, before: AbstractSet[P], after: AbstractSet[P]) -> None:
     for place in before - after:
         unfile(index, place, key)
     for place in after - before:

@@ -13,6 +13,7 @@ from control.kinds import (
     MeshObject,
     ObjectKey,
     PeerAuthentication,
+    RequestAuthentication,
 )
 from control.kinds.metadata import Meta
 from control.kinds.security import (
@@ -22,12 +23,14 @@ from control.kinds.security import (
     PeerAuthenticationSpec,
     PolicyAction,
     PolicyRule,
+    PolicyTarget,
     Selector,
 )
 from control.validation import (
     core_checks,
     destination_checks,
     entry_checks,
+    gateway_checks,
     group_checks,
     policy_checks,
     routing_checks,
@@ -36,6 +39,7 @@ from control.validation import (
 from control.validation.decoding import KINDS, beyond, decode, object_key
 from control.validation.finding import Finding, Origin, Remark, Severity
 from control.validation.json_text import read_json
+from control.validation.target_checks import TARGET_GROUPS, target_remarks
 from control.validation.values import label_name, object_name
 from control.validation.yaml_text import YAMLError, YAMLNode, read_document, split_documents, syntax_finding
 
@@ -57,6 +61,7 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.DESTINATION_RULE: destination_checks.destination_rule_remarks,
     Kind.WORKLOAD_GROUP: group_checks.workload_group_remarks,
     Kind.AUTHORIZATION_POLICY: policy_checks.authorization_remarks,
+    Kind.GATEWAY: gateway_checks.gateway_remarks,
     Kind.REQUEST_AUTHENTICATION: token_checks.request_authentication_remarks,
 }
 
@@ -161,29 +166,38 @@ def object_remarks(item: MeshObject, root_namespace: str) -> Iterator[Remark]:
         yield from policy_checks.peer_authentication_remarks(item, root_namespace)
     elif item.kind_of in _CHECKS:
         yield from _CHECKS[item.kind_of](item)
+    if isinstance(item, AuthorizationPolicy | RequestAuthentication):
+        yield from target_remarks(item, root_namespace)
 
 
 def closed_form(key: ObjectKey, manifest: Manifest) -> MeshObject | None:
     """What a policy that can't be understood is taken for: the strictest one that its kind knows, for the workloads it seems to mean.
 
     An ALLOW becomes one that allows nothing, so that other policies still do; anything else denies. Without a readable selector
-    it holds for the whole namespace.
+    or readable targets it holds for the whole namespace.
     """
     spec = manifest.get("spec")
     spec = spec if isinstance(spec, dict) else {}
     selector = _readable_selector(spec)
     if key.kind is Kind.PEER_AUTHENTICATION:
         return PeerAuthentication(Meta(key.name, key.namespace), PeerAuthenticationSpec(selector, MutualTLS(MTLSMode.STRICT)))
-    if key.kind is not Kind.AUTHORIZATION_POLICY or spec.get("action") == "AUDIT" or _only_for_waypoints(spec):
+    if key.kind is not Kind.AUTHORIZATION_POLICY or spec.get("action") == "AUDIT":
         return None
+    targets = _readable_targets(spec)
     meta = Meta(key.name, key.namespace, annotations={policy_checks.DRY_RUN: "true"} if _is_dry_run(manifest) else {})
     if manifest and spec.get("action", "ALLOW") == "ALLOW":
-        return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector))
-    return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector, action=PolicyAction.DENY, rules=(PolicyRule(),)))
+        return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector, target_refs=targets))
+    return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector, None, targets, PolicyAction.DENY, rules=(PolicyRule(),)))
 
 
-def _only_for_waypoints(spec: Manifest) -> bool:
-    return "selector" not in spec and any(isinstance(spec.get(name), list | dict) and spec[name] for name in ("targetRefs", "targetRef"))
+def _readable_targets(spec: Manifest) -> tuple[PolicyTarget, ...]:
+    """What it is for where that is not workloads; empty if it has a selector, too, or if one of its targets can't be read."""
+    stated = spec.get("targetRefs") or ([spec["targetRef"]] if spec.get("targetRef") else [])
+    try:
+        targets = msgspec.convert(stated, tuple[PolicyTarget, ...])
+    except msgspec.ValidationError:
+        return ()
+    return targets if "selector" not in spec and all(target.kind in TARGET_GROUPS for target in targets) else ()
 
 
 def _is_dry_run(manifest: Manifest) -> bool:

@@ -167,11 +167,14 @@ def test_what_layer_4_cannot_see(rule: str, kept: Any, field: str) -> None:
         assert "not enforceable at L4" in note
 
 
-@pytest.mark.parametrize("spec", ["{action: AUDIT, rules: [{}]}", "{targetRefs: [{kind: Service, name: x}], rules: [{}]}"])
-def test_what_is_not_for_agents_is_not_sent_but_said(spec: str) -> None:
-    config = Config(authorization(spec))
+def test_what_is_not_for_agents_is_not_sent_but_said() -> None:
+    config = Config(authorization("{action: AUDIT, rules: [{}]}"))
     assert config.policies == set()
     assert next(iter(config.mesh.derived.values())).notes
+
+
+def test_what_is_for_waypoints_is_not_sent() -> None:
+    assert Config(authorization("{targetRefs: [{kind: Service, name: x}], rules: [{}]}")).policies == set()
 
 
 def test_workloads_name_the_policies_that_select_them() -> None:

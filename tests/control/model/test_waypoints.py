@@ -5,6 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from control.kinds.gateway import LabelRequirement, LabelSelector
+from control.model.status import objects
 from control.model.waypoints import label_selector_matches
 from meshapi.authorization import Action, Exact, Match, PolicyScope
 from meshapi.workload import GatewayAddress, NetworkAddress, ServiceKey
@@ -188,7 +189,7 @@ def test_an_application_with_the_name_of_a_waypoint_elsewhere_is_not_taken_for_i
         API % "istio.io/use-waypoint: api" + pod() + ADDRESSED.replace("name: gate", "name: api") % ("{value: 10.0.0.8}", "") + policy()
     )
     assert config.service(API_KEY).waypoint == GatewayAddress(address=NetworkAddress(ip_address("10.0.0.8")))
-    assert config.policy(GUARD).rules == (((Match(destination_ports=(8080,)),),),)
+    assert config.policy(GUARD).rules[0][0][0].not_principals == (Exact("cluster.local/ns/shop/sa/api"),)
 
 
 def test_service_entries_and_workload_entries_are_bound_too() -> None:
@@ -273,12 +274,18 @@ def test_where_no_waypoint_enforces_the_policies_nobody_is_let_in(label: str, ga
     assert config.pod("shop", "api").authorization_policies == (GUARD,)
 
 
-def test_a_waypoint_whose_workloads_are_not_known_is_nobody() -> None:
+def test_a_waypoint_is_known_by_the_account_of_its_name_and_those_of_its_workloads() -> None:
+    def let_in(*accounts: str) -> bool:
+        return config.policy(GUARD).rules[0][0][0].not_principals == tuple(Exact(f"cluster.local/ns/shop/sa/{one}") for one in accounts)
+
     config = Config(API % USE + pod() + gateway() + GATE_SERVICE % "shop" + policy())
-    assert config.service(API_KEY).waypoint == GATE
-    assert config.policy(GUARD).rules == (((Match(destination_ports=(8080,)),),),)
-    config.write("gate.yaml", pod("gate", "shop", "is: gate", "robot", "10.0.0.9"))
-    assert config.policy(GUARD).rules[0][0][0].not_principals == (Exact("cluster.local/ns/shop/sa/robot"),)
+    assert let_in("gate")
+    config.write("gate.yaml", pod("g1", "shop", "is: gate", "robot", "10.0.0.9"))
+    assert let_in("gate", "robot")
+    config.write("gate.yaml", pod("g1", "shop", "gateway.networking.k8s.io/gateway-name: gate", "hand", "10.0.0.9"))
+    assert let_in("gate", "hand")
+    config.write("gate.yaml", pod("g1", "other", "gateway.networking.k8s.io/gateway-name: gate", "hand", "10.0.0.9"))
+    assert let_in("gate")
 
 
 def test_a_policy_for_a_gateway_that_is_missing_closes_what_asks_for_it() -> None:
@@ -293,10 +300,89 @@ def test_workloads_are_guarded_on_all_ports_by_the_policies_of_their_own_waypoin
     )
     assert config.pod("shop", "api").authorization_policies == (gate,)
     assert config.policy(gate).rules == (((Match(not_principals=(Exact("cluster.local/ns/shop/sa/gate"),)),),),)
-    config.write(
-        "a.yaml", API % "" + pod(labels=f"app: api, {USE}") + gateway(labels="istio.io/waypoint-for: workload") + policy("Gateway", "gate")
-    )
-    assert config.policy(gate).rules == ((),)
+
+
+def test_tokens_that_only_a_waypoint_can_check_protect_like_policies() -> None:
+    tokens = """
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: t, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: api}], jwtRules: [{issuer: me, jwksUri: "https://keys.example/k"}]}
+---
+"""
+    assert GUARD in Config(API % USE + pod() + waypoint() + tokens).policies
+
+
+def test_a_policy_that_can_not_be_read_protects_what_it_names() -> None:
+    config = Config(API % USE + pod() + waypoint())
+    config.write("policy.yaml", policy().replace("methods", "verbs"))
+    assert GUARD in config.policies
+
+
+# ---- what is said about it
+
+
+def said(config: Config, kind: str, name: str, namespace: str = "shop") -> list[str]:
+    (found,) = objects(config.mesh, kind, namespace, name).objects
+    return [one.message.partition(": ")[2] for one in found.conditions if one.type == "Warnings"]
+
+
+@pytest.mark.parametrize(
+    ("label", "gate", "words"),
+    [
+        (USE, "", "the waypoint shop/gate does not exist"),
+        (USE, gateway(), "the waypoint shop/gate has no address yet, and no service of its name"),
+        (USE, waypoint(labels="istio.io/waypoint-for: workload"), "the waypoint shop/gate is for workload, not for services"),
+        (
+            f"{USE}, istio.io/use-waypoint-namespace: infra",
+            waypoint("infra"),
+            "the waypoint infra/gate does not take traffic of namespace shop",
+        ),
+        (USE, waypoint(), ""),
+        ("", waypoint(), ""),
+    ],
+)
+def test_a_service_says_why_it_is_not_reached_through_a_waypoint(label: str, gate: str, words: str) -> None:
+    config = Config(API % label + pod() + gate + policy())
+    assert said(config, "Service", "api") == ([f"is not reached through a waypoint: {words}"] if words else [])
+    told = said(config, "AuthorizationPolicy", "p")
+    if label and not words:
+        assert told == []
+    else:
+        why = words or "it asks for none"
+        assert told == [f"no waypoint enforces it for Service shop/api: {why}; its workloads take no connections for it"]
+
+
+def test_what_a_namespace_asks_for_and_a_waypoint_is_not_for_needs_no_words() -> None:
+    config = Config(NAMESPACE % f", {USE}" + API % "" + pod() + waypoint())
+    assert said(config, "Pod", "api") == []
+    assert said(config, "Service", "api") == []
+
+
+def test_a_policy_says_when_it_protects_nothing_or_sees_waypoints_for_clients() -> None:
+    config = Config(API % USE + pod() + waypoint() + policy("Service", "nothing") + gateway(name="idle"))
+    assert said(config, "AuthorizationPolicy", "p") == ["Service shop/nothing does not exist"]
+    config.write("p.yaml", policy("Gateway", "idle").replace("name: p,", "name: q,"))
+    assert said(config, "AuthorizationPolicy", "q") == ["nothing is reached through Gateway shop/idle"]
+    by_client = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: s, namespace: shop}
+spec: {selector: {matchLabels: {app: api}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}
+"""
+    config.write("s.yaml", by_client)
+    assert said(config, "AuthorizationPolicy", "s") == [
+        "what comes through the waypoint shop/gate has that for its source, not the client behind it"
+    ]
+
+
+def test_a_policy_for_waypoints_counts_who_is_behind_them() -> None:
+    config = Config(API % USE + pod() + waypoint() + policy())
+    (found,) = objects(config.mesh, "AuthorizationPolicy", "shop", "p").objects
+    assert found.bound == 1
+
+
+# ---- ports and labels
 
 
 def test_named_ports_are_those_of_the_pods() -> None:

@@ -269,10 +269,73 @@ def test_the_closed_form_holds_for_whom_the_policy_seems_to_mean(text: str, key:
     assert document.closed.selector == selector
 
 
-@pytest.mark.parametrize("spec", ["{action: AUDIT, x: 1}", "{targetRefs: [{kind: Service, name: x}], x: 1}"])
-def test_what_would_not_be_enforced_has_no_closed_form(spec: str) -> None:
-    (document,) = read(authorization(spec))
+def test_what_would_not_be_enforced_has_no_closed_form() -> None:
+    (document,) = read(authorization("{action: AUDIT, x: 1}"))
     assert (document.object, document.closed) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "targets"),
+    [
+        ("{targetRefs: [{kind: Service, name: x}], x: 1}", [("Service", "x")]),
+        ("{targetRef: {kind: Gateway, name: x}, action: DENY, x: 1}", [("Gateway", "x")]),
+        # What it is for can't be told: all workloads of the namespace.
+        ("{targetRefs: [{kind: Service, title: x}], x: 1}", []),
+        ("{targetRefs: [{kind: Pod, name: x}]}", []),
+        ("{targetRefs: x}", []),
+    ],
+)
+def test_the_closed_form_of_a_policy_for_waypoints_is_for_what_it_names(spec: str, targets: list[tuple[str, str]]) -> None:
+    (document,) = read(authorization(spec))
+    assert document.object is None
+    assert isinstance(document.closed, AuthorizationPolicy)
+    assert [(target.kind, target.name) for target in document.closed.targets] == targets
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [
+        ("{kind: Pod, name: x}", "can't be for a 'Pod'"),
+        ("{kind: Service, name: x, group: apps}", "there is no Service in 'apps'"),
+        ("{kind: Service, name: x, namespace: other}", "objects of its own namespace"),
+        ("{kind: GatewayClass, name: x}", "belongs in the root namespace"),
+        ("{kind: Service, name: 'x y'}", "x y"),
+    ],
+)
+def test_what_a_policy_can_not_be_for(target: str, what: str) -> None:
+    (document,) = read(authorization(f"{{targetRefs: [{target}], rules: [{{}}]}}"))
+    assert document.object is None
+    assert what in str(document.findings[0])
+
+
+GATEWAY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g, namespace: shop, labels: {%s}}
+spec:
+  gatewayClassName: istio-waypoint
+  addresses: [%s]
+  listeners: [{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {namespaces: {%s}}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("labels", "addresses", "namespaces", "what", "is_read"),
+    [
+        ("", "", "from: Same", "", True),
+        ("", "", "from: Selector, selector: {matchLabels: {a: b}}", "", True),
+        ("istio.io/waypoint-for: pods", "", "", "takes none", True),
+        ("", "{value: 127.0.0.1}", "", "it is not used", True),
+        ("", "", "from: Everywhere", "is none of All, Same, Selector", False),
+        ("", "", "from: Selector", "needs a selector", False),
+        ("", "", "from: Selector, selector: {matchExpressions: [{key: a, operator: Near}]}", "is none of In", False),
+    ],
+)
+def test_gateways(labels: str, addresses: str, namespaces: str, what: str, is_read: bool) -> None:
+    (document,) = read(GATEWAY % (labels, addresses, namespaces))
+    assert (document.object is not None) == is_read
+    assert what in "".join(map(str, document.findings))
+    assert bool(document.findings) == bool(what)
 
 
 def service_entry(spec: str) -> str:

@@ -1,0 +1,59 @@
+"""What there is to say about waypoints: what keeps an object from its own, and a policy from being enforced by one."""
+
+from collections.abc import Iterator
+
+from control.kinds import AuthorizationPolicy, Gateway, MeshObject, ObjectKey, RequestAuthentication, Service, ServiceEntry
+from control.kinds.security import PolicyTarget
+from control.model.store import Store
+from control.model.waypoint_guards import ClassTarget, target_of
+from control.model.waypoints import is_waypoint
+from meshapi import wire
+
+
+def waypoint_notes(item: MeshObject, store: Store, root_namespace: str) -> Iterator[str]:
+    """Limits of what is in force."""
+    bound = store.waypoints.of(item.key)
+    if bound.binding.message and not (bound.binding.reason == "UnsupportedTrafficType" and _is_inherited(item)):
+        yield f"is not reached through a waypoint: {bound.binding.message}"
+    match item:
+        case AuthorizationPolicy() | RequestAuthentication():
+            for target in item.targets:
+                yield from _target_notes(item, target, store, root_namespace)
+    if isinstance(item, AuthorizationPolicy) and not item.for_waypoint:
+        yield from _client_notes(item, store)
+
+
+def _is_inherited(item: MeshObject) -> bool:
+    """Whether it asks for a waypoint by its namespace only: those are of one kind of traffic, and the rest is as it should be."""
+    return wire.LABEL_USE_WAYPOINT not in item.metadata.labels
+
+
+def _target_notes(
+    policy: AuthorizationPolicy | RequestAuthentication, target: PolicyTarget, store: Store, root_namespace: str
+) -> Iterator[str]:
+    found = target_of(target, policy.metadata.namespace, root_namespace)
+    if found is None or isinstance(found, ClassTarget):
+        return
+    match store.get(found):
+        case None:
+            yield f"{found} does not exist"
+        case Service() | ServiceEntry():
+            bound = store.waypoints.of(found)
+            if bound.binding.waypoint is None:
+                why = bound.binding.message or "it asks for none"
+                closed = "; its workloads take no connections for it" if bound.guarded else ""
+                yield f"no waypoint enforces it for {found}: {why}{closed}"
+        case Gateway() as gateway if is_waypoint(gateway) and not store.waypoints.bound_to(found):
+            yield f"nothing is reached through {found}"
+
+
+def _client_notes(policy: AuthorizationPolicy, store: Store) -> Iterator[str]:
+    """A policy for workloads that looks at clients, where those come through a waypoint."""
+    if not any(source for rule in policy.spec.rules for source in rule.sources or ()):
+        return
+    scope = store.policies.authorization_scope(policy.key)
+    gates: set[ObjectKey] = set()
+    for key in store.selected(scope, policy.selector):
+        gates |= store.gates_of(key)
+    for gate in sorted(gates):
+        yield f"what comes through the waypoint {gate.namespace}/{gate.name} has that for its source, not the client behind it"
