@@ -137,6 +137,7 @@ class _Admin:
                 "roots": len(issuer.roots),
                 "issuer_expires_s": int(issuer.certificate.not_valid_after_utc.timestamp()),
                 "authority_error": parts.authority.reload_error,
+                "signs_directly_because": parts.authority.direct_because or None,
             }
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from control.ca.issuer import FILES, Issuer, IssuerError, load_issuer
+from control.ca.own_intermediate import issuer_below, should_renew, why_none_below
 from control.ca.own_root import RENEW_INTERMEDIATE_BEFORE, ensure_own_authority
 
 POLL_S = 1.0
@@ -16,7 +17,10 @@ Clock = Callable[[], float]
 
 
 class Authority:
-    """Holds the issuer in force. With `own`, the directory's hierarchy is made and renewed here; else an operator provides it."""
+    """Holds the issuer in force. With `own`, the directory's hierarchy is made and renewed here; else an operator provides it.
+
+    What an operator gives is signed with below an intermediate in memory, or directly where its certificates allow no such.
+    """
 
     def __init__(self, directory: Path, *, trust_domain: str, own: bool, clock: Clock) -> None:
         """Loads the files; raises IssuerError (or OSError) where there is nothing good to start with."""
@@ -27,11 +31,14 @@ class Authority:
         self._watchers: list[Callable[[], None]] = []
         self.reload_error: str | None = None
         """Why the files on disk are not in force, None if they are."""
+        self.direct_because = ""
+        """Why workloads' certificates are signed with the very key that an operator gave; empty if they are not."""
         self._renewal_tried_s = clock()
         if own:
             ensure_own_authority(directory, trust_domain, clock())
         self._seen = self._fingerprint()
-        self._issuer = load_issuer(directory, clock())
+        self._given = load_issuer(directory, clock())
+        self._issuer = self._signing_with(self._given)
 
     @property
     def issuer(self) -> Issuer:
@@ -61,9 +68,10 @@ class Authority:
                 self._renewal_tried_s = self._clock()
                 ensure_own_authority(self._directory, self._trust_domain, self._clock())
             seen = self._fingerprint()
-            if seen == self._seen:
+            if seen == self._seen and not self._intermediate_is_due():
                 return False
-            issuer = load_issuer(self._directory, self._clock())
+            given = load_issuer(self._directory, self._clock())
+            issuer = self._signing_with(given)
         except (IssuerError, OSError) as error:
             self._keep(str(error))
             return False
@@ -72,8 +80,20 @@ class Authority:
         self.reload_error = None
         if issuer.roots_pem != self._issuer.roots_pem or issuer.certificate != self._issuer.certificate:
             log.info("certificate authority reloaded from %s: %d roots", self._directory, len(issuer.roots))
-        self._issuer = issuer
+        self._given, self._issuer = given, issuer
         return True
+
+    def _signing_with(self, given: Issuer) -> Issuer:
+        if self._own:
+            return given
+        self.direct_because = why_none_below(given)
+        if self.direct_because:
+            log.warning("certificates are signed directly with the key in %s: %s", self._directory, self.direct_because)
+            return given
+        return issuer_below(given, self._trust_domain, self._clock())
+
+    def _intermediate_is_due(self) -> bool:
+        return self._issuer is not self._given and should_renew(self._issuer, self._given, self._clock())
 
     def _renewal_is_due(self) -> bool:
         now_s = self._clock()

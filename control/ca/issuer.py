@@ -77,16 +77,17 @@ def _chain(certificate: x509.Certificate, above: list[x509.Certificate], roots: 
     current = certificate
     while current not in roots:
         chain.append(current)
-        if any(_issued(root, current) for root in roots):
+        if any(issued(root, current) for root in roots):
             return tuple(chain)
-        issuer = next((one for one in above if one not in chain and _issued(one, current)), None)
+        issuer = next((one for one in above if one not in chain and issued(one, current)), None)
         if issuer is None:
             raise IssuerError(f"the chain of {CERTIFICATE_FILE} ends in no root of {ROOTS_FILE}: nobody signed {_name(current)}")
         current = issuer
     return tuple(chain)
 
 
-def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+def issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether one signed the other."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except NOT_ISSUED:

@@ -33,6 +33,7 @@ def status(client: AdminClient, output: str) -> None:
         ("roots", str(found["roots"])),
         ("issuer expires", moment(found["issuer_expires_s"])),
         ("authority files", found["authority_error"] or "in force"),
+        ("signs with", f"the given key: {direct}" if (direct := found["signs_directly_because"]) else "an intermediate of its own"),
     ]
     emit(found, output, ("CONTROLLER", ""), rows)
     if not found["ready"] or found["authority_error"]:

@@ -190,6 +190,22 @@ async def test_an_authority_that_is_given_is_used_as_it_is(kube: Cluster, tmp_pa
     kube.admin.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cacerts", "namespace": namespace}, "data": encoded})
     async with kube_world(kube, tmp_path, namespace=namespace) as world:
         assert (await world.admin("GET", "/root"))["pem"].encode() == data["root-cert.pem"]
+        # That intermediate allows none below it: it signs itself, and the controller says so.
+        assert "path length" in (await world.admin("GET", "/status"))["signs_directly_because"]
+        # The root does: then each controller has its own.
+        data = {"ca-cert.pem": data["root-cert.pem"], "ca-key.pem": (given / "root-key.pem").read_bytes(), "cert-chain.pem": b""}
+        encoded |= {name: base64.b64encode(content).decode() for name, content in data.items()}
+        kube.admin.merge({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cacerts", "namespace": namespace}, "data": encoded})
+        async with kube_world(kube, tmp_path, beside=world) as second:
+            assert (await second.admin("GET", "/status"))["signs_directly_because"] is None
+            name = world.node()
+            token = world.token(world.agent_pod(name))
+            chain = x509.load_pem_x509_certificates("".join(await certificate(second, token, name)).encode())
+            assert [one.subject.rfc4514_string() for one in chain[1:]] == [
+                "CN=nodemesh issuer of cluster.local",
+                "CN=nodemesh root of cluster.local",
+            ]
+            assert chain[1].public_key() != x509.load_pem_x509_certificate((given / "ca-cert.pem").read_bytes()).public_key()
     with pytest.raises(APIError):
         kube.admin.get("v1", "Secret", "nodemesh-root", namespace)
 
