@@ -6,7 +6,6 @@ from control.kinds import AuthorizationPolicy, Gateway, MeshObject, ObjectKey, R
 from control.kinds.security import PolicyTarget
 from control.model.store import Store
 from control.model.waypoint_guards import ClassTarget, target_of
-from control.model.waypoints import is_waypoint
 from meshapi import wire
 
 
@@ -43,7 +42,7 @@ def _target_notes(
                 why = bound.binding.message or "it asks for none"
                 closed = "; its workloads take no connections for it" if bound.guarded else ""
                 yield f"no waypoint enforces it for {found}: {why}{closed}"
-        case Gateway() as gateway if is_waypoint(gateway) and not store.waypoints.bound_to(found):
+        case Gateway() if store.waypoints.waypoint(found) is not None and not store.waypoints.bound_to(found):
             yield f"nothing is reached through {found}"
 
 

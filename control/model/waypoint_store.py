@@ -57,6 +57,10 @@ class WaypointStore:
         """What holds for an object."""
         return self._bound.get(key, NOTHING)
 
+    def waypoint(self, key: ObjectKey) -> Waypoint | None:
+        """A Gateway as a waypoint, if it is one."""
+        return self._waypoints.get(key)
+
     def bound_to(self, gateway: ObjectKey) -> set[ObjectKey]:
         """The objects whose traffic goes through a waypoint."""
         return {key for key in self._asking_for(gateway) if (found := self.of(key).binding.waypoint) and found.key == gateway}
