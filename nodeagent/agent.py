@@ -24,12 +24,12 @@ from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.host import AgentsOwn, WithHost
 from nodeagent.capture.outside import OutsideDestinations
 from nodeagent.capture.units import UnitCapture, WithUnits
-from nodeagent.config import Config, ConfigError, LogFormat, Outside
+from nodeagent.config import Config, ConfigError, JoinedMachine, LogFormat, Outside
 from nodeagent.enrolment import records
 from nodeagent.enrolment.owner import Enrolment
 from nodeagent.feed import Feed
 from nodeagent.identity.agent import AgentCredential
-from nodeagent.identity.authority import AGENT_VALIDITY_S, CertificateService
+from nodeagent.identity.authority import AGENT_VALIDITY_S, CertificateService, SpentToken
 from nodeagent.identity.controller import Controller
 from nodeagent.identity.keeper import IdentityKeeper
 from nodeagent.identity.trust import Trust
@@ -125,16 +125,22 @@ class Agent:
 
     def _own_credential(self) -> AgentCredential | None:
         token = self.config.join_token
-        if token is None:
+        joined = isinstance(self.config.runtime, JoinedMachine)
+        if token is None and not joined:
             return None
         return AgentCredential(
             AgentIdentity(self.config.trust_domain, self.config.node),
             IdentityFiles(self.state),
             self.trust,
-            joining=CertificateService(lambda: self.controller.by_token(token), validity_s=AGENT_VALIDITY_S),
+            joining=SpentToken()
+            if token is None
+            else CertificateService(lambda: self.controller.by_token(token), validity_s=AGENT_VALIDITY_S),
             renewing=CertificateService(self._dial, validity_s=AGENT_VALIDITY_S),
             on_rotated=self._redial,
         )
+
+    def _joining(self, token: Path) -> CertificateService:
+        return CertificateService(lambda: self.controller.by_token(token), validity_s=AGENT_VALIDITY_S)
 
     def _dial(self) -> Dial:
         """How to reach the controller now; raises OSError or ValueError while there is nothing to prove ourselves by."""
@@ -195,7 +201,7 @@ class Agent:
             has_identity=self.sessions.has_identity,
         )
         self._turn = Turn()
-        self.source = make_source(config, self.state, self._turn)
+        self.source = make_source(config, self.state, self._turn, self._dial)
         observed = ObservedRuntime(self.source.runtime, self._on_workloads)
         self.probes = Probes(
             config,
@@ -345,13 +351,13 @@ class Agent:
         self.feed.restore(kept)
         enrolled = tuple(record.workload for record in records.load(self.state) if not record.leaving)
         self._see(enrolled)
-        if any(workload.whole_host for workload in enrolled):
+        if any(workload.whole_host for workload in enrolled) or isinstance(self.config.runtime, JoinedMachine):
             await asyncio.to_thread(self._stay_connected)
         known = self.store.current
         log.info("kept from before: %d workloads and %d policies of the mesh", len(known.workloads), len(known.policies_by_key))
 
     def _stay_connected(self) -> None:
-        """The host was captured before this agent began, so that what this one dials is captured, too, until it is exempt."""
+        """The host is captured, or may soon be: what this agent dials before it is exempt would be captured, or cut off then."""
         try:
             with Namespace.own() as own:
                 if self.own_connections is not None:

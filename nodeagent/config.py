@@ -79,11 +79,17 @@ class EngineContainers(Struct, frozen=True):
     """Of containerd: whose containers are not looked at."""
 
 
-RuntimeChoice = StaticList | KubernetesPods | EngineContainers
+class JoinedMachine(Struct, frozen=True):
+    """This machine itself, which has joined with a bundle; `configuration` says what of it is in the mesh, and need not be there."""
+
+    configuration: Path = Path("/etc/nodemesh/agent.yaml")
+
+
+RuntimeChoice = StaticList | KubernetesPods | EngineContainers | JoinedMachine
 
 
 class Config(Struct, frozen=True):
-    """Settings of `nodeagent run`. Exactly one of `join_token` and `token` is set."""
+    """Settings of `nodeagent run`. Exactly one of `join_token` and `token` is set, or for a machine that has joined none."""
 
     node: str
     controller: ControllerAddress
@@ -127,7 +133,10 @@ class Config(Struct, frozen=True):
             AgentIdentity(self.trust_domain, self.node)
         except ValueError as error:
             raise ConfigError(f"--node, --trust-domain: {error}") from error
-        if (self.join_token is None) == (self.token is None):
+        if isinstance(self.runtime, JoinedMachine):
+            if self.join_token is not None or self.token is not None:
+                raise ConfigError("a machine that has joined proves itself by its certificate: no --join-token, no --token")
+        elif (self.join_token is None) == (self.token is None):
             raise ConfigError("one of --join-token and --token says how the agent proves itself to the controller")
 
 
@@ -181,8 +190,9 @@ def parse_runtime(
     exempt_namespaces: tuple[str, ...] = (),
     daemonset: str | None = None,
     containerd_exempt: tuple[str, ...] = (),
+    vm_config: Path | None = None,
 ) -> RuntimeChoice:
-    """Reads `static:FILE`, `kubernetes[:KUBECONFIG]`, or `containers[:SOCKET[,SOCKET...]]`; raises ConfigError."""
+    """Reads `static:FILE`, `kubernetes[:KUBECONFIG]`, `containers[:SOCKET[,SOCKET...]]` or `vm`; raises ConfigError."""
     kind, _, rest = text.partition(":")
     if kind != "kubernetes" and (cni_bin_dir or cni_conf_dir or exempt_namespaces or daemonset):
         raise ConfigError("--daemonset and the options for CNI are for --runtime kubernetes")
@@ -200,8 +210,10 @@ def parse_runtime(
             sockets = tuple(Path(one) for one in rest.split(",") if one)
             exempt = tuple(filter(None, containerd_exempt)) if containerd_exempt else (KUBELETS_CONTAINERS,)
             return EngineContainers(sockets, exempt)
+        case "vm" if not rest:
+            return JoinedMachine() if vm_config is None else JoinedMachine(vm_config)
         case _:
-            raise ConfigError(f"--runtime {text!r}: must be static:FILE, kubernetes[:KUBECONFIG] or containers[:SOCKET,...]")
+            raise ConfigError(f"--runtime {text!r}: must be static:FILE, kubernetes[:KUBECONFIG], containers[:SOCKET,...] or vm")
 
 
 def _split(text: str, default_port: int, what: str) -> tuple[str, int]:

@@ -1,14 +1,15 @@
 """Where this node's workloads are known from, with all that goes with it: one of several, by the configuration."""
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, assert_never
 
-from nodeagent.config import USUAL_ENGINE_SOCKETS, Config, EngineContainers, KubernetesPods, StaticList
+from nodeagent.config import USUAL_ENGINE_SOCKETS, Config, EngineContainers, JoinedMachine, KubernetesPods, StaticList
 from nodeagent.enrolment.status import WorkloadStatus
 from nodeagent.runtime.base import Runtime
 from nodeagent.runtime.static import StaticRuntime
 from nodeagent.state.files import StateDirectory
 from nodeagent.turn import Turn
+from nodeagent.xds.channel import Dial
 
 
 class Node(Protocol):
@@ -44,13 +45,14 @@ class Source(Protocol):
 
 
 class StaticSource:
-    """A list, which needs nothing."""
+    """A runtime that installs nothing; `beside` is what is to run with it."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, beside: dict[str, Callable[[], Coroutine[Any, Any, Any]]] | None = None) -> None:
         self.runtime = runtime
+        self._beside = beside or {}
 
     def tasks(self, _node: Node) -> dict[str, Coroutine[Any, Any, Any]]:
-        return {}
+        return {name: run() for name, run in self._beside.items()}
 
     def installation_problem(self) -> str:
         return ""
@@ -65,8 +67,8 @@ class StaticSource:
         return
 
 
-def make_source(config: Config, state: StateDirectory, turn: Turn) -> Source:
-    """`turn` is told when what the runtime knows changes. Blocks: reads what was kept."""
+def make_source(config: Config, state: StateDirectory, turn: Turn, dial: Callable[[], Dial]) -> Source:
+    """`turn` is told when what the runtime knows changes; `dial` says how to reach the controller. Blocks: reads what was kept."""
     match config.runtime:
         case StaticList(path):
             return StaticSource(StaticRuntime(path, cluster=config.cluster))
@@ -79,5 +81,11 @@ def make_source(config: Config, state: StateDirectory, turn: Turn) -> Source:
 
             runtime = ContainersRuntime(sockets or USUAL_ENGINE_SOCKETS, usual=not sockets, exempt=exempt, cluster=config.cluster)
             return StaticSource(runtime)
+        case JoinedMachine(configuration):
+            from nodeagent.vm.membership import load
+            from nodeagent.vm.runtime import MachineRuntime
+
+            machine = MachineRuntime(load(config.state_dir).machine, configuration, state, dial)
+            return StaticSource(machine, {"attendance": machine.attendance.run, "health": machine.prober.run})
         case _:
             assert_never(config.runtime)

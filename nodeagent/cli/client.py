@@ -53,11 +53,16 @@ def wait_for_end(run_dir: Path, *, timeout_s: float) -> None:
     """Returns when nobody listens on the socket any more; ends the command with a message when that does not come."""
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            if probe.connect_ex(str(run_dir / SOCKET)) != 0:
-                return
+        if not runs(run_dir):
+            return
         time.sleep(0.02)
     _fail("the agent did not end", EXIT_PROBLEM)
+
+
+def runs(run_dir: Path) -> bool:
+    """Whether an agent answers there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(run_dir / SOCKET)) == 0
 
 
 @contextmanager

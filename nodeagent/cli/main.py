@@ -8,6 +8,8 @@ from nodeagent.cli import run_dir as directories
 from nodeagent.cli import show
 from nodeagent.cli.down import down
 from nodeagent.cli.explain import explain
+from nodeagent.cli.join import join
+from nodeagent.cli.leave import leave
 from nodeagent.cli.run import run
 
 
@@ -33,6 +35,8 @@ def main(context: click.Context, run_dir: Path) -> None:
 
 for _command in (
     run,
+    join,
+    leave,
     show.status,
     show.workloads,
     show.services,

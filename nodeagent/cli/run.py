@@ -14,28 +14,33 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command(context_settings={"auto_envvar_prefix": "NODEMESH", "show_default": True})
-@click.option("--node", required=True, show_envvar=True, help="This node's name, as the controller knows it.")
-@click.option(
-    "--controller", required=True, show_envvar=True, metavar="HOST[:PORT]", help="The controller; the port for certificates is 15011."
-)
+@click.option("--node", show_envvar=True, help="This node's name, as the controller knows it.")
+@click.option("--controller", show_envvar=True, metavar="HOST[:PORT]", help="The controller; the port for certificates is 15011.")
 @click.option("--controller-token-port", type=click.IntRange(1, 65535), default=15012, show_envvar=True, help="Its port for tokens.")
 @click.option("--controller-name", show_envvar=True, help="The name that its certificate must have, if not HOST.")
-@click.option("--root-ca", required=True, type=_FILE, show_envvar=True, help="PEM roots that the controller's certificate must chain to.")
+@click.option("--root-ca", type=_FILE, show_envvar=True, help="PEM roots that the controller's certificate must chain to.")
 @click.option("--join-token", type=_FILE, show_envvar=True, help="A one-time token to join with; not read again once the node has joined.")
 @click.option("--token", type=_FILE, show_envvar=True, help="A service account token to present each time, instead of joining (istiod).")
 @click.option(
     "--runtime",
     required=True,
     show_envvar=True,
-    metavar="static:FILE | kubernetes[:KUBECONFIG] | containers[:SOCKET,...]",
-    help="Which workloads run here: those of a YAML list, this node's pods, or the containers of engines (Docker, Podman, containerd),"
-    " at their usual sockets if none is given.",
+    metavar="static:FILE | kubernetes[:KUBECONFIG] | containers[:SOCKET,...] | vm",
+    help="Which workloads run here: those of a YAML list, this node's pods, the containers of engines (Docker, Podman, containerd, at"
+    " their usual sockets if none is given), or the machine itself, which has joined (see `join`) and needs to be told no more.",
 )
 @click.option(
     "--containerd-exempt-namespace",
     multiple=True,
     show_envvar=True,
     help="With --runtime containers: a namespace of containerd that is not looked at; k8s.io if not given.",
+)
+@click.option(
+    "--vm-config",
+    type=_FILE,
+    default=Path("/etc/nodemesh/agent.yaml"),
+    show_envvar=True,
+    help="With --runtime vm: what of the machine is in the mesh; the whole of it, if there is no such file.",
 )
 @click.option("--cni-bin-dir", type=_DIRECTORY, show_envvar=True, help="Where to put the CNI plugin; with --cni-conf-dir.")
 @click.option("--cni-conf-dir", type=_DIRECTORY, show_envvar=True, help="Where the CNI configuration is to which the plugin is added.")
@@ -148,36 +153,31 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
     from nodeagent.capture.base import Way
     from nodeagent.config import (
         Config,
+        JoinedMachine,
         LogFormat,
         Outside,
-        parse_controller,
         parse_kubelet_cgroup,
         parse_listen,
         parse_node_addresses,
         parse_runtime,
     )
 
+    runtime = parse_runtime(
+        options["runtime"],
+        cni_bin_dir=options["cni_bin_dir"],
+        cni_conf_dir=options["cni_conf_dir"],
+        exempt_namespaces=options["cni_exempt_namespace"],
+        daemonset=options["daemonset"],
+        containerd_exempt=options["containerd_exempt_namespace"],
+        vm_config=options["vm_config"],
+    )
     return Config(
-        node=options["node"],
-        controller=parse_controller(
-            options["controller"], token_port=options["controller_token_port"], server_name=options["controller_name"]
-        ),
-        root_ca=options["root_ca"],
-        runtime=parse_runtime(
-            options["runtime"],
-            cni_bin_dir=options["cni_bin_dir"],
-            cni_conf_dir=options["cni_conf_dir"],
-            exempt_namespaces=options["cni_exempt_namespace"],
-            daemonset=options["daemonset"],
-            containerd_exempt=options["containerd_exempt_namespace"],
-        ),
+        **(_joined(options["state_dir"]) if isinstance(runtime, JoinedMachine) else _told(options)),
+        runtime=runtime,
         join_token=options["join_token"],
         token=options["token"],
         run_dir=run_dir,
         state_dir=options["state_dir"],
-        trust_domain=options["trust_domain"],
-        cluster=options["cluster"],
-        root_namespace=options["root_namespace"],
         metrics_listen=parse_listen(options["metrics_listen"], "--metrics-listen"),
         ready_listen=parse_listen(options["ready_listen"], "--ready-listen"),
         capture=Way(options["capture"]),
@@ -194,3 +194,45 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         access_log=options["access_log"],
         log_format=LogFormat(options["log_format"]),
     )
+
+
+def _told(options: dict[str, Any]) -> dict[str, Any]:
+    """Which mesh it is, by the options."""
+    from nodeagent.config import ConfigError, parse_controller
+
+    missing = [name for name in ("node", "controller", "root_ca") if options[name] is None]
+    if missing:
+        raise ConfigError(f"needs {', '.join('--' + name.replace('_', '-') for name in missing)}")
+    return {
+        "node": options["node"],
+        "controller": parse_controller(
+            options["controller"], token_port=options["controller_token_port"], server_name=options["controller_name"]
+        ),
+        "root_ca": options["root_ca"],
+        **{name: options[name] for name in ("trust_domain", "cluster", "root_namespace")},
+    }
+
+
+def _joined(state_dir: Path) -> dict[str, Any]:
+    """Which mesh it is, by what was joined."""
+    from nodeagent.config import ConfigError, ControllerAddress
+    from nodeagent.vm.membership import ROOTS, NotJoinedError, load
+
+    try:
+        joined = load(state_dir)
+    except NotJoinedError as error:
+        raise ConfigError(str(error)) from error
+    place = joined.controller
+    return {
+        "node": joined.node,
+        "controller": ControllerAddress(place.host, place.certificate_port, place.token_port, place.server_name),
+        "root_ca": state_dir / ROOTS,
+        **{name: getattr(joined, name) for name in ("trust_domain", "cluster", "root_namespace")},
+    }
+
+
+def joined_config(run_dir: Path, state_dir: Path) -> Any:
+    """Of an agent of this machine with all defaults, by what it has joined; raises ConfigError."""
+    from nodeagent.config import Config, JoinedMachine
+
+    return Config(**_joined(state_dir), runtime=JoinedMachine(), run_dir=run_dir, state_dir=state_dir)

@@ -30,6 +30,14 @@ class Authority(Protocol):
         """Returns the chain (PEM): leaf, intermediates, roots last. Without `on_behalf_of` it is for the caller itself."""
 
 
+class SpentToken:
+    """Of an agent that joined before it was started, and has nothing but the certificate that it got then."""
+
+    async def sign(self, request_pem: str, *, on_behalf_of: str | None = None) -> tuple[str, ...]:  # noqa: ARG002 - the interface's
+        """Raises AuthorityError, always."""
+        raise AuthorityError("its certificate is gone or has expired: leave, and join again with a new bundle")
+
+
 class CertificateService:
     """The controller's certificate authority.
 

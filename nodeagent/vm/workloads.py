@@ -1,0 +1,50 @@
+"""From what a machine is configured for, what runs there, and what was assigned, to its workloads and what it says of itself. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from meshapi.attendance import Assigned, Health, Member
+from meshapi.vm import GroupName
+from nodeagent.capture.annotations import read_host_terms, read_terms
+from nodeagent.linux.namespaces import NamespaceKey
+from nodeagent.runtime.base import HOST_NETWORK, LocalWorkload
+from nodeagent.vm.configuration import Place
+from nodeagent.vm.health import Verdict
+
+UNIT_GRACE_S: Final = 10.0
+"""A unit that starts again keeps its place meanwhile."""
+
+
+def members(places: Iterable[Place], absent: Mapping[str, float], verdicts: Mapping[GroupName, Verdict]) -> tuple[Member, ...]:
+    """What to tell the controller. `absent`: for how long units have not been there, in seconds."""
+    return tuple(_member(place, verdicts.get(place.group, Verdict())) for place in places if _counts(place, absent))
+
+
+def _counts(place: Place, absent: Mapping[str, float]) -> bool:
+    return not place.unit or absent.get(place.unit, 0.0) < UNIT_GRACE_S
+
+
+def _member(place: Place, verdict: Verdict) -> Member:
+    return Member(place.group, place.address, place.shares_address, verdict.health, verdict.message)
+
+
+def stopped(place: Place) -> Verdict:
+    """Of a unit that is not there."""
+    return Verdict(Health.UNHEALTHY, f"{place.unit} does not run")
+
+
+def workload(place: Place, assigned: Assigned, where: str, key: NamespaceKey | None, *, cgroup: str = "") -> LocalWorkload:
+    """`where`: of a unit the directory of its cgroup, which is `cgroup` below the mount; `key`: what is there now."""
+    host = not place.unit
+    terms, problem = read_host_terms(place.annotations) if host else read_terms(place.annotations, cgroup=cgroup)
+    return LocalWorkload(
+        uid=assigned.uid,
+        name=assigned.name,
+        namespace=place.group.namespace,
+        service_account=assigned.service_account,
+        netns=HOST_NETWORK if host else where,
+        network=key,
+        terms=terms,
+        terms_problem=problem,
+        process_group=not host,
+    )
