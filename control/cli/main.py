@@ -3,6 +3,7 @@
 import click
 
 from control.cli.agents import agents, status
+from control.cli.analyze import analyze
 from control.cli.convert import convert
 from control.cli.get import get
 from control.cli.install import check, install, uninstall, version
@@ -19,5 +20,5 @@ def main() -> None:
     """Run the mesh's controller, and ask and tell a running one."""
 
 
-for command in (serve, token, vm, revoke, agents, status, root, get, validate, convert, install, uninstall, check, version):
+for command in (serve, token, vm, revoke, agents, status, root, get, validate, analyze, convert, install, uninstall, check, version):
     main.add_command(command)
