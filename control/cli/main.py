@@ -13,11 +13,13 @@ from control.cli.serve import serve
 from control.cli.token import token
 from control.cli.validate import validate
 from control.cli.vm import vm
+from meshapi import old_python
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Run the mesh's controller, and ask and tell a running one."""
+    old_python.mend()
 
 
 for command in (serve, token, vm, revoke, agents, status, root, get, validate, analyze, convert, install, uninstall, check, version):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from meshapi import old_python
 from nodeagent.cli import run_dir as directories
 from nodeagent.cli import show
 from nodeagent.cli.down import down
@@ -30,6 +31,7 @@ def main(context: click.Context, run_dir: Path) -> None:
 
     Exit codes: 0 all well, 1 a problem was found or a call would be denied, 2 wrong usage, 3 no agent runs.
     """
+    old_python.mend()
     context.obj = run_dir
 
 
