@@ -19,7 +19,7 @@ APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
 APT_TEST := etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap containerd runc
 APT_KERNELS := qemu-system-x86 kmod iptables
 
-.PHONY: demo test test-kernels bench lint clean setup proxy cni bpf envoy kube images packages format wheel
+.PHONY: demo test test-kernels bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel
 
 setup: packages $(VENV)/.installed proxy cni bpf
 
@@ -108,6 +108,10 @@ wheel: setup
 
 images: wheel
 	@tools/images.sh
+
+# dist/nodemesh_VERSION_ARCHITECTURE.deb, for the Debian whose Python is that of the virtual environment.
+deb: wheel
+	@tools/deb.sh
 
 clean:
 	rm -rf $(VENV) $(ENVOY_VENV) .stamps dist nodeagent/ztunnel/bin nodeagent/cni/bin $(BPF)/objects .mypy_cache .ruff_cache .pytest_cache .hypothesis

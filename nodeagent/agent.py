@@ -233,6 +233,7 @@ class Agent:
             lock=config.run_dir / PROXY_LOCK,
             log=config.run_dir / PROXY_LOG,
             arguments=() if config.proxy_workers is None else ("--workers", str(config.proxy_workers)),
+            unit=config.proxy_unit,
         )
         self.supervisor = ProxySupervisor(paths, self._serving_pid, drain_s=config.proxy_drain_s, keep_found=not config.in_container)
 
@@ -291,7 +292,7 @@ class Agent:
             "enrolment": self.enrolment.run(),
             "prefilter": self.prefilter.run(),
             "http": self._serve_http(),
-            "service manager": ServiceManager().run(self.reports.not_ready),
+            "service manager": ServiceManager().run(self._not_serving),
         }
         tasks |= self.source.tasks(self.reports) | self.probes.tasks()
         if self.credential is not None:
@@ -308,6 +309,12 @@ class Agent:
                 await self._end_with_proxy([task for task in running if task.get_name() != "proxy"])
             for task in running:
                 task.cancel()
+
+    def _not_serving(self) -> str | None:
+        """Why whoever waits for this agent should wait on; None when it serves, and can be asked."""
+        if self.telemetry is None or not self.telemetry.addresses:
+            return "its ports are not open yet"
+        return self.reports.not_ready()
 
     def end(self) -> None:
         """Ends `run`."""

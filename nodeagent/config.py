@@ -14,6 +14,7 @@ from nodeagent.capture.base import Way
 from nodeagent.cni.conflist import CNIPlaces
 from nodeagent.policy.addresses import AddressError, parse_address
 from nodeagent.probes.place import KubeletCgroup
+from nodeagent.ztunnel.proxy_unit import is_template
 
 USUAL_ENGINE_SOCKETS: Final = tuple(map(Path, ("/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock")))
 KUBELETS_CONTAINERS: Final = "k8s.io"
@@ -118,6 +119,8 @@ class Config(Struct, frozen=True):
     prefilter: bool = True
     """Refuse at the first packet what needs no identity to be denied."""
     proxy_binary: Path | None = None
+    proxy_unit: str | None = None
+    """A template of systemd, whose instances proxies are; None: they are children of the agent."""
     proxy_workers: int | None = None
     proxy_drain_s: float = 300.0
     """What the connections of a proxy have to finish that another takes the place of, or that ends with a container."""
@@ -138,6 +141,10 @@ class Config(Struct, frozen=True):
                 raise ConfigError("a machine that has joined proves itself by its certificate: no --join-token, no --token")
         elif (self.join_token is None) == (self.token is None):
             raise ConfigError("one of --join-token and --token says how the agent proves itself to the controller")
+        if self.proxy_unit is not None and (not is_template(self.proxy_unit) or self.in_container):
+            raise ConfigError(
+                f"--proxy-unit {self.proxy_unit!r}: must be a template such as nodemesh-proxy@.service, outside of containers"
+            )
 
 
 def parse_controller(text: str, *, token_port: int = wire.XDS_TOKEN_PORT, server_name: str | None = None) -> ControllerAddress:

@@ -108,6 +108,9 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
     help="Let the kernel refuse at the first packet what policies deny whoever comes (capture by ebpf only); off leaves it to the proxy.",
 )
 @click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
+@click.option(
+    "--proxy-unit", show_envvar=True, metavar="NAME@.service", help="Start proxies as instances of this unit of systemd, not as children."
+)
 @click.option("--proxy-workers", type=click.IntRange(1, 1024), show_envvar=True, help="Its threads; all CPUs if not given.")
 @click.option(
     "--proxy-drain",
@@ -188,6 +191,7 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         node_addresses=parse_node_addresses(options["node_address"]),
         prefilter=options["prefilter"] == "on",
         proxy_binary=options["proxy_binary"],
+        proxy_unit=options["proxy_unit"],
         proxy_workers=options["proxy_workers"],
         proxy_drain_s=options["proxy_drain"],
         in_container=options["in_container"],

@@ -10,6 +10,7 @@ from typing import Final
 
 from nodeagent.linux import process
 from nodeagent.linux.errors import KernelError
+from nodeagent.ztunnel import proxy_unit
 
 _LOCK_POLL_S: Final = 0.02
 _LOCK_DEADLINE_S: Final = 5.0
@@ -25,6 +26,9 @@ class ProxyPaths:
     log: Path
 
     arguments: tuple[str, ...] = ()
+    """Words without blanks."""
+    unit: str | None = None
+    """A unit of systemd whose instances proxies are; None: they are children of the agent. `log` is unused then."""
 
     @property
     def next_lock(self) -> Path:
@@ -32,9 +36,23 @@ class ProxyPaths:
         return self.lock.with_suffix(".next")
 
     def start(self, lock: Path) -> int:
-        """Starts a proxy that will hold `lock`; returns its pid. Raises KernelError."""
+        """Starts a proxy that will hold `lock`; returns its pid. Blocks; raises KernelError."""
+        if self.unit is not None:
+            return self._start_unit(self.unit, lock)
         command = [str(self.binary), "--socket", str(self.socket), "--lock", str(lock), *self.arguments]
         return process.start(command, log_file=self.log)
+
+    def _start_unit(self, unit: str, lock: Path) -> int:
+        variables = {
+            "NODEMESH_PROXY_SOCKET": str(self.socket),
+            "NODEMESH_PROXY_LOCK": str(lock),
+            "NODEMESH_PROXY_OPTIONS": " ".join(self.arguments),
+        }
+        proxy_unit.start(unit, variables, self.socket.parent)
+        pid = holder(lock)
+        if pid is None:
+            raise KernelError(errno.ESRCH, f"start {unit}", "it ended as soon as it was ready")
+        return pid
 
 
 def holder(lock: Path) -> int | None:

@@ -54,7 +54,7 @@ class Succession:
         else:
             if begun is not None:
                 await _kill(Process(begun))
-            successor = Process(self._paths.start(self._paths.next_lock))
+            successor = Process(await asyncio.to_thread(self._paths.start, self._paths.next_lock))
         try:
             await self._until_serving(successor.pid)
             os.replace(self._paths.next_lock, self._paths.lock)  # noqa: PTH105 - what is locked is the file, by whatever name

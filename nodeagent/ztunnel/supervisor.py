@@ -108,7 +108,7 @@ class ProxySupervisor:
         try:
             pid = await asyncio.to_thread(holder, self._paths.lock)
             adopted = pid is not None
-            running = Process(pid if pid is not None else self._paths.start(self._paths.lock))
+            running = Process(pid if pid is not None else await asyncio.to_thread(self._paths.start, self._paths.lock))
             self._serves(running, adopted=adopted)
             log.info("proxy %d: %s", running.pid, "found running" if adopted else "started")
             fits = not adopted or (self._keep_found and runs(running.pid, self._paths.binary))

@@ -23,6 +23,7 @@ mod pool;
 mod protocol;
 mod readiness;
 mod series;
+mod service_manager;
 mod signal;
 mod sys;
 mod tunnel;
@@ -33,6 +34,7 @@ use control::{Control, Process};
 use hbone_tls::{Trust, TrustStore};
 use limits::Usage;
 use namespaces::SocketMaker;
+use service_manager::{Beats, ServiceManager};
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -77,16 +79,20 @@ fn run(arguments: Arguments) -> io::Result<()> {
     // Until the agent has sent roots, nobody is believed.
     let trust = Trust::new(TrustStore::new::<&str, &str>([], []).0);
     let (to_control, from_workers) = unbounded_channel();
+    let beats = Arc::new(Beats::new(arguments.workers));
     let shared = Shared {
         worker_count: arguments.workers as u64,
         usage: usage.clone(),
         trust: trust.clone(),
         control: to_control,
         sockets: SocketMaker::start()?,
+        beats: beats.clone(),
     };
     let workers = (0..arguments.workers).map(|index| start_worker(index, shared.clone())).collect::<io::Result<Vec<_>>>()?;
     let process = Process { instance: instance()?, started_s: worker::unix_time().as_secs_f64() };
-    let control = Control::new(arguments.socket, process, workers, usage, trust);
+    let service_manager = ServiceManager::from_environment(beats)?;
+    service_manager.ready();
+    let control = Control::new(arguments.socket, process, workers, usage, trust, service_manager);
     runtime()?.block_on(control.run(from_workers));
     Ok(())
 }

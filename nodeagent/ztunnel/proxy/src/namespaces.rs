@@ -1,6 +1,7 @@
 //! The one thread that enters network namespaces: it makes sockets there for the workers.
 //!
-//! It enters the namespace anew for every request and makes nothing if that fails, so no socket is ever made in another's.
+//! It enters the namespace anew for every request and makes nothing if that fails, so no socket is ever made in another's. Only for the
+//! namespace that it is in already it enters none: a host's own workloads need no right to enter any.
 
 use crate::sys;
 use socket2::Socket;
@@ -39,11 +40,16 @@ impl SocketMaker {
 }
 
 fn serve(home: &OwnedFd, orders: &Receiver<Order>) {
+    let mut at_home = true;
     while let Ok(order) = orders.recv() {
-        let made = sys::enter_network_namespace(&order.namespace)
-            .and_then(|()| (0..order.count).map(|_| sys::tcp_socket(order.v6)).collect::<io::Result<Vec<_>>>());
+        let stays = at_home && sys::is_same_file(&order.namespace, home);
+        let there = if stays { Ok(()) } else { sys::enter_network_namespace(&order.namespace) };
+        let left = !stays && there.is_ok();
+        let made = there.and_then(|()| (0..order.count).map(|_| sys::tcp_socket(order.v6)).collect::<io::Result<Vec<_>>>());
         // A worker that gave up waiting drops the sockets. Going home lets a namespace end with its pod.
         drop(order.reply.send(made));
-        drop(sys::enter_network_namespace(home));
+        if left {
+            at_home = sys::enter_network_namespace(home).is_ok();
+        }
     }
 }

@@ -128,6 +128,12 @@ pub fn enter_network_namespace(namespace: &impl AsFd) -> io::Result<()> {
     Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
+/// Whether both descriptors are of one file, or of one namespace.
+pub fn is_same_file(one: &impl AsFd, other: &impl AsFd) -> bool {
+    let number = |of: &dyn AsFd| rustix::fs::fstat(of.as_fd()).map(|status| (status.st_dev, status.st_ino));
+    matches!((number(one), number(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// The network namespace of the calling thread.
 pub fn own_network_namespace() -> io::Result<OwnedFd> {
     Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())

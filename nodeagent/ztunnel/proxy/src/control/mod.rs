@@ -12,6 +12,7 @@ use crate::log::log;
 use crate::messages::{ToControl, ToWorker, WorkloadSpec};
 use crate::protocol::Settings;
 use crate::series::SeriesTable;
+use crate::service_manager::ServiceManager;
 use hbone_tls::Trust;
 use held::{Effect, Held, Holder};
 use link::Link;
@@ -40,6 +41,7 @@ pub struct Control {
     workers: Vec<UnboundedSender<ToWorker>>,
     usage: Arc<Usage>,
     trust: Trust,
+    service_manager: ServiceManager,
     settings: Arc<Settings>,
     held: Held,
     series: SeriesTable,
@@ -71,7 +73,14 @@ struct Named {
 }
 
 impl Control {
-    pub fn new(socket: PathBuf, process: Process, workers: Vec<UnboundedSender<ToWorker>>, usage: Arc<Usage>, trust: Trust) -> Self {
+    pub fn new(
+        socket: PathBuf,
+        process: Process,
+        workers: Vec<UnboundedSender<ToWorker>>,
+        usage: Arc<Usage>,
+        trust: Trust,
+        service_manager: ServiceManager,
+    ) -> Self {
         let reports = Reports::new(workers.len());
         Self {
             socket,
@@ -79,6 +88,7 @@ impl Control {
             workers,
             usage,
             trust,
+            service_manager,
             settings: Arc::default(),
             held: Held::default(),
             series: SeriesTable::default(),
@@ -111,6 +121,7 @@ impl Control {
                     }
                 }
                 _ = tick.tick() => {
+                    self.service_manager.tick(Instant::now());
                     self.give_up_without_welcome(Instant::now());
                     self.report_what_came();
                 }

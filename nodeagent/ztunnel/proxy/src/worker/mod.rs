@@ -19,6 +19,7 @@ use crate::messages::{IdentityConfigs, ToControl, ToWorker, WorkloadSpec};
 use crate::namespaces::SocketMaker;
 use crate::pool::Pool;
 use crate::protocol::{Settings, seconds};
+use crate::service_manager::Beats;
 use crate::tunnel::Tunnels;
 use connections::Connections;
 use decisions::Decisions;
@@ -41,6 +42,7 @@ pub struct Shared {
     pub trust: Trust,
     pub control: UnboundedSender<ToControl>,
     pub sockets: SocketMaker,
+    pub beats: Arc<Beats>,
 }
 
 /// The deadlines of `Settings` as durations.
@@ -67,6 +69,7 @@ pub struct Worker {
     pub buffers: Buffers,
     control: UnboundedSender<ToControl>,
     sockets: SocketMaker,
+    beats: Arc<Beats>,
     settings: RefCell<Arc<Settings>>,
     deadlines: Cell<Deadlines>,
     decisions: Decisions,
@@ -95,6 +98,7 @@ impl Worker {
             buffers: Buffers::default(),
             control: shared.control,
             sockets: shared.sockets,
+            beats: shared.beats,
             deadlines: Cell::new(Deadlines::of(&settings)),
             settings: RefCell::new(Arc::new(settings)),
             decisions: Decisions::default(),

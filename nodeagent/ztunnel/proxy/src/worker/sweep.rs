@@ -16,6 +16,7 @@ pub async fn run(worker: Rc<Worker>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for tick in 1u32.. {
         interval.tick().await;
+        worker.beats.beat(worker.index);
         let log = worker.connections.take_log();
         if !log.is_empty() {
             worker.tell_control(ToControl::Closed(log));

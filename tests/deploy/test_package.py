@@ -1,0 +1,229 @@
+"""The Debian package on a Debian with systemd: installed, joined, restarted, upgraded, removed while traffic runs, and none of it lost."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from demo import manifests
+from demo.cluster import Cluster
+from demo.topology import Pod, Topology
+from tests.deploy import package
+from tests.deploy.machine import Machine
+from tests.e2e.mesh import Mesh, echoes, principal, spiffe
+
+AGENT = "nodemesh-agent.service"
+PROXIES = "nodemesh-proxy@*.service"
+MOST_EXPOSED = {"nodemesh-proxy@x.service": 3.0, "nodemesh-controller.service": 2.0, AGENT: 5.0}
+"""By systemd-analyze, from 0 (nothing) to 10 (everything)."""
+
+
+class VM:
+    """A machine in a mesh, with a pod on another node that it calls and is called by; policies let nobody else."""
+
+    def __init__(self, mesh: Mesh, machine: Machine, api: Pod, first: Path) -> None:
+        self.mesh = mesh
+        self.machine = machine
+        self.api = api
+        self.host = mesh.topology.hosts["vm"]
+        self.first = first
+
+    def installed(self) -> bool:
+        return self.machine.run("dpkg-query", "-W", "-f=${db:Status-Abbrev}", "nodemesh", answers=(0, 1)).startswith("ii")
+
+    def install(self, file: Path) -> None:
+        self.machine.put(file, f"/root/{file.name}")
+        self.machine.run("dpkg", "-i", f"/root/{file.name}", timeout_s=120)
+
+    def join(self) -> None:
+        """A whole host of the static list, with a token of its node."""
+        self.machine.write("/etc/nodemesh/token", self.mesh.cluster.meshctl("token", "create", "--node", "vm"))
+        self.machine.write("/etc/nodemesh/root.pem", self.mesh.cluster.meshctl("root"))
+        self.machine.write("/etc/nodemesh/workloads.yaml", "- {name: vm, namespace: default, service_account: vm, host: true}\n")
+        options = {
+            "RUNTIME": "static:/etc/nodemesh/workloads.yaml",
+            "NODE": "vm",
+            "CONTROLLER": self.mesh.topology.hosts["controller"].ipv4,
+            "ROOT_CA": "/etc/nodemesh/root.pem",
+            "JOIN_TOKEN": "/etc/nodemesh/token",
+            "PROXY_DRAIN": 60,
+        }
+        self.machine.write("/etc/default/nodemesh-agent", "".join(f"NODEMESH_{name}={value}\n" for name, value in options.items()))
+        self.machine.run("systemctl", "enable", "--now", AGENT)
+        self.machine.wait(self.serves, "the machine to be in the mesh")
+
+    def serves(self) -> bool:
+        """Both ways, under policies that let only these two."""
+        calls = (self.mesh.call(self.host.namespace, self.api.ipv4), self.mesh.call(self.api, self.host.ipv4))
+        return all(call.ok for call in calls)
+
+    def agent(self) -> int:
+        return int(self.machine.property(AGENT, "MainPID"))
+
+    def proxies(self) -> list[str]:
+        """Their units, those that drain included."""
+        return [unit for unit in self.machine.units(PROXIES) if self.machine.property(unit, "ActiveState") == "active"]
+
+    @contextmanager
+    def traffic(self) -> Iterator[None]:
+        """Calls both ways without a pause, and open connections both ways: none fails, none ends, until the block does."""
+        out, back = (self.host.namespace, self.api.ipv4), (self.api, self.host.ipv4)
+        with ExitStack() as stack:
+            streams = [stack.enter_context(self.mesh.stream(*way)) for way in (out, back)]
+            held = [self.mesh.hold(*way) for way in (out, back)]
+            before = [len(stream.calls) for stream in streams]
+            yield
+            assert all(map(echoes, held)), "open connections go on"
+            for stream, count in zip(streams, before, strict=True):
+                self.machine.wait(lambda stream=stream, count=count: len(stream.calls) > count + 5, "calls to go on")  # type: ignore[misc]
+            for connection in held:
+                connection.close()
+        assert not [call for stream in streams for call in stream.failed]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VM]:
+    built = package.build(tmp_path_factory.mktemp("package"))
+    with Topology() as topology, Cluster(topology, patience=3) as cluster:
+        host = topology.add_host("vm")
+        topology.add_node("n1")
+        topology.add_host("outside")
+        api = topology.add_pod("n1", "api")
+        listed = Pod("vm", "vm", host.namespace, host.ipv4, host.ipv6)
+        cluster.apply("namespaces", [manifests.namespace("istio-system", enrolled=False), manifests.namespace("default", enrolled=True)])
+        documents = [manifests.node(name, zone="a") for name in ("n1", "vm")]
+        documents += [manifests.service_account(name) for name in ("api", "vm")]
+        documents += [manifests.pod(pod, service_account=pod.name, app=pod.name) for pod in (api, listed)]
+        documents += [
+            manifests.authorization_policy(f"only-{other}", "ALLOW", app=app, principals=[principal(other)])
+            for app, other in (("api", "vm"), ("vm", "api"))
+        ]
+        cluster.apply("mesh", documents)
+        for pod in (api, listed):
+            cluster.start_app(pod)
+        cluster.start_controller()
+        cluster.start_agent("n1")
+        cluster.enrol(api, service_account="api")
+        with Machine(tmp_path_factory.mktemp("machine"), host.namespace) as machine:
+            yield VM(Mesh(cluster, {"api": api}), machine, api, built)
+
+
+@pytest.fixture
+def vm(running: VM) -> VM:
+    """With the package, in the mesh."""
+    if not running.installed():
+        running.install(running.first)
+        running.join()
+    return running
+
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_it_installs_without_a_word_and_starts_nothing_by_itself(running: VM) -> None:
+    if running.installed():
+        running.machine.run("dpkg", "--purge", "nodemesh")
+    running.install(running.first)
+    assert running.machine.units("nodemesh*") == []
+    assert running.machine.run("systemctl", "is-enabled", AGENT, answers=(1,)).strip() == "disabled"
+    assert "nodemesh" not in running.machine.journal("--priority=warning")
+    running.machine.run("meshctl", "--help")
+    assert running.machine.run("nodeagent", "status", answers=(3,)) == ""
+    running.join()
+
+
+def test_timeouts_are_timeouts_on_debians_python(vm: VM) -> None:
+    vm.machine.put(package.ROOT / "tests/meshapi/test_old_python.py", "/root/timeouts.py")
+    assert vm.machine.run("env", "PYTHONPATH=/usr/lib/nodemesh/python", "python3", "/root/timeouts.py").split() == ["True", "True"]
+
+
+def test_units_are_confined(vm: VM) -> None:
+    for unit, most in MOST_EXPOSED.items():
+        said = vm.machine.run("systemd-analyze", "security", "--no-pager", unit)
+        found = re.search(r"exposure level for .*: ([0-9.]+) ", said)
+        assert found, said
+        assert float(found[1]) <= most
+    (proxy,) = vm.proxies()
+    status = Path(f"/proc/{vm.machine.property(proxy, 'MainPID')}/status")
+    fields = dict(line.split(":\t", 1) for line in vm.machine.run("cat", str(status)).splitlines())
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 1 << 12 | 1 << 10, "NET_ADMIN and NET_BIND_SERVICE"
+    assert (fields["NoNewPrivs"].strip(), fields["Seccomp"].strip()) == ("1", "2")
+
+
+def test_a_restart_of_the_agent_keeps_the_proxy_and_every_connection(vm: VM) -> None:
+    agent, proxies = vm.agent(), vm.proxies()
+    with vm.traffic():
+        vm.machine.run("systemctl", "restart", AGENT)
+        assert vm.agent() not in {agent, 0}
+        # READY=1 came before `systemctl` returned: it serves.
+        assert json.loads(vm.machine.run("nodeagent", "status", "-o", "json"))["ready"]
+    assert vm.proxies() == proxies
+    assert "serving" in vm.machine.property(AGENT, "StatusText")
+
+
+def test_an_agent_that_hangs_is_started_again(vm: VM) -> None:
+    vm.machine.write("/etc/systemd/system/nodemesh-agent.service.d/watchdog.conf", "[Service]\nWatchdogSec=3s\n")
+    try:
+        vm.machine.run("systemctl", "daemon-reload")
+        vm.machine.run("systemctl", "restart", AGENT)
+        hung = vm.agent()
+        with vm.traffic():
+            vm.machine.run("sh", "-c", f"kill -STOP {hung}")
+            vm.machine.wait(lambda: vm.agent() not in {hung, 0}, "another agent")
+            vm.machine.wait(lambda: vm.machine.property(AGENT, "ActiveState") == "active", "it to be ready")
+    finally:
+        vm.machine.run("rm", "-rf", "/etc/systemd/system/nodemesh-agent.service.d")
+        vm.machine.run("systemctl", "daemon-reload")
+        vm.machine.run("systemctl", "restart", AGENT)
+
+
+def test_a_proxy_that_dies_is_followed_by_another(vm: VM) -> None:
+    (former,) = vm.proxies()
+    vm.machine.run("systemctl", "kill", "--signal=SIGKILL", former)
+    vm.machine.wait(lambda: vm.proxies() not in ([], [former]) and vm.serves(), "another proxy that serves")
+    assert former not in vm.machine.units(PROXIES), "nothing is left of it"
+    files = vm.machine.run("sh", "-c", "ls /run/nodemesh/proxy-*.env").split()
+    assert [f"nodemesh-{Path(file).stem.replace('-', '@', 1)}.service" for file in files] == vm.proxies()
+
+
+def test_the_journal_is_asked_by_workload_and_peer(vm: VM) -> None:
+    assert vm.serves()
+
+    def entries() -> list[dict[str, str]]:
+        asked = ("SYSLOG_IDENTIFIER=nodeagent", "LOGGER=access", f"SRC_IDENTITY={spiffe('api')}", "DST_WORKLOAD=vm")
+        return [json.loads(line) for line in vm.machine.run("journalctl", "--quiet", "--output=json", *asked).splitlines()]
+
+    vm.machine.wait(entries, "an entry of a call from api")
+    assert entries()[-1]["_SYSTEMD_UNIT"] == AGENT
+    assert entries()[-1]["DIRECTION"] == "inbound"
+    assert "nodemesh-proxy" in vm.machine.journal("--unit", vm.proxies()[0])
+
+
+def test_an_upgrade_loses_no_connection(vm: VM) -> None:
+    agent, (former,) = vm.agent(), vm.proxies()
+    pid = vm.machine.property(former, "MainPID")
+    with vm.traffic():
+        vm.install(package.raised(vm.first))
+        vm.machine.wait(lambda: vm.agent() not in {agent, 0}, "the new agent")
+        vm.machine.wait(lambda: len(vm.proxies()) == 2, "the new proxy beside the former one, which drains")
+        assert vm.machine.property(former, "MainPID") == pid
+    vm.machine.wait(lambda: vm.proxies() not in ([former], []) and len(vm.proxies()) == 1, "the former proxy to end", timeout_s=90)
+    assert vm.serves()
+    assert vm.machine.run("dpkg-query", "-W", "-f=${Version}", "nodemesh").startswith("9.")
+
+
+def test_removal_leaves_the_mesh_first_and_purging_leaves_nothing(vm: VM) -> None:
+    vm.machine.run("dpkg", "--remove", "nodemesh", timeout_s=120)
+    assert vm.machine.units("nodemesh*") == []
+    assert not vm.mesh.call(vm.host.namespace, vm.api.ipv4).ok, "it has no identity any more, and api lets nobody else"
+    assert vm.mesh.call(vm.mesh.outside, vm.host.ipv4).ok, "the host is an ordinary one again, and not a closed one"
+    left = "".join(vm.machine.run(*command) for command in (("nft", "list", "tables"), ("ip", "rule"), ("ls", "/sys/fs/bpf/nodemesh")))
+    assert "nodemesh" not in left
+    assert "steer" not in left
+    assert "0x111" not in left
+    vm.machine.run("dpkg", "--purge", "nodemesh")
+    places = vm.machine.run("sh", "-c", "find / -xdev -path '*nodemesh*' -not -path '/root/*' -not -path '/var/lib/apt/*' | head -20")
+    assert [place for place in places.split() if not place.startswith(("/etc/nodemesh", "/proc", "/sys", "/var/log/journal"))] == []
