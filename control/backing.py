@@ -11,6 +11,7 @@ from pathlib import Path
 
 from control.ca.private_files import make_private_directory
 from control.ca.service_accounts import Accounts, TrustedAccounts
+from control.ca.token_records import TokenStore
 from control.ca.token_review import TokenReviewer
 from control.cluster.duties import do_duties
 from control.cluster.election import Terms
@@ -18,6 +19,7 @@ from control.cluster.elector import Elector
 from control.cluster.root_configmaps import RootConfigMaps
 from control.cluster.root_secret import RootSecret
 from control.cluster.shared_revocations import SharedRevocations
+from control.cluster.shared_tokens import SharedTokens
 from control.cluster.status_writer import StatusWriter
 from control.controller import REVOCATIONS_FILE, Controller
 from control.kinds import Kind
@@ -48,12 +50,13 @@ async def no_work(_mesh: Mesh, _controller: Controller) -> None:
 class Backing:
     """Where configuration comes from, and whose word counts about who calls; without `accounts` only join tokens do.
 
-    `authority_dir`: an authority that is not the controller's own.
+    `authority_dir`: an authority that is not the controller's own. `token_store`: where join tokens are that are not its alone.
     """
 
     source: Source
     accounts: Accounts | None = None
     authority_dir: Path | None = None
+    token_store: TokenStore | None = None
     work: Work = no_work
 
 
@@ -123,11 +126,13 @@ def kubernetes(settings: KubernetesSettings) -> OpenBacking:
                 await root.prepare()
             revocations = SharedRevocations(client, namespace, metrics)
             await revocations.prepare(settings.state_dir / REVOCATIONS_FILE)
+            tokens = SharedTokens(client, namespace, metrics)
             yield Backing(
                 source=KubernetesSource(client, settings.root_namespace, metrics),
                 accounts=Accounts(settings.trusted, TokenReviewer(client, time.monotonic)),
                 authority_dir=settings.state_dir / "ca" if root is not None and root.given else settings.authority_dir,
-                work=_work(_Parts(client, namespace, settings.terms, settings.grace_s, metrics), root, revocations),
+                token_store=tokens,
+                work=_work(_Parts(client, namespace, settings.terms, settings.grace_s, metrics), root, revocations, tokens),
             )
 
     return opened
@@ -142,7 +147,7 @@ class _Parts:
     metrics: Metrics
 
 
-def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations) -> Work:
+def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations, tokens: SharedTokens) -> Work:
     async def work(mesh: Mesh, controller: Controller) -> None:
         # A container that is started again in its pod is another candidate, too.
         identity = f"{socket.gethostname()}_{os.urandom(4).hex()}"
@@ -156,6 +161,7 @@ def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations
         registrar = Registrar(mesh, controller.machines, ClusterEntries(parts.client), terms, time.time)
         duties = do_duties(elector, StatusWriter(parts.client, mesh), published)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(tokens.follow(), name="follow join tokens")
             tasks.create_task(elector.run(), name="leader election")
             tasks.create_task(published.follow(), name="follow root ConfigMaps")
             tasks.create_task(duties, name="leader's duties")

@@ -27,6 +27,7 @@ from control.ca.revocations import Revocations
 from control.ca.server_certificate import DEFAULT_HOSTNAMES, ServerCertificate
 from control.ca.service import certificate_handler
 from control.ca.service_accounts import Accounts, ServiceAccountAuthenticator
+from control.ca.token_records import TokenFile, TokenStore
 from control.listeners import MAX_AGENT_REQUEST_BYTES, MAX_STRANGER_REQUEST_BYTES, ServerTLS, make_listener
 from control.metrics import CONTENT_TYPE, Metrics
 from control.resources import Placement, ResourceView, TypeURL
@@ -94,9 +95,10 @@ class Controller:
         *,
         metrics: Metrics | None = None,
         accounts: Accounts | None = None,
+        token_store: TokenStore | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """With `accounts`, agents may prove themselves by service-account tokens, too."""
+        """With `accounts`, agents may prove themselves by service-account tokens, too. Without `token_store`, join tokens are its alone."""
         self._settings = settings
         self._accounts = accounts
         make_private_directory(settings.state_dir)
@@ -108,7 +110,7 @@ class Controller:
             clock=clock,
         )
         self._revocations = Revocations(settings.state_dir / REVOCATIONS_FILE)
-        self._tokens = JoinTokens(settings.state_dir / "join-tokens.json")
+        self._tokens = JoinTokens(token_store or TokenFile(settings.state_dir / "join-tokens.json"))
         self._audit = AuditLog(settings.state_dir / "audit.log", clock)
         self._metrics = metrics or Metrics()
         trust = TrustView(self._authority, self._revocations, settings.trust_domain)

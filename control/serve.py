@@ -44,7 +44,9 @@ async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready:
     metrics, synced = Metrics(), asyncio.Event()
     async with open_backing(metrics) as backing:
         settings = replace(settings, authority_dir=backing.authority_dir)
-        controller = Controller(settings, mesh, partial(objects, mesh), metrics=metrics, accounts=backing.accounts)
+        controller = Controller(
+            settings, mesh, partial(objects, mesh), metrics=metrics, accounts=backing.accounts, token_store=backing.token_store
+        )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(backing.source, mesh, synced), name="configuration source")
             tasks.create_task(controller.run(synced, ready), name="serving")

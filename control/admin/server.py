@@ -13,8 +13,10 @@ import msgspec
 from aiohttp import web
 
 from control.ca.authority import Authority, Clock
-from control.ca.join_tokens import JoinTokens, TokenRecord, TooManyTokensError
+from control.ca.join_tokens import JoinTokens, TooManyTokensError
+from control.ca.refusal import UnavailableError
 from control.ca.revocations import Revocations, parse_identity
+from control.ca.token_records import TokenRecord
 from control.resources import Placement
 from control.xds.hub import Hub
 from meshapi.spiffe import IdentityError
@@ -164,7 +166,7 @@ class _Admin:
     async def create_token(self, request: web.Request) -> web.Response:
         asked = msgspec.json.decode(await request.read(), type=TokenRequest)
         try:
-            record, token = self._parts.tokens.create(asked.node, asked.ttl_s, self._parts.clock())
+            record, token = await self._parts.tokens.create(asked.node, asked.ttl_s, self._parts.clock())
         except (IdentityError, ValueError, TooManyTokensError) as error:
             return _error(400, str(error))
         log.info("join token %s made for node %s", record.id, record.node)
@@ -173,7 +175,7 @@ class _Admin:
 
     async def revoke_token(self, request: web.Request) -> web.Response:
         key = request.match_info["id"]
-        return _json({"id": key}) if self._parts.tokens.revoke(key) else _error(404, f"there is no token {key}")
+        return _json({"id": key}) if await self._parts.tokens.revoke(key) else _error(404, f"there is no token {key}")
 
     async def revocations(self, _request: web.Request) -> web.Response:
         return _json(self._parts.revocations.all())
@@ -200,6 +202,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _error(error.status, error.reason)
     except (msgspec.DecodeError, IdentityError) as error:
         return _error(400, str(error))
+    except UnavailableError as error:
+        return _error(503, error.detail)
     except OSError as error:
         return _error(500, f"the change could not be kept on disk: {error}")
 

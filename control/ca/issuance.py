@@ -107,7 +107,7 @@ class Issuance:
         key = await loop.run_in_executor(parts.signers, check_csr, question.csr, str(identity))
         if isinstance(caller, JoiningNode):
             # Used up before anything is signed: of two uses at once, one stops here.
-            parts.tokens.use(caller.token_id, parts.clock())
+            await parts.tokens.use(caller.token_id, parts.clock())
         issuer = parts.authority.issuer
         leaf = await loop.run_in_executor(parts.signers, self._sign, issuer, key, identity, question.validity_s)
         # The workload may have gone, and the caller's own right with it, while the certificate was made.

@@ -1,37 +1,23 @@
 """Join tokens: what a node without a certificate proves itself with, once.
 
 A token is `nmj1.<id>.<secret>` with a secret of 256 random bits. Only the secret's hash is kept; at that length a plain hash can't be
-guessed back. The whole life of a token happens in the event loop's thread, so that two uses at once can't both find it unused.
+guessed back. Where the records are, and that two uses at once can't both find one unused, is the business of a `TokenStore`.
 """
 
 import hashlib
 import hmac
 import secrets
-from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from control.ca.records import RecordFile
 from control.ca.refusal import UnauthenticatedError
+from control.ca.token_records import Records, TokenRecord, TokenStore
 from meshapi.spiffe import check_segment
 
 PREFIX = "nmj1"
 MAX_TOKEN_CHARACTERS = 128
-MAX_TOKENS = 10_000
 MAX_TTL_S = 7 * 24 * 3600
 KEPT_AFTER_END_S = 24 * 3600
-
-
-class TokenRecord(Struct, frozen=True):
-    """What is kept of a token; times in Unix seconds."""
-
-    id: str
-    node: str
-    secret_sha256: str
-    created_s: int
-    expires_s: int
-    used_s: int | None = None
 
 
 class TooManyTokensError(Exception):
@@ -39,25 +25,28 @@ class TooManyTokensError(Exception):
 
 
 class JoinTokens:
-    """The tokens, kept on disk."""
+    """The tokens of a mesh."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = RecordFile(path, TokenRecord)
-        self._records = {record.id: record for record in self._file.load()}
+    def __init__(self, store: TokenStore) -> None:
+        self._store = store
 
-    def create(self, node: str, ttl_s: int, now_s: float) -> tuple[TokenRecord, str]:
+    async def create(self, node: str, ttl_s: int, now_s: float) -> tuple[TokenRecord, str]:
         """Makes a token for `node` and returns it: it can't be read again. Raises IdentityError for a name that no node can have."""
         check_segment(node)
         if not 0 < ttl_s <= MAX_TTL_S:
             raise ValueError(f"a token lives 1 to {MAX_TTL_S} seconds")
-        kept = {key: record for key, record in self._records.items() if record.expires_s + KEPT_AFTER_END_S > now_s}
-        if len(kept) >= MAX_TOKENS:
-            raise TooManyTokensError(f"there are {len(kept)} tokens already: revoke those that are not needed")
         secret = secrets.token_urlsafe(32)
         record = TokenRecord(
             id=secrets.token_hex(6), node=node, secret_sha256=_digest(secret), created_s=int(now_s), expires_s=int(now_s) + ttl_s
         )
-        self._replace({**kept, record.id: record})
+
+        def added(records: Records) -> Records:
+            kept = {key: one for key, one in records.items() if one.expires_s + KEPT_AFTER_END_S > now_s}
+            if len(kept) >= self._store.limit:
+                raise TooManyTokensError(f"there are {len(kept)} tokens already: revoke those that are not needed")
+            return {**kept, record.id: record}
+
+        await self._store.change(added)
         return record, f"{PREFIX}.{record.id}.{secret}"
 
     def check(self, token: str, now_s: float) -> TokenRecord:
@@ -67,30 +56,38 @@ class JoinTokens:
                 pass
             case _:
                 raise UnauthenticatedError("token-form", "is no join token")
-        record = self._records.get(key)
+        record = self._store.records.get(key)
         # The comparison happens for an unknown id too, against a hash that nothing has.
         if not hmac.compare_digest(_digest(secret), record.secret_sha256 if record else "0" * 64) or record is None:
             raise UnauthenticatedError("token-unknown", "no such token")
         self._check_usable(record, now_s)
         return record
 
-    def use(self, key: str, now_s: float) -> None:
-        """Marks the token as used, on disk; raises UnauthenticatedError if it was used, revoked or has expired meanwhile."""
-        record = self._records.get(key)
-        if record is None:
-            raise UnauthenticatedError("token-unknown", f"token {key} was revoked")
-        self._check_usable(record, now_s)
-        self._replace({**self._records, key: replace(record, used_s=int(now_s))})
+    async def use(self, key: str, now_s: float) -> None:
+        """Marks the token as used, for good; raises UnauthenticatedError if it was used, revoked or has expired meanwhile."""
 
-    def revoke(self, key: str) -> bool:
+        def used(records: Records) -> Records:
+            if (record := records.get(key)) is None:
+                raise UnauthenticatedError("token-unknown", f"token {key} was revoked")
+            self._check_usable(record, now_s)
+            return {**records, key: replace(record, used_s=int(now_s))}
+
+        await self._store.change(used)
+
+    async def revoke(self, key: str) -> bool:
         """Forgets a token by its id; whether it was there."""
-        if key not in self._records:
-            return False
-        self._replace({other: record for other, record in self._records.items() if other != key})
-        return True
+        found = False
+
+        def without(records: Records) -> Records:
+            nonlocal found
+            found = key in records
+            return {other: record for other, record in records.items() if other != key}
+
+        await self._store.change(without)
+        return found
 
     def all(self) -> tuple[TokenRecord, ...]:
-        return tuple(sorted(self._records.values(), key=lambda record: (record.created_s, record.id)))
+        return tuple(sorted(self._store.records.values(), key=lambda record: (record.created_s, record.id)))
 
     @staticmethod
     def _check_usable(record: TokenRecord, now_s: float) -> None:
@@ -98,10 +95,6 @@ class JoinTokens:
             raise UnauthenticatedError("token-replayed", f"token {record.id} of node {record.node} was used before")
         if now_s >= record.expires_s:
             raise UnauthenticatedError("token-expired", f"token {record.id} of node {record.node} has expired")
-
-    def _replace(self, records: dict[str, TokenRecord]) -> None:
-        self._file.store(tuple(records.values()))
-        self._records = records
 
 
 def _digest(secret: str) -> str:

@@ -24,6 +24,7 @@ from control.ca.leaf import Validity, sign_identity, sign_leaf
 from control.ca.limits import CallerLimits, Limits
 from control.ca.refusal import BusyError, ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 from control.ca.revocations import Revocations
+from control.ca.token_records import TokenFile
 from control.metrics import Metrics
 from meshapi.proto.certificates_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from meshapi.spiffe import AgentIdentity, WorkloadIdentity
@@ -44,7 +45,7 @@ class World:
         self.model = FakeModel(running={(CART, "n1"), (ON_N2, "n2")})
         self.authority = Authority(path / "ca", trust_domain=TD, own=True, clock=self.clock)
         self.revocations = Revocations(path / "revocations.json")
-        self.tokens = JoinTokens(path / "tokens.json")
+        self.tokens = JoinTokens(TokenFile(path / "tokens.json"))
         self.path = path
         self.audit = AuditLog(path / "audit.log", self.clock)
         self.parts = IssuanceParts(
@@ -114,7 +115,7 @@ def bearer(*tokens: str) -> Credentials:
 
 
 async def test_a_node_joins_and_asks_for_its_workload(world: World) -> None:
-    _, token = world.tokens.create("n1", 3600, NOW_S)
+    _, token = await world.tokens.create("n1", 3600, NOW_S)
     leaf, issuer, root = answer(await world.by_token.create(bearer(token), question(N1)))
     assert names(leaf) == [str(N1)]
     assert (issuer, root) == (world.authority.issuer.certificate, world.authority.issuer.roots[0])
@@ -246,7 +247,7 @@ async def test_a_revoked_agent_needs_a_new_token(world: World) -> None:
     old = world.agent()
     world.revocations.revoke(N1, world.clock())
     assert await unauthenticated(world, old) == "certificate-revoked"
-    _, token = world.tokens.create("n1", 60, NOW_S)
+    _, token = await world.tokens.create("n1", 60, NOW_S)
     leaf, *_ = answer(await world.by_token.create(bearer(token), question(N1)))
     assert await world.by_certificate.create(shown(leaf, world.authority.issuer), question(CART, CART))
 
@@ -268,7 +269,7 @@ async def test_a_node_that_was_removed(world: World) -> None:
 
 async def test_tokens_that_prove_nothing(world: World) -> None:
     """I5."""
-    _, token = world.tokens.create("n1", 60, NOW_S)
+    _, token = await world.tokens.create("n1", 60, NOW_S)
     cases = [
         (Credentials(peer=PEER), "no-credentials"),
         (Credentials(peer=PEER, authorization=("Basic abc",)), "authorization-form"),
@@ -284,7 +285,7 @@ async def test_tokens_that_prove_nothing(world: World) -> None:
 
 
 async def test_a_token_is_for_the_agent_of_its_node_only(world: World) -> None:
-    _, token = world.tokens.create("n1", 60, NOW_S)
+    _, token = await world.tokens.create("n1", 60, NOW_S)
     for named, asked in ((CART, CART), (AgentIdentity(TD, "n2"), AgentIdentity(TD, "n2")), (AgentIdentity(TD, "n2"), None)):
         with pytest.raises(RefusedError):
             await world.by_token.create(bearer(token), question(named, asked))
@@ -292,14 +293,14 @@ async def test_a_token_is_for_the_agent_of_its_node_only(world: World) -> None:
 
 
 async def test_a_token_for_a_node_that_is_not_there(world: World) -> None:
-    _, token = world.tokens.create("n9", 60, NOW_S)
+    _, token = await world.tokens.create("n9", 60, NOW_S)
     with pytest.raises(ForbiddenError, match="node-unknown"):
         await world.by_token.create(bearer(token), question(AgentIdentity(TD, "n9")))
 
 
 async def test_a_token_used_many_times_at_once_works_once(world: World) -> None:
     """I6."""
-    _, token = world.tokens.create("n1", 60, NOW_S)
+    _, token = await world.tokens.create("n1", 60, NOW_S)
     results = await asyncio.gather(*(world.by_token.create(bearer(token), question(N1)) for _ in range(20)), return_exceptions=True)
     assert sum(isinstance(result, bytes) for result in results) == 1
     assert sum(isinstance(result, UnauthenticatedError) for result in results) == 19
@@ -337,7 +338,7 @@ async def test_what_can_not_be_recorded_is_not_handed_out(world: World, monkeypa
 
 async def test_no_secret_is_in_the_audit_log_or_an_error(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """I7: the canaries are the token's secret, refused and granted, and the authority's own key."""
-    _, token = world.tokens.create("n1", 60, NOW_S)
+    _, token = await world.tokens.create("n1", 60, NOW_S)
     secret = token.rpartition(".")[2]
     key_file = (world.authority._directory / "ca-key.pem").read_text()
     errors = []
