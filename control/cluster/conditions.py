@@ -13,7 +13,7 @@ PREFIX: Final = "nodemesh.io/"
 POLICIES: Final = frozenset({Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION})
 KINDS: Final = POLICIES | {Kind.SERVICE_ENTRY, Kind.WORKLOAD_ENTRY, Kind.VIRTUAL_SERVICE, Kind.DESTINATION_RULE}
 MAX_MESSAGE: Final = 2000
-_ENFORCED: Final = ("Enforced", "all of it is enforced at layer 4")
+_ENFORCED: Final = ("Enforced", "all of it is enforced")
 _SERVED: Final = ("Served", "all of it is served")
 
 
@@ -64,7 +64,7 @@ def _conditions(description: Description, generation: object) -> list[dict[str, 
     accepted, limits, bound = found["Accepted"], found.get("Warnings"), found.get("Bound")
     made = [_condition("Accepted", accepted.status, accepted.reason, accepted.message)]
     if accepted.status == "True":
-        effect, whole = ("Enforced", "all of it is enforced") if description.kind in POLICIES else ("Served", "all of it is served")
+        effect, whole = _ENFORCED if description.kind in POLICIES else _SERVED
         made.append(_condition(effect, "False" if limits else "True", "Limited" if limits else effect, limits.message if limits else whole))
     if bound is not None:
         made.append(_condition("Bound", bound.status, bound.reason if bound.status == "True" else f"No{bound.reason}", bound.message))
