@@ -35,6 +35,7 @@ from control.model.services import (
 from control.model.settings import MeshSettings
 from control.model.store import Store
 from control.model.waypoint_guards import guard
+from control.model.waypoint_reach import guard_ports
 from control.model.workloads import entry_workload, inline_workloads, pod_workload, slice_workloads
 from control.resources import TypeURL
 from control.validation import values
@@ -150,7 +151,7 @@ def _guard(item: Service | ServiceEntry | Gateway, store: Store) -> tuple[Candid
     if not bound.guarded:
         return ()
     own = bound.binding.waypoint
-    ports = store.guard_ports(item) if not isinstance(item, Gateway) else None
+    ports = guard_ports(store, item) if not isinstance(item, Gateway) else None
     return (_policy(guard(item.key, own.principals if own is not None else (), ports)),)
 
 

@@ -11,6 +11,7 @@ from control.model.derivation import Derived, rivals_text
 from control.model.labels import ANYWHERE
 from control.model.mesh import Mesh, Record
 from control.model.waypoint_findings import waypoint_notes
+from control.model.waypoint_reach import behind
 from control.validation.decoding import KINDS
 from control.validation.document import Manifest
 from control.validation.finding import Finding, Severity
@@ -123,7 +124,7 @@ def bound(mesh: Mesh, item: MeshObject) -> int | None:
     namespace = item.metadata.namespace
     match item:
         case AuthorizationPolicy() if item.for_waypoint:
-            return len({one for target in mesh.store.waypoints.protected_by(item.key) for one in mesh.store.behind(target)})
+            return len({one for target in mesh.store.waypoints.protected_by(item.key) for one in behind(mesh.store, target)})
         case AuthorizationPolicy():
             return len(mesh.store.selected(mesh.store.policies.authorization_scope(item.key), item.selector))
         case PeerAuthentication():

@@ -30,15 +30,12 @@ from control.model.services import (
     BoundService,
     bound_entry,
     bound_service,
-    entry_ports,
     entry_services,
     needs_addresses,
-    pod_ports,
 )
 from control.model.settings import MeshSettings
 from control.model.waypoint_guards import guard_key
 from control.model.waypoint_store import WaypointStore
-from control.model.waypoints import SERVICE_KINDS
 from control.model.workloads import Surroundings, node_locality
 from meshapi import wire
 from meshapi.vm import GroupName
@@ -103,15 +100,15 @@ class Store:
             self._objects[key] = new
         affected = {key} | self._reindex(key, old, new)
         touched = self.waypoints.put(key, old, new)
-        workloads = (self._served_by(one) for one in touched.reguarded)
+        workloads = (self.served_by(one) for one in touched.reguarded)
         return affected.union(touched.changed, self._guards_with_ports_of(old, new), *workloads)
 
     def surroundings(self, item: Pod | WorkloadEntry | ServiceEntry) -> Surroundings:
         """What the workloads of a pod or an entry depend on beside it."""
         key, labels = item.key, workload_labels(item)
         policies, peer = self.policies.of_workload(key.namespace, labels)
-        serving = [item] if isinstance(item, ServiceEntry) else self._serving(key, labels)
-        services = tuple(self._bound(one) for one in serving)
+        serving = [item] if isinstance(item, ServiceEntry) else self.serving(key, labels)
+        services = tuple(self.as_bound(one) for one in serving)
         waypoint = self.waypoints.of(key).binding.waypoint
         around = Surroundings(
             peer,
@@ -132,41 +129,15 @@ class Store:
             found.append(own.binding.wanted)
         return tuple(guard_key(one) for one in found)
 
-    def behind(self, target: ObjectKey) -> set[ObjectKey]:
-        """The objects whose workloads serve what a policy for waypoints names."""
-        if target.kind is Kind.GATEWAY:
-            return set().union(*(self.behind(one) for one in self.waypoints.bound_to(target)))
-        return self._served_by(target) if target.kind in SERVICE_KINDS else {target}
-
-    def gates_of(self, key: ObjectKey) -> set[ObjectKey]:
-        """The waypoints that an object's workload is reached through."""
-        item = self._objects.get(key)
-        if item is None:
-            return set()
-        ways = [self.waypoints.of(key), *(self.waypoints.of(one.key) for one in self._serving(key, workload_labels(item)))]
-        return {way.binding.waypoint.key for way in ways if way.binding.waypoint is not None}
-
-    def guard_ports(self, service: Service | ServiceEntry) -> tuple[int, ...]:
-        """The ports on which its workloads serve it."""
-        bound = self._bound(service)
-        ports = {port.target for port in bound.ports if port.target}
-        for key in self._served_by(service.key):
-            match self._objects.get(key):
-                case Pod() as pod:
-                    ports |= {port.target for port in pod_ports(pod, bound)}
-                case WorkloadEntry() as entry:
-                    ports |= {port.target for port in entry_ports(entry.spec, bound)}
-        return tuple(sorted(ports))
-
     def _guards_with_ports_of(self, *items: MeshObject | None) -> set[ObjectKey]:
         """Guarded services whose ports depend on these workloads."""
         if not self.waypoints.guards:
             return set()
         workloads = [item for item in items if isinstance(item, Pod | WorkloadEntry)]
-        serving = {one.key: one for item in workloads for one in self._serving(item.key, workload_labels(item))}
+        serving = {one.key: one for item in workloads for one in self.serving(item.key, workload_labels(item))}
         return {key for key, one in serving.items() if self.waypoints.of(key).guarded and _names_ports(one)}
 
-    def _served_by(self, key: ObjectKey) -> set[ObjectKey]:
+    def served_by(self, key: ObjectKey) -> set[ObjectKey]:
         """The objects whose workloads are behind a service."""
         match self._objects.get(key):
             case Service() as service:
@@ -186,7 +157,7 @@ class Store:
         service = self.find(Service, endpoints.metadata.namespace, endpoints.service_name)
         return service if service is not None and not service.external and not service.spec.selector else None
 
-    def _serving(self, key: ObjectKey, labels: Labels) -> list[Service | ServiceEntry]:
+    def serving(self, key: ObjectKey, labels: Labels) -> list[Service | ServiceEntry]:
         """The services that an object's workload is behind: by their selectors, then by slices that name the pod."""
         selecting = [self._objects[one] for one in self._services.matching(key.namespace, labels)]
         slices = (self._objects[one] for one in sorted(self._slices_by_pod.get(key, ())))
@@ -195,7 +166,8 @@ class Store:
         found += [one for one in selecting if isinstance(one, ServiceEntry)]
         return [*found, *(service for service in named if service is not None)]
 
-    def _bound(self, service: Service | ServiceEntry) -> BoundService:
+    def as_bound(self, service: Service | ServiceEntry) -> BoundService:
+        """A service as its workloads see it."""
         return bound_service(service, self._settings) if isinstance(service, Service) else bound_entry(service, self._settings)
 
     def _slice_ready(self, pod: ObjectKey) -> bool | None:

@@ -6,6 +6,7 @@ from control.kinds import AuthorizationPolicy, Gateway, MeshObject, ObjectKey, R
 from control.kinds.security import PolicyTarget
 from control.model.store import Store
 from control.model.waypoint_guards import ClassTarget, target_of
+from control.model.waypoint_reach import gates_of
 from meshapi import wire
 
 
@@ -53,6 +54,6 @@ def _client_notes(policy: AuthorizationPolicy, store: Store) -> Iterator[str]:
     scope = store.policies.authorization_scope(policy.key)
     gates: set[ObjectKey] = set()
     for key in store.selected(scope, policy.selector):
-        gates |= store.gates_of(key)
+        gates |= gates_of(store, key)
     for gate in sorted(gates):
         yield f"what comes through the waypoint {gate.namespace}/{gate.name} has that for its source, not the client behind it"

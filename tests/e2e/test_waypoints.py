@@ -76,8 +76,11 @@ def test_a_bound_services_callers_go_through_its_waypoint(mesh: Mesh, waypoint: 
     with mesh.applied("front", front(), gateway()):
         for vip in VIPS:
             mesh.wait(lambda vip=vip: by_waypoint(mesh, waypoint, shop, vip, 80), f"calls to {vip} to go through the waypoint")
+        opened = waypoint.stat("http.connect_terminate.downstream_cx_total")
         with mesh.wiretap("waypoint") as tap:
             assert {mesh.call(shop, VIPS[0], 80).pod for _ in range(12)} == {"api-1", "api-2", "api-3"}
+        # All in the tunnels that the first calls opened: at most one more for each of the proxy's workers.
+        assert waypoint.stat("http.connect_terminate.downstream_cx_total") - opened <= 2
         assert not tap.contains(SECRET)
         # What is not bound goes its direct way still.
         assert mesh.call(shop, UNBOUND, 80).client == str(shop.ipv4)

@@ -15,6 +15,7 @@ from control.kinds import (
     ObjectKey,
     PeerAuthentication,
     Pod,
+    RequestAuthentication,
     Service,
     ServiceEntry,
     WorkloadEntry,
@@ -48,6 +49,7 @@ from control.kinds.security import (
     PolicyTarget,
     Selector,
 )
+from control.kinds.tokens import RequestAuthenticationSpec
 from control.model.mesh import Mesh
 from control.model.settings import MeshSettings
 from control.model.status import objects
@@ -172,6 +174,7 @@ POLICIES = st.builds(
         ),
     ),
 )
+TOKENS = st.builds(RequestAuthentication, metas(), st.builds(RequestAuthenticationSpec, target_refs=optional(TARGETS)))
 FROM = st.builds(RouteNamespaces, st.sampled_from(["Same", "All", "Selector"]), st.one_of(st.none(), st.builds(LabelSelector, SELECTORS)))
 GATEWAYS = st.builds(
     Gateway,
@@ -205,7 +208,7 @@ NODE_OBJECTS = st.builds(
     ADDRESSES,
 )
 OBJECTS: st.SearchStrategy[MeshObject] = st.one_of(
-    PODS, SERVICES, SLICES, WORKLOAD_ENTRIES, SERVICE_ENTRIES, PEERS, POLICIES, GATEWAYS, NAMESPACE_OBJECTS, NODE_OBJECTS
+    PODS, SERVICES, SLICES, WORKLOAD_ENTRIES, SERVICE_ENTRIES, PEERS, POLICIES, TOKENS, GATEWAYS, NAMESPACE_OBJECTS, NODE_OBJECTS
 )
 ORIGIN = Origin("f.yaml")
 

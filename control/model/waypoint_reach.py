@@ -1,0 +1,36 @@
+"""Who is behind a waypoint, and at which ports: what guards and the words about them are made of."""
+
+from control.kinds import Kind, ObjectKey, Pod, Service, ServiceEntry, WorkloadEntry
+from control.model.labels import workload_labels
+from control.model.services import entry_ports, pod_ports
+from control.model.store import Store
+from control.model.waypoints import SERVICE_KINDS
+
+
+def behind(store: Store, target: ObjectKey) -> set[ObjectKey]:
+    """The objects whose workloads serve what a policy for waypoints names."""
+    if target.kind is Kind.GATEWAY:
+        return set().union(*(behind(store, one) for one in store.waypoints.bound_to(target)))
+    return store.served_by(target) if target.kind in SERVICE_KINDS else {target}
+
+
+def gates_of(store: Store, key: ObjectKey) -> set[ObjectKey]:
+    """The waypoints that an object's workload is reached through."""
+    item = store.get(key)
+    if item is None:
+        return set()
+    ways = [store.waypoints.of(key), *(store.waypoints.of(one.key) for one in store.serving(key, workload_labels(item)))]
+    return {way.binding.waypoint.key for way in ways if way.binding.waypoint is not None}
+
+
+def guard_ports(store: Store, service: Service | ServiceEntry) -> tuple[int, ...]:
+    """The ports on which a service's workloads serve it."""
+    bound = store.as_bound(service)
+    ports = {port.target for port in bound.ports if port.target}
+    for key in store.served_by(service.key):
+        match store.get(key):
+            case Pod() as pod:
+                ports |= {port.target for port in pod_ports(pod, bound)}
+            case WorkloadEntry() as entry:
+                ports |= {port.target for port in entry_ports(entry.spec, bound)}
+    return tuple(sorted(ports))
