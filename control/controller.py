@@ -36,6 +36,7 @@ from control.vm.service import MachineService
 from control.vm.service import Parts as MachineParts
 from control.xds.guard import Proofs, StreamGuard
 from control.xds.hub import Hub
+from control.xds.proxies import Proxies
 from control.xds.service import STREAM_LIMITS, Access, DiscoveryService
 from control.xds.trust import TrustView
 from meshapi import wire
@@ -96,9 +97,13 @@ class Controller:
         metrics: Metrics | None = None,
         accounts: Accounts | None = None,
         token_store: TokenStore | None = None,
+        proxies: Proxies | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """With `accounts`, agents may prove themselves by service-account tokens, too. Without `token_store`, join tokens are its alone."""
+        """With `accounts`, agents may prove themselves by service-account tokens, too; with `proxies`, Envoys are configured.
+
+        Without `token_store`, join tokens are its alone.
+        """
         self._settings = settings
         self._accounts = accounts
         make_private_directory(settings.state_dir)
@@ -121,7 +126,7 @@ class Controller:
             TypeURL(wire.NAMES_TYPE): model,
             TypeURL(wire.TRUST_TYPE): trust,
         }
-        self._hub = Hub(views, self._metrics, clock)
+        self._hub = Hub(views, self._metrics, clock, proxies)
         certificate = ServerCertificate(self._authority, (*DEFAULT_HOSTNAMES, *settings.hostnames), clock)
         self._tls = ServerTLS(certificate)
         self._authority.on_change(self._tls.refresh)
@@ -134,6 +139,7 @@ class Controller:
             revocations=self._revocations,
             placement=model,
             hub=self._hub,
+            proxies=proxies,
             objects=objects,
             trust_domain=settings.trust_domain,
             clock=clock,

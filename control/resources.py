@@ -68,5 +68,8 @@ class Placement(Protocol):
     def pod(self, namespace: str, name: str) -> PlacedPod | None:
         """A pod, where it is."""
 
+    def has_gateway(self, namespace: str, name: str) -> bool:
+        """Whether there is a Gateway whose Envoys this controller configures."""
+
     def node(self, name: str) -> PlacedNode | None:
         """A node, by its name."""

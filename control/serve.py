@@ -14,6 +14,7 @@ from control.model.mesh import Mesh
 from control.model.settings import MeshSettings
 from control.model.status import objects
 from control.source import Source
+from control.xds.proxies import Proxies
 from systemdapi.notify import ServiceManager
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,13 @@ async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready:
     async with open_backing(metrics) as backing:
         settings = replace(settings, authority_dir=backing.authority_dir)
         controller = Controller(
-            settings, mesh, partial(objects, mesh), metrics=metrics, accounts=backing.accounts, token_store=backing.token_store
+            settings,
+            mesh,
+            partial(objects, mesh),
+            metrics=metrics,
+            accounts=backing.accounts,
+            token_store=backing.token_store,
+            proxies=Proxies(mesh),
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(backing.source, mesh, synced), name="configuration source")

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from control.admin.proxies import proxy_routes
 from control.ca.authority import Authority, Clock
 from control.ca.join_tokens import JoinTokens, TooManyTokensError
 from control.ca.refusal import UnavailableError
@@ -19,6 +20,7 @@ from control.ca.revocations import Revocations, parse_identity
 from control.ca.token_records import TokenRecord
 from control.resources import Placement
 from control.xds.hub import Hub
+from control.xds.proxies import Proxies
 from meshapi.spiffe import IdentityError
 
 MAX_BODY_BYTES = 64 * 1024
@@ -29,7 +31,10 @@ Objects = Callable[[str, str, str], Any]
 
 
 class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
-    node: str
+    """For a node, or for an Envoy of a Gateway (`namespace/name`)."""
+
+    node: str = ""
+    gateway: str = ""
     ttl_s: int = 3600
 
 
@@ -45,6 +50,7 @@ class PublicToken(msgspec.Struct, frozen=True):
     created_s: int
     expires_s: int
     used_s: int | None
+    gateway: str = ""
 
 
 class JoiningInfo(msgspec.Struct, frozen=True):
@@ -67,6 +73,7 @@ class AdminParts:
     revocations: Revocations
     placement: Placement
     hub: Hub
+    proxies: Proxies | None
     objects: Objects
     trust_domain: str
     clock: Clock
@@ -83,6 +90,7 @@ def make_app(parts: AdminParts) -> web.Application:
         [
             web.get("/status", admin.status),
             web.get("/agents", admin.agents),
+            *proxy_routes(parts.hub, parts.proxies),
             web.get("/root", admin.root),
             web.get("/objects", admin.objects),
             web.get("/joining", admin.joining),
@@ -166,12 +174,23 @@ class _Admin:
     async def create_token(self, request: web.Request) -> web.Response:
         asked = msgspec.json.decode(await request.read(), type=TokenRequest)
         try:
-            record, token = await self._parts.tokens.create(asked.node, asked.ttl_s, self._parts.clock())
+            record, token = await self._make_token(asked)
         except (IdentityError, ValueError, TooManyTokensError) as error:
             return _error(400, str(error))
-        log.info("join token %s made for node %s", record.id, record.node)
-        known = self._parts.placement.has_node(asked.node)
+        log.info("join token %s made for %s", record.id, record.holder)
+        namespace, _, name = asked.gateway.partition("/")
+        placement = self._parts.placement
+        known = placement.has_gateway(namespace, name) if asked.gateway else placement.has_node(asked.node)
         return _json({**msgspec.to_builtins(_public(record)), "token": token, "node_known": known})
+
+    async def _make_token(self, asked: TokenRequest) -> tuple[TokenRecord, str]:
+        tokens, now_s = self._parts.tokens, self._parts.clock()
+        if bool(asked.node) == bool(asked.gateway):
+            raise ValueError("a token is for a node or for a Gateway")
+        if asked.node:
+            return await tokens.create(asked.node, asked.ttl_s, now_s)
+        namespace, _, name = asked.gateway.partition("/")
+        return await tokens.create_for_gateway(namespace, name, asked.ttl_s, now_s)
 
     async def revoke_token(self, request: web.Request) -> web.Response:
         key = request.match_info["id"]
@@ -209,7 +228,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _public(record: TokenRecord) -> PublicToken:
-    return PublicToken(record.id, record.node, record.created_s, record.expires_s, record.used_s)
+    return PublicToken(record.id, record.node, record.created_s, record.expires_s, record.used_s, record.gateway)
 
 
 def _json(data: object) -> web.Response:

@@ -1,6 +1,6 @@
 """For whom a caller gets a certificate: a pure function of who it is, what it asks, and where workloads run."""
 
-from control.ca.callers import Caller, JoiningNode
+from control.ca.callers import Caller, JoiningNode, JoiningProxy, ProxyRunner
 from control.ca.refusal import ForbiddenError, MalformedError
 from control.ca.revocations import Identity
 from control.resources import Placement
@@ -9,6 +9,8 @@ from meshapi.spiffe import AgentIdentity, IdentityError, WorkloadIdentity
 
 def authorise(caller: Caller, impersonated: str | None, placement: Placement, trust_domain: str) -> Identity:
     """The identity that is granted: the caller's own without `impersonated`; raises ForbiddenError or MalformedError."""
+    if isinstance(caller, JoiningProxy | ProxyRunner):
+        return _of_gateway(caller, impersonated, placement, trust_domain)
     own = AgentIdentity(trust_domain, caller.node)
     if not placement.has_node(caller.node):
         raise ForbiddenError("node-unknown", f"there is no node {caller.node}")
@@ -25,3 +27,13 @@ def authorise(caller: Caller, impersonated: str | None, placement: Placement, tr
     if not placement.runs_on(identity, caller.node):
         raise ForbiddenError("placement", f"no live workload with {identity} runs on node {caller.node}")
     return identity
+
+
+def _of_gateway(caller: JoiningProxy | ProxyRunner, impersonated: str | None, placement: Placement, trust_domain: str) -> Identity:
+    """Who runs an Envoy gets the Gateway's identity, and no other."""
+    own = WorkloadIdentity(trust_domain, caller.namespace, caller.gateway)
+    if not placement.has_gateway(caller.namespace, caller.gateway):
+        raise ForbiddenError("gateway-unknown", f"there is no Gateway {caller.node}")
+    if impersonated not in {None, str(own)}:
+        raise ForbiddenError("placement", f"the Envoy of Gateway {caller.node} is {own} and nobody else")
+    return own

@@ -14,10 +14,10 @@ from control.ca.authority import Authority, Clock
 from control.ca.issuer import Issuer
 from control.ca.join_tokens import PREFIX, JoinTokens
 from control.ca.refusal import UnauthenticatedError
-from control.ca.revocations import Revocations
+from control.ca.revocations import Identity, Revocations, parse_identity
 from control.ca.x509_errors import UNREADABLE
 from control.resources import Placement
-from meshapi.spiffe import AgentIdentity, IdentityError
+from meshapi.spiffe import AgentIdentity, IdentityError, WorkloadIdentity
 
 BEARER = "bearer "
 MAX_CHAIN = 8
@@ -42,6 +42,35 @@ class JoiningNode:
 
 
 @dataclass(frozen=True)
+class JoiningProxy:
+    """Holds a join token for an Envoy of a Gateway: may get the first certificate of the Gateway's identity, once, and nothing else."""
+
+    namespace: str
+    gateway: str
+    token_id: str
+
+    @property
+    def node(self) -> str:
+        """What it goes by where callers are counted and noted; no node's name has a slash."""
+        return f"{self.namespace}/{self.gateway}"
+
+
+@dataclass(frozen=True)
+class ProxyRunner:
+    """Runs an Envoy of a Gateway, by the certificate of the Gateway's identity."""
+
+    namespace: str
+    gateway: str
+    certificate_not_before_s: int
+    certificate_not_after_s: int
+
+    @property
+    def node(self) -> str:
+        """As of JoiningProxy."""
+        return f"{self.namespace}/{self.gateway}"
+
+
+@dataclass(frozen=True)
 class NodeAgent:
     """The agent of `node`, by its certificate."""
 
@@ -63,7 +92,8 @@ class AgentPod:
 
 
 Agent = NodeAgent | AgentPod
-Caller = JoiningNode | Agent
+Joining = JoiningNode | JoiningProxy
+Caller = Joining | Agent | ProxyRunner
 
 
 class Authenticator(Protocol):
@@ -88,8 +118,11 @@ class TokenAuthenticator:
         self._tokens = tokens
         self._clock = clock
 
-    async def authenticate(self, credentials: Credentials) -> JoiningNode:
+    async def authenticate(self, credentials: Credentials) -> Joining:
         record = self._tokens.check(bearer_token(credentials), self._clock())
+        if record.gateway:
+            namespace, _, name = record.gateway.partition("/")
+            return JoiningProxy(namespace, name, record.id)
         return JoiningNode(record.node, record.id)
 
 
@@ -106,7 +139,7 @@ class AnyTokenAuthenticator:
 
 
 class CertificateAuthenticator:
-    """By an agent's certificate.
+    """By the certificate of an agent, or of who runs a Gateway's Envoy.
 
     The transport verified the chain at the handshake; it is verified here again, against the roots of now, so that a root that was
     removed ends also what was open before, and so that the name is read from the very certificate that was verified.
@@ -119,29 +152,44 @@ class CertificateAuthenticator:
         self._trust_domain = trust_domain
         self._clock = clock
 
-    async def authenticate(self, credentials: Credentials) -> NodeAgent:
+    async def authenticate(self, credentials: Credentials) -> NodeAgent | ProxyRunner:
         return self.verify(credentials)
 
-    def verify(self, credentials: Credentials) -> NodeAgent:
+    def verify(self, credentials: Credentials) -> NodeAgent | ProxyRunner:
         """Raises UnauthenticatedError."""
-        identity, leaf = verify_agent(credentials.certificates, self._authority.issuer, self._clock())
+        identity, leaf = verify_chain(credentials.certificates, self._authority.issuer, self._clock())
         if identity.trust_domain != self._trust_domain:
             raise UnauthenticatedError("trust-domain", f"{identity} is not of {self._trust_domain}")
-        agent = NodeAgent(identity.node, int(leaf.not_valid_before_utc.timestamp()), int(leaf.not_valid_after_utc.timestamp()))
-        self.check_still_valid(agent)
-        return agent
+        times = int(leaf.not_valid_before_utc.timestamp()), int(leaf.not_valid_after_utc.timestamp())
+        caller: NodeAgent | ProxyRunner
+        if isinstance(identity, AgentIdentity):
+            caller = NodeAgent(identity.node, *times)
+        else:
+            caller = ProxyRunner(identity.namespace, identity.service_account, *times)
+        self.check_still_valid(caller)
+        return caller
 
-    def check_still_valid(self, agent: NodeAgent) -> None:
+    def check_still_valid(self, caller: NodeAgent | ProxyRunner) -> None:
         """What may change while a stream is open; raises UnauthenticatedError."""
-        if agent.certificate_not_after_s <= self._clock():
-            raise UnauthenticatedError("certificate-expired", f"the certificate of node {agent.node} has expired")
-        if agent.certificate_not_before_s < self._revocations.before_s(AgentIdentity(self._trust_domain, agent.node)):
-            raise UnauthenticatedError("certificate-revoked", f"the certificate of node {agent.node} is revoked")
-        if not self._placement.has_node(agent.node):
-            raise UnauthenticatedError("node-unknown", f"there is no node {agent.node}")
+        if caller.certificate_not_after_s <= self._clock():
+            raise UnauthenticatedError("certificate-expired", f"the certificate of {caller.node} has expired")
+        if caller.certificate_not_before_s < self._revocations.before_s(identity_of(caller, self._trust_domain)):
+            raise UnauthenticatedError("certificate-revoked", f"the certificate of {caller.node} is revoked")
+        if isinstance(caller, NodeAgent) and not self._placement.has_node(caller.node):
+            raise UnauthenticatedError("node-unknown", f"there is no node {caller.node}")
+        if isinstance(caller, ProxyRunner) and not self._placement.has_gateway(caller.namespace, caller.gateway):
+            # Nearly every workload of the mesh has a certificate; few are the Envoy of a Gateway.
+            raise UnauthenticatedError("gateway-unknown", f"there is no Gateway {caller.node}")
 
 
-def verify_agent(certificates: tuple[bytes, ...], issuer: Issuer, now_s: float) -> tuple[AgentIdentity, x509.Certificate]:
+def identity_of(caller: NodeAgent | ProxyRunner, trust_domain: str) -> Identity:
+    """Whom a caller's certificate names."""
+    if isinstance(caller, NodeAgent):
+        return AgentIdentity(trust_domain, caller.node)
+    return WorkloadIdentity(trust_domain, caller.namespace, caller.gateway)
+
+
+def verify_chain(certificates: tuple[bytes, ...], issuer: Issuer, now_s: float) -> tuple[Identity, x509.Certificate]:
     """Verifies a chain (PEM, leaf first) against the roots, and returns whom it names; raises UnauthenticatedError."""
     if not certificates:
         raise UnauthenticatedError("no-credentials", "no certificate")
@@ -159,6 +207,6 @@ def verify_agent(certificates: tuple[bytes, ...], issuer: Issuer, now_s: float) 
         case _:
             raise UnauthenticatedError("certificate-names", "the certificate must name one URI and nothing else")
     try:
-        return AgentIdentity.parse(name), leaf
+        return parse_identity(name), leaf
     except IdentityError as error:
-        raise UnauthenticatedError("not-an-agent", str(error)) from error
+        raise UnauthenticatedError("certificate-names", str(error)) from error

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from control.ca.audit import AuditLog, AuditRecord
 from control.ca.authorisation import authorise
 from control.ca.authority import Authority, Clock
-from control.ca.callers import Authenticator, Caller, Credentials, JoiningNode
+from control.ca.callers import Authenticator, Caller, Credentials, JoiningNode, JoiningProxy, ProxyRunner
 from control.ca.csr import check_csr
 from control.ca.issuer import Issuer
 from control.ca.join_tokens import JoinTokens
@@ -105,7 +105,7 @@ class Issuance:
         identity = authorise(caller, question.impersonated, parts.placement, parts.trust_domain)
         loop = asyncio.get_running_loop()
         key = await loop.run_in_executor(parts.signers, check_csr, question.csr, str(identity))
-        if isinstance(caller, JoiningNode):
+        if isinstance(caller, JoiningNode | JoiningProxy):
             # Used up before anything is signed: of two uses at once, one stops here.
             await parts.tokens.use(caller.token_id, parts.clock())
         issuer = parts.authority.issuer
@@ -156,7 +156,9 @@ class Issuance:
 
 def _key(caller: Caller) -> str:
     # An agent is the same one by its token and by its certificate.
-    return f"token/{caller.token_id}" if isinstance(caller, JoiningNode) else f"node/{caller.node}"
+    if isinstance(caller, ProxyRunner):
+        return f"gateway/{caller.node}"
+    return f"token/{caller.token_id}" if isinstance(caller, JoiningNode | JoiningProxy) else f"node/{caller.node}"
 
 
 def _answer(leaf: x509.Certificate, issuer: Issuer) -> bytes:

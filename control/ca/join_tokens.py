@@ -33,12 +33,18 @@ class JoinTokens:
     async def create(self, node: str, ttl_s: int, now_s: float) -> tuple[TokenRecord, str]:
         """Makes a token for `node` and returns it: it can't be read again. Raises IdentityError for a name that no node can have."""
         check_segment(node)
+        return await self._create(TokenRecord("", node, "", int(now_s), int(now_s) + ttl_s), ttl_s, now_s)
+
+    async def create_for_gateway(self, namespace: str, name: str, ttl_s: int, now_s: float) -> tuple[TokenRecord, str]:
+        """Makes a token for an Envoy of a Gateway; raises as `create` does."""
+        gateway = f"{check_segment(namespace)}/{check_segment(name)}"
+        return await self._create(TokenRecord("", "", "", int(now_s), int(now_s) + ttl_s, gateway=gateway), ttl_s, now_s)
+
+    async def _create(self, made: TokenRecord, ttl_s: int, now_s: float) -> tuple[TokenRecord, str]:
         if not 0 < ttl_s <= MAX_TTL_S:
             raise ValueError(f"a token lives 1 to {MAX_TTL_S} seconds")
         secret = secrets.token_urlsafe(32)
-        record = TokenRecord(
-            id=secrets.token_hex(6), node=node, secret_sha256=_digest(secret), created_s=int(now_s), expires_s=int(now_s) + ttl_s
-        )
+        record = replace(made, id=secrets.token_hex(6), secret_sha256=_digest(secret))
 
         def added(records: Records) -> Records:
             kept = {key: one for key, one in records.items() if one.expires_s + KEPT_AFTER_END_S > now_s}
@@ -92,9 +98,9 @@ class JoinTokens:
     @staticmethod
     def _check_usable(record: TokenRecord, now_s: float) -> None:
         if record.used_s is not None:
-            raise UnauthenticatedError("token-replayed", f"token {record.id} of node {record.node} was used before")
+            raise UnauthenticatedError("token-replayed", f"token {record.id} of {record.holder} was used before")
         if now_s >= record.expires_s:
-            raise UnauthenticatedError("token-expired", f"token {record.id} of node {record.node} has expired")
+            raise UnauthenticatedError("token-expired", f"token {record.id} of {record.holder} has expired")
 
 
 def _digest(secret: str) -> str:

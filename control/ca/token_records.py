@@ -10,7 +10,7 @@ from control.ca.records import RecordFile
 
 
 class TokenRecord(Struct, frozen=True):
-    """Only the hash of the secret; times in Unix seconds."""
+    """Only the hash of the secret; times in Unix seconds. It is for a node, or for an Envoy of a Gateway (`namespace/name`)."""
 
     id: str
     node: str
@@ -18,6 +18,11 @@ class TokenRecord(Struct, frozen=True):
     created_s: int
     expires_s: int
     used_s: int | None = None
+    gateway: str = ""
+
+    @property
+    def holder(self) -> str:
+        return f"gateway {self.gateway}" if self.gateway else f"node {self.node}"
 
 
 Records = Mapping[str, TokenRecord]

@@ -32,15 +32,19 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--node", required=True, help="The node that may join with it: its name in the configuration.")
+@click.option("--node", default="", help="The node that may join with it: its name in the configuration.")
+@click.option("--gateway", default="", metavar="NAMESPACE/NAME", help="Or the Gateway whose Envoy may get its identity with it.")
 @click.option("--ttl", "ttl_s", type=Duration(), default="1h", show_default=True, help="How long it may be used, at most 7d.")
 @output_option
 @asks_controller
-def create(client: AdminClient, node: str, ttl_s: int, output: str) -> None:
+def create(client: AdminClient, node: str, gateway: str, ttl_s: int, output: str) -> None:
     """Make a token and print it. It works once, and is never shown again."""
-    made = client.call("POST", "/tokens", body={"node": node, "ttl_s": ttl_s})
+    if bool(node) == bool(gateway):
+        raise click.UsageError("either --node or --gateway")
+    made = client.call("POST", "/tokens", body={"node": node, "gateway": gateway, "ttl_s": ttl_s})
     if not made["node_known"]:
-        click.echo(f"note: the configuration has no Node {node} yet; the token works once it has", err=True)
+        missing = f"Node {node}" if node else f"Gateway {gateway} of this mesh's classes"
+        click.echo(f"note: the configuration has no {missing} yet; the token works once it has", err=True)
     if output == "table":
         click.echo(made["token"])
     else:
@@ -53,7 +57,10 @@ def create(client: AdminClient, node: str, ttl_s: int, output: str) -> None:
 def list_tokens(client: AdminClient, output: str) -> None:
     """List the tokens, without their secrets."""
     tokens = client.call("GET", "/tokens")
-    rows = [(one["id"], one["node"], moment(one["created_s"]), moment(one["expires_s"]), moment(one["used_s"])) for one in tokens]
+    rows = [
+        (one["id"], one["node"] or f"gateway {one['gateway']}", moment(one["created_s"]), moment(one["expires_s"]), moment(one["used_s"]))
+        for one in tokens
+    ]
     emit(tokens, output, ("ID", "NODE", "CREATED", "EXPIRES", "USED"), rows)
 
 

@@ -4,32 +4,19 @@ The Envoy of the Gateway `shop/entry` is `spiffe://<trust domain>/ns/shop/sa/ent
 """
 
 from enum import StrEnum
-from typing import Final
 
 from msgspec import Struct
 
-from control.envoy.world import World, waypoint_name
+from control.envoy.world import World
 from control.kinds import Gateway, ObjectKey
-from control.validation import values
+from meshapi import wire
 from meshapi.spiffe import WorkloadIdentity
-from meshapi.workload import GatewayAddress, NetworkAddress, service_key
-
-WAYPOINT_CLASSES: Final = frozenset({"istio-waypoint", "nodemesh-waypoint"})
-FOR_LABEL: Final = "istio.io/waypoint-for"
+from meshapi.workload import GatewayAddress
 
 
 class ProxyKind(StrEnum):
     WAYPOINT = "waypoint"
     GATEWAY = "gateway"
-
-
-class Traffic(StrEnum):
-    """Which traffic a waypoint takes: that to services, to workloads, to both, or none."""
-
-    SERVICE = "service"
-    WORKLOAD = "workload"
-    ALL = "all"
-    NONE = "none"
 
 
 class Proxy(Struct, frozen=True):
@@ -40,18 +27,9 @@ class Proxy(Struct, frozen=True):
     name: str
     owner: ObjectKey
     identity: WorkloadIdentity
-    traffic: Traffic = Traffic.SERVICE
     labels: dict[str, str] = {}
-    waypoint_names: tuple[str, ...] = ()
-    """What it goes by where services and workloads say which waypoint is theirs: its service, its addresses."""
-
-    @property
-    def for_services(self) -> bool:
-        return self.traffic in {Traffic.SERVICE, Traffic.ALL}
-
-    @property
-    def for_workloads(self) -> bool:
-        return self.traffic in {Traffic.WORKLOAD, Traffic.ALL}
+    address: GatewayAddress | None = None
+    """Of a waypoint: where the services and workloads that are bound to it say that their waypoint is."""
 
 
 class ProxyKey(Struct, frozen=True, order=True):
@@ -67,7 +45,7 @@ class ProxyKey(Struct, frozen=True, order=True):
 def find_proxy(world: World, key: ProxyKey) -> Proxy | None:
     """The proxy of a Gateway; None where there is no such Gateway, or another controller's class."""
     gateway = world.find(Gateway, key.namespace, key.name)
-    if gateway is None or gateway.spec.gateway_class_name not in WAYPOINT_CLASSES:
+    if gateway is None or gateway.spec.gateway_class_name not in wire.WAYPOINT_CLASSES:
         return None
     return _waypoint(world, gateway)
 
@@ -79,18 +57,14 @@ def all_proxies(world: World) -> tuple[ProxyKey, ...]:
 
 
 def _waypoint(world: World, gateway: Gateway) -> Proxy:
-    meta, settings = gateway.metadata, world.settings
-    named = GatewayAddress(service=service_key(meta.namespace, settings.hostname(meta.name, meta.namespace)))
-    addresses = (values.serving_address(one.value) for one in gateway.status.addresses if one.type == "IPAddress")
-    placed = (GatewayAddress(address=NetworkAddress(address, settings.network)) for address in addresses)
-    traffic = meta.labels.get(FOR_LABEL, Traffic.SERVICE)
+    meta = gateway.metadata
+    waypoint = world.waypoint(gateway.key)
     return Proxy(
         kind=ProxyKind.WAYPOINT,
         namespace=meta.namespace,
         name=meta.name,
         owner=gateway.key,
-        identity=WorkloadIdentity(settings.trust_domain, meta.namespace, meta.name),
-        traffic=Traffic(traffic) if traffic in set(Traffic) else Traffic.NONE,
+        identity=WorkloadIdentity(world.settings.trust_domain, meta.namespace, meta.name),
         labels=meta.labels,
-        waypoint_names=tuple(waypoint_name(one) for one in (named, *placed)),
+        address=waypoint.address if waypoint is not None else None,
     )

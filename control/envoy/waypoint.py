@@ -40,16 +40,15 @@ def waypoint_recipes(world: World, proxy: ProxyKey, listen: tuple[str, ...]) -> 
 def waypoint_services(world: World, proxy: ProxyKey) -> tuple[ServiceKey, ...]:
     """The services bound to a waypoint; of several with one hostname the one of its own namespace, else the first."""
     found = world.ask(find_proxy, proxy)
-    if found is None or not found.for_services:
+    if found is None or found.address is None:
         return ()
-    keys = {key for name in found.waypoint_names for key in world.bound_services(name)}
     by_host: dict[str, ServiceKey] = {}
-    for key in sorted(keys, key=lambda one: (not one.startswith(f"{found.namespace}/"), one)):
+    for key in sorted(world.bound_services(found.address), key=lambda one: (not one.startswith(f"{found.namespace}/"), one)):
         by_host.setdefault(key.partition("/")[2], key)
     return tuple(sorted(by_host.values()))
 
 
-def main_listener(world: World, proxy: ProxyKey) -> Built:
+def main_listener(world: World, proxy: ProxyKey) -> Built | None:
     return internal_listener(world, proxy, world.ask(waypoint_services, proxy))
 
 

@@ -13,6 +13,7 @@ from control.kinds import Kind, MeshObject, ObjectKey
 from control.model.derivation import ADDRESS
 from control.model.mesh import Batch, Mesh
 from control.model.settings import MeshSettings
+from control.model.waypoints import Waypoint
 from meshapi.workload import GatewayAddress, Service, ServiceKey, Workload, WorkloadUID
 
 T = TypeVar("T")
@@ -60,13 +61,17 @@ class World:
         """The workloads of a service, in the order of their uids."""
         return self._computation.ask(self._load_endpoints, key)
 
-    def bound_services(self, waypoint: str) -> tuple[ServiceKey, ...]:
-        """The services bound to a waypoint, named as `waypoint_name` does."""
-        return self._computation.ask(self._load_services, waypoint)
+    def waypoint(self, gateway: ObjectKey) -> Waypoint | None:
+        """A Gateway as a waypoint, if it is one."""
+        return self._computation.ask(self._load_waypoint, gateway)
 
-    def bound_workloads(self, waypoint: str) -> tuple[Workload, ...]:
-        """The workloads bound to a waypoint, in the order of their uids."""
-        return self._computation.ask(self._load_workloads, waypoint)
+    def bound_services(self, waypoint: GatewayAddress) -> tuple[ServiceKey, ...]:
+        """The services whose waypoint is at an address."""
+        return self._computation.ask(self._load_services, waypoint_name(waypoint))
+
+    def bound_workloads(self, waypoint: GatewayAddress) -> tuple[Workload, ...]:
+        """The workloads whose waypoint is at an address, in the order of their uids."""
+        return self._computation.ask(self._load_workloads, waypoint_name(waypoint))
 
     def find(self, kind: type[O], namespace: str, name: str) -> O | None:
         """An object in force."""
@@ -111,6 +116,9 @@ class World:
             self._computation.touch(self._load_objects, key.kind)
         for name in batch.resources.get(ADDRESS, ()):
             self._file(name)
+        # What a waypoint is depends on its service and its pods, too. There are few, and one that is the same ends the change there.
+        for key in self._by_kind.get(Kind.GATEWAY, ()):
+            self._computation.touch(self._load_waypoint, key)
 
     # ---- inputs: what stands behind the questions
 
@@ -134,6 +142,9 @@ class World:
     def _load_workloads(self, waypoint: str) -> tuple[Workload, ...]:
         found = (self._mesh.address(uid) for uid in sorted(self._workloads.get(waypoint, ())))
         return tuple(one[0] for one in found if one is not None and isinstance(one[0], Workload))
+
+    def _load_waypoint(self, gateway: ObjectKey) -> Waypoint | None:
+        return self._mesh.store.waypoints.waypoint(gateway)
 
     def _load_object(self, key: ObjectKey) -> MeshObject | None:
         return self._mesh.store.get(key)

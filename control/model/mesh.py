@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from msgspec import Struct
 
-from control.kinds import Kind, MeshObject, Node, ObjectKey, Pod, WorkloadEntry
+from control.kinds import Gateway, Kind, MeshObject, Node, ObjectKey, Pod, WorkloadEntry
 from control.model.claims import Claims, rank
 from control.model.derivation import ADDRESS, Derived, address_claim, derive, derive_static_strict
 from control.model.published import Published
@@ -16,6 +16,7 @@ from control.resources import Changes, PlacedNode, PlacedPod, Resource, TypeURL
 from control.source import Change, FileFindings, Reject, Remove, Synced, Upsert
 from control.validation.document import Manifest
 from control.validation.finding import Finding, Origin
+from meshapi import wire
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.vm import VMName, is_vm, parse_vm
 from meshapi.workload import AddressKey, Service, Workload
@@ -196,6 +197,11 @@ class Mesh:
         if machine is not None:
             return any(self.store.group(group) is not None for group in machine.groups)
         return not is_vm(node) and self.store.find(Node, "", node) is not None
+
+    def has_gateway(self, namespace: str, name: str) -> bool:
+        """Whether there is a Gateway whose Envoys this controller configures."""
+        gateway = self.store.find(Gateway, namespace, name)
+        return gateway is not None and gateway.spec.gateway_class_name in wire.WAYPOINT_CLASSES
 
     def runs_on(self, identity: WorkloadIdentity, node: str) -> bool:
         """Whether a live pod with this identity is placed on this node, or a machine has registered so."""

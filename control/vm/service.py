@@ -99,8 +99,8 @@ class MachineService:
         agent = await self._parts.authenticator.authenticate(credentials)
         if credentials.cluster not in {None, self._parts.cluster}:
             raise UnauthenticatedError("cluster", f"node {agent.node} claims cluster {credentials.cluster!r}")
-        machine = parse_vm(agent.node)
-        if machine is None:
+        machine = parse_vm(agent.node) if isinstance(agent, NodeAgent) else None
+        if machine is None or not isinstance(agent, NodeAgent):
             raise ForbiddenError("not-a-machine", f"node {agent.node} is one of the cluster")
         source = peer_address(credentials.peer)
         return _Caller(agent, machine, str(source) if source is not None else "")

@@ -5,11 +5,12 @@ import logging
 from dataclasses import dataclass
 
 from control.ca.authority import Authority
-from control.ca.callers import AgentPod, CertificateAuthenticator, NodeAgent
+from control.ca.callers import AgentPod, CertificateAuthenticator, NodeAgent, ProxyRunner
 from control.ca.refusal import UnauthenticatedError
 from control.ca.revocations import Revocations
 from control.ca.service_accounts import ServiceAccountAuthenticator
-from control.xds.hub import Connection, Hub
+from control.xds.connection import Connection
+from control.xds.hub import Hub
 
 PERIOD_S = 1.0
 CHAINS_AT_ONCE = 50
@@ -48,6 +49,7 @@ class StreamGuard:
 
     async def look(self) -> None:
         """Once over all streams."""
+        self._hub.tick()
         whole_chain, self._roots_changed = self._roots_changed, False
         for count, connection in enumerate(self._hub.connections, start=1):
             try:
@@ -63,7 +65,7 @@ class StreamGuard:
             case AgentPod() as agent:
                 if self._proofs.by_account is not None:
                     self._proofs.by_account.check_still_valid(agent, connection.credentials)
-            case NodeAgent() as agent:
+            case NodeAgent() | ProxyRunner() as agent:
                 if whole_chain:
                     self._proofs.by_certificate.verify(connection.credentials)
                 else:
@@ -75,5 +77,5 @@ class StreamGuard:
 
     @staticmethod
     def _end(connection: Connection, error: UnauthenticatedError) -> None:
-        log.warning("the stream of node %s ends: %s", connection.agent.node, error)
+        log.warning("the stream of %s ends: %s", connection.agent.node, error)
         connection.end(error)

@@ -4,76 +4,38 @@ For each stream there is an outbox of at most one response per type (the stream'
 costs bounded memory and delays nobody.
 """
 
-import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 
-from msgspec import Struct
-
-from control.ca.callers import Agent, Credentials
-from control.ca.refusal import BusyError, UnauthenticatedError
+from control.ca.callers import Credentials, ProxyRunner
+from control.ca.refusal import BusyError
+from control.envoy.built import SERVED
+from control.envoy.proxies import ProxyKey
 from control.metrics import Metrics
 from control.resources import Changes, ResourceView, TypeURL
-from control.xds.keys import NO_KEYS, keys_of
-from control.xds.stream import Changed, Received, Stream, TypeStatus
+from control.xds.connection import AgentStatus, ClosedError, Connection, Follower, ProxyStatus
+from control.xds.keys import NO_KEYS, Touched, keys_of
+from control.xds.proxies import Proxies, listening
+from control.xds.stream import Changed, Received, Ticked
+from control.xds.trust import TRUST
 from meshapi import discovery
 
 MAX_STREAMS_PER_NODE = 8
+MAX_STREAMS_PER_GATEWAY = 128
+"""Two of each Envoy."""
 log = logging.getLogger(__name__)
-
-
-class AgentStatus(Struct, frozen=True):
-    """One open stream, for the operator."""
-
-    node: str
-    peer: str
-    client: str
-    since_s: float
-    types: list[TypeStatus]
-
-
-class ClosedError(Exception):
-    """The controller closes the stream, and all is well: the agent comes back at once."""
-
-
-class Connection:
-    """A stream with its outbox."""
-
-    def __init__(self, agent: Agent, credentials: Credentials, views: Mapping[TypeURL, ResourceView], since_s: float) -> None:
-        self.agent = agent
-        self.credentials = credentials
-        self.since_s = since_s
-        self.stream = Stream(views)
-        self.outbox: deque[discovery.Response] = deque()
-        self.wake = asyncio.Event()
-        self._reason: UnauthenticatedError | ClosedError = ClosedError()
-        self._ended = asyncio.Event()
-
-    def end(self, why: UnauthenticatedError | ClosedError) -> None:
-        """Makes the stream close, whatever it is about."""
-        self._reason = why
-        self._ended.set()
-
-    async def until_ended(self) -> None:
-        """Raises why the stream must close, once it must."""
-        await self._ended.wait()
-        raise self._reason
-
-    def send(self, responses: list[discovery.Response]) -> None:
-        if responses:
-            self.outbox.extend(responses)
-            self.wake.set()
-
-    def status(self) -> AgentStatus:
-        return AgentStatus(self.agent.node, self.credentials.peer, self.stream.node.id[:200], self.since_s, self.stream.status())
 
 
 class Hub:
     """The streams. All calls come from the event loop's thread."""
 
-    def __init__(self, views: Mapping[TypeURL, ResourceView], metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, views: Mapping[TypeURL, ResourceView], metrics: Metrics, clock: Callable[[], float], proxies: Proxies | None = None
+    ) -> None:
+        """`views` are the agents'. Who runs an Envoy gets what `proxies` has for it, and of the agents' views the trust alone."""
         self._views = views
+        self._proxies = proxies
         self._metrics = metrics
         self._clock = clock
         self._connections: set[Connection] = set()
@@ -90,19 +52,25 @@ class Hub:
 
     @property
     def connected(self) -> int:
-        return len(self._connections)
+        """How many streams of agents are open."""
+        return sum(not isinstance(one.agent, ProxyRunner) for one in self._connections)
 
-    def open(self, agent: Agent, credentials: Credentials) -> Connection:
-        """Raises BusyError if the node has too many streams open."""
-        if self._per_node[agent.node] >= MAX_STREAMS_PER_NODE:
-            raise BusyError("streams", f"node {agent.node} has {MAX_STREAMS_PER_NODE} streams open")
-        connection = Connection(agent, credentials, self._views, self._clock())
+    def open(self, agent: Follower, credentials: Credentials) -> Connection:
+        """Raises BusyError if the node, or the Gateway, has too many streams open."""
+        most, views = MAX_STREAMS_PER_NODE, self._views
+        if isinstance(agent, ProxyRunner):
+            most, views = MAX_STREAMS_PER_GATEWAY, {one: view for one, view in self._views.items() if one == TRUST}
+        if self._per_node[agent.node] >= most:
+            raise BusyError("streams", f"{agent.node} has {most} streams open")
+        connection = Connection(agent, credentials, views, self._clock())
         self._connections.add(connection)
         self._per_node[agent.node] += 1
         return connection
 
     def leave(self, connection: Connection) -> None:
         self._connections.remove(connection)
+        if connection.proxy is not None and self._proxies is not None:
+            self._proxies.leave(connection.proxy, connection.changed)
         self._per_node[connection.agent.node] -= 1
         if not self._per_node[connection.agent.node]:
             del self._per_node[connection.agent.node]
@@ -110,10 +78,12 @@ class Hub:
     def receive(self, connection: Connection, request: discovery.Request) -> None:
         """Takes a request; raises RequestError if the stream must end."""
         nacks = connection.stream.nacks
+        if connection.proxy is None and request.type_url in SERVED:
+            self._attach(connection, request.node)
         connection.send(connection.stream.step(Received(request, self._clock())))
         if connection.stream.nacks > nacks:
             self._metrics.nacks.labels(request.type_url).inc()
-            log.warning("node %s refuses %s: %.1000r", connection.agent.node, request.type_url, request.error)
+            log.warning("%s refuses %s: %.1000r", connection.agent.node, request.type_url, request.error)
         self._report_unknown(connection.stream.unknown_types)
 
     @property
@@ -121,21 +91,42 @@ class Hub:
         return tuple(self._connections)
 
     def status(self) -> list[AgentStatus]:
-        return sorted((connection.status() for connection in self._connections), key=lambda one: (one.node, one.since_s))
+        """Of the agents."""
+        agents = (connection.status() for connection in self._connections if not isinstance(connection.agent, ProxyRunner))
+        return sorted(agents, key=lambda one: (one.node, one.since_s))
+
+    def proxy_status(self) -> list[ProxyStatus]:
+        """Of the Envoys."""
+        found = (connection.proxy_status() for connection in self._connections)
+        return sorted((one for one in found if one is not None), key=lambda one: (one.proxy, one.client, one.since_s))
+
+    def tick(self) -> None:
+        """Time has passed: to be called about once a second."""
+        for connection in self._connections:
+            connection.send(connection.stream.step(Ticked(self._clock())))
+
+    def _attach(self, connection: Connection, node: discovery.Node | None) -> None:
+        """Gives a stream what its Gateway's Envoys are served: the certificate decides which that is, the node at most where it listens."""
+        agent = connection.agent
+        if self._proxies is None or not isinstance(agent, ProxyRunner):
+            return
+        listen = listening(node) if node is not None else ()
+        connection.proxy = self._proxies.join(ProxyKey(agent.namespace, agent.gateway), listen, connection.changed)
+        connection.stream.add_views(dict.fromkeys(SERVED, connection.proxy))
 
     def _changed(self, changes: Changes) -> None:
-        for type_url, names in changes.items():
-            view = self._views.get(type_url)
-            if view is None:
-                continue
-            touched: dict[str, tuple[str, ...]] = {}
-            for name in names:
-                resource = view.get(type_url, name)
-                keys = keys_of(type_url, resource) if resource else NO_KEYS
-                touched[name] = (*keys.aliases, *keys.serves)
-            event = Changed(type_url, touched)
-            for connection in self._connections:
+        event = Changed({type_url: self._touched(type_url, names) for type_url, names in changes.items() if type_url in self._views})
+        for connection in self._connections:
+            if TRUST in changes or not isinstance(connection.agent, ProxyRunner):
                 connection.send(connection.stream.step(event))
+
+    def _touched(self, type_url: TypeURL, names: Collection[str]) -> Touched:
+        touched: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            resource = self._views[type_url].get(type_url, name)
+            keys = keys_of(type_url, resource) if resource else NO_KEYS
+            touched[name] = (*keys.aliases, *keys.serves)
+        return touched
 
     def _report_unknown(self, types: set[str]) -> None:
         for type_url in types - self._reported_types:

@@ -5,12 +5,13 @@ import logging
 from dataclasses import dataclass
 
 from control.ca.audit import AuditLog, AuditRecord
-from control.ca.callers import Authenticator, JoiningNode
+from control.ca.callers import Authenticator, JoiningNode, JoiningProxy
 from control.ca.limits import CallerLimits, Limits
 from control.ca.refusal import ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 from control.metrics import Metrics
 from control.rpc import END_OF_STREAM, RPCHandler, aio, credentials_of, grpc, status_of
-from control.xds.hub import ClosedError, Connection, Hub
+from control.xds.connection import ClosedError, Connection
+from control.xds.hub import Hub
 from control.xds.pace import Pace
 from control.xds.subscription import RequestError
 from meshapi import discovery
@@ -68,8 +69,8 @@ class DiscoveryService:
         caller = await self._access.authenticator.authenticate(credentials)
         if credentials.cluster not in {None, self._access.cluster}:
             raise UnauthenticatedError("cluster", f"node {caller.node} claims cluster {credentials.cluster!r}")
-        if isinstance(caller, JoiningNode):
-            raise ForbiddenError("token-scope", f"node {caller.node} has no agent certificate yet")
+        if isinstance(caller, JoiningNode | JoiningProxy):
+            raise ForbiddenError("token-scope", f"{caller.node} has no certificate yet")
         async with self._access.openings.admitted(caller.node):
             return self._hub.open(caller, credentials)
 

@@ -1,6 +1,6 @@
 """One discovery stream as a state machine without I/O: `step` takes what happened and returns what to send."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -24,13 +24,19 @@ class Received:
 
 @dataclass(frozen=True)
 class Changed:
-    """The model changed."""
+    """The model changed: by type, in the order in which it is to be told."""
 
-    type_url: TypeURL
-    touched: Touched
+    touched: Mapping[TypeURL, Touched]
 
 
-Event = Received | Changed
+@dataclass(frozen=True)
+class Ticked:
+    """Time has passed."""
+
+    now_s: float
+
+
+Event = Received | Changed | Ticked
 
 
 class Nack(Struct, frozen=True):
@@ -65,7 +71,7 @@ class Stream:
     """The state of one stream."""
 
     def __init__(self, views: Mapping[TypeURL, ResourceView]) -> None:
-        self._views = views
+        self._views = dict(views)
         self._subscriptions: dict[TypeURL, Subscription] = {}
         self._progress: dict[TypeURL, _Progress] = {}
         self._responses = 0
@@ -77,21 +83,41 @@ class Stream:
     def step(self, event: Event) -> list[discovery.Response]:
         """Returns what to send, at most one response per type; raises RequestError if the stream must end."""
         match event:
-            case Changed(type_url, touched):
-                subscription = self._subscriptions.get(type_url)
-                if subscription is None:
-                    return []
-                subscription.touch(touched)
+            case Changed(touched):
+                types = [type_url for type_url in touched if type_url in self._subscriptions]
+                for type_url in types:
+                    self._subscriptions[type_url].touch(touched[type_url])
+                return self._answers(types)
             case Received(request, now_s):
                 type_url = TypeURL(request.type_url)
-                subscription = self._receive(type_url, request, now_s)
-                if subscription is None:
+                if self._receive(type_url, request, now_s) is None:
                     return []
-        response = subscription.next_response(f"{self._responses + 1}")
+            case Ticked(now_s):
+                return self._ticked(now_s)
+        return self._answers([type_url])
+
+    def _answers(self, types: Collection[TypeURL]) -> list[discovery.Response]:
+        """What to send after something happened to some types."""
+        return [response for type_url in types for response in self._next(type_url, self._subscriptions[type_url])]
+
+    def _ticked(self, now_s: float) -> list[discovery.Response]:  # noqa: ARG002 -- for streams that wait for something
+        return []
+
+    def _next(self, type_url: TypeURL, subscription: Subscription, *, removals: bool = True) -> list[discovery.Response]:
+        """At most one response of a type."""
+        response = subscription.next_response(f"{self._responses + 1}", removals=removals)
         if response is None:
             return []
         self._responses += 1
+        self._under_way(type_url, response)
         return [response]
+
+    def _under_way(self, type_url: TypeURL, response: discovery.Response) -> None:
+        """A response is about to be sent."""
+
+    def add_views(self, views: Mapping[TypeURL, ResourceView]) -> None:
+        """From now on these types are served, too."""
+        self._views.update(views)
 
     @property
     def nacks(self) -> int:
@@ -115,6 +141,7 @@ class Stream:
             return subscription
         if subscription.acknowledged(request.nonce):
             self._note_answer(self._progress[type_url], request, now_s)
+            self._answered(type_url, request, now_s)
         subscription.request(request)
         return subscription
 
@@ -122,6 +149,9 @@ class Stream:
         self.unknown_types.add(type_url[:MAX_TEXT])
         if len(self.unknown_types) > MAX_UNKNOWN_TYPES:
             raise RequestError("asks for too many types that do not exist")
+
+    def _answered(self, type_url: TypeURL, request: discovery.Request, now_s: float) -> None:
+        """The client has acknowledged or refused the response under way."""
 
     @staticmethod
     def _note_answer(progress: _Progress, request: discovery.Request, now_s: float) -> None:

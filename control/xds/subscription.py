@@ -46,6 +46,8 @@ class Subscription:
         self._told_absent: set[str] = set()
         self._dirty_keys: dict[str, None] = {}
         self._dirty_names: dict[str, None] = {}
+        self._alone: set[str] = set()
+        """Names that are sent in a response of their own, since one of them was refused and it is not known which."""
         self._answered = False
         self._outstanding = ""
         self._start(first)
@@ -67,6 +69,31 @@ class Subscription:
     def pending(self) -> bool:
         """Whether the client may be behind the model."""
         return bool(self._outstanding or self._dirty_keys or self._dirty_names)
+
+    @property
+    def news(self) -> bool:
+        """Whether something is to be sent that the client does not have; what it has and should not is no news."""
+        return bool(self._dirty_keys) or any(self._wanted(name) is not None for name in self._dirty_names)
+
+    @property
+    def waits_for_answer(self) -> bool:
+        return bool(self._outstanding)
+
+    def holds(self, name: str) -> bool:
+        """Whether the client was sent a resource, in whatever version."""
+        return name in self._held
+
+    def send_again(self, names: Collection[str]) -> None:
+        """The client needs these anew, whatever it was sent; those that it did not ask for are left out."""
+        for name in names:
+            if name in self._held:
+                self._held[name] = UNKNOWN_VERSION
+                self._dirty_names[name] = None
+
+    def send_alone(self, names: Collection[str]) -> None:
+        """Sends these again, each in a response of its own."""
+        self._alone |= set(names) & self._held.keys()
+        self.send_again(names)
 
     def request(self, request: discovery.Request) -> None:
         """Takes a request after the first: subscriptions, and whether it answers the response under way."""
@@ -97,12 +124,15 @@ class Subscription:
                 for other in self._keys_of.get(key, ()):
                     self._dirty_keys[other] = None
 
-    def next_response(self, nonce: str) -> discovery.Response | None:
-        """What to send now; None while a response is under way or nothing differs. The first request is always answered."""
+    def next_response(self, nonce: str, *, removals: bool = True) -> discovery.Response | None:
+        """What to send now; None while a response is under way or nothing differs. The first request is always answered.
+
+        Without `removals` the client keeps for now what it should not have.
+        """
         if self._outstanding:
             return None
         removed = self._look_at_keys()
-        resources = self._look_at_names(removed)
+        resources = self._look_at_names(removed, removals=removals)
         if not resources and not removed and self._answered:
             return None
         self._answered = True
@@ -195,24 +225,37 @@ class Subscription:
         direct = self._view.resolve(self._type_url, key)
         return frozenset(direct).union(*(self._view.members(self._type_url, name) for name in direct))
 
-    def _look_at_names(self, removed: dict[str, None]) -> list[discovery.Resource]:
+    def _wanted(self, name: str) -> Resource | None:
+        """The resource that is to be sent under a name, if it is asked for and the client does not have it."""
+        resource = self._view.get(self._type_url, name) if self._wildcard or name in self._keys_of else None
+        return resource if resource is not None and self._held.get(name) != resource.version else None
+
+    def _look_at_names(self, removed: dict[str, None], *, removals: bool) -> list[discovery.Resource]:
         """Compares the dirty names with what the client has; adds to `removed` and returns what to send, up to the bounds."""
         resources: list[discovery.Resource] = []
         size_bytes = 0
         whole = self._wildcard and not self._answered
-        while self._dirty_names and (whole or len(resources) + len(removed) < MAX_RESPONSE_RESOURCES):
-            name = next(iter(self._dirty_names))
+        for name in tuple(self._dirty_names):
+            if not whole and len(resources) + len(removed) >= MAX_RESPONSE_RESOURCES:
+                break
             wanted = self._wildcard or name in self._keys_of
             resource = self._view.get(self._type_url, name) if wanted else None
+            if resource is None and name in self._held and not removals:
+                continue
             if resource is None:
                 self._vouched.discard(name)
                 if self._held.pop(name, None) is not None:
                     removed[name] = None
             elif self._held.get(name) != resource.version:
-                if not whole and resources and size_bytes + len(resource.body) > MAX_RESPONSE_BYTES:
+                alone = name in self._alone
+                if resources and (alone or (not whole and size_bytes + len(resource.body) > MAX_RESPONSE_BYTES)):
                     break
                 size_bytes += len(resource.body)
                 resources.append(self._sent(resource))
+                if alone:
+                    self._alone.discard(name)
+                    del self._dirty_names[name]
+                    break
             del self._dirty_names[name]
         return resources
 

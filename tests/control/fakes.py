@@ -36,6 +36,7 @@ class FakeModel:
     """ResourceView and Placement by brute force: look-ups scan everything, so they can't be stale."""
 
     nodes: set[str] = field(default_factory=lambda: {"n1", "n2"})
+    gateways: set[tuple[str, str]] = field(default_factory=set)
     running: set[tuple[WorkloadIdentity, str]] = field(default_factory=set)
     pods: dict[tuple[str, str], PlacedPod] = field(default_factory=dict)
     workloads: dict[str, Workload] = field(default_factory=dict)
@@ -51,6 +52,9 @@ class FakeModel:
 
     def pod(self, namespace: str, name: str) -> PlacedPod | None:
         return self.pods.get((namespace, name))
+
+    def has_gateway(self, namespace: str, name: str) -> bool:
+        return (namespace, name) in self.gateways
 
     def node(self, name: str) -> PlacedNode | None:
         return PlacedNode("", ("127.0.0.1",)) if name in self.nodes else None

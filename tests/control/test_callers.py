@@ -89,7 +89,7 @@ async def test_a_workloads_certificate_is_not_an_agents(world: World) -> None:
         chain = await create(channel, csr_pem(str(CART), key), impersonated=str(CART))
     agent.key, agent.chain_pem = key, "".join(chain[:-1]).encode()
     assert await refused(agent.certificate(str(CART))) == grpc.StatusCode.UNAUTHENTICATED
-    assert world.audit()[-1]["check"] == "not-an-agent"
+    assert world.audit()[-1]["check"] == "gateway-unknown"
 
 
 async def test_a_certificate_of_another_authority_fails_in_the_handshake(world: World, tmp_path: Path) -> None:

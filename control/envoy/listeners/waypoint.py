@@ -31,8 +31,8 @@ class Chain(Struct, frozen=True):
     sources: tuple[ObjectKey, ...] = ()
 
 
-def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey, ...]) -> Built:
-    """The chains of all services of the waypoint. What is none of them has no chain, and is closed."""
+def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey, ...]) -> Built | None:
+    """The chains of all services of the waypoint; None without any. What is none of them has no chain, and is closed."""
     chains: list[Chain] = []
     by_address: dict[str, Message] = {}
     sniffed: set[int] = set()
@@ -44,6 +44,9 @@ def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey,
         by_port = _map("DestinationPortInput", {str(port.number): _port_match(service, port) for port in service.ports})
         sniffed |= {port.number for port in service.ports if port.sniffed}
         by_address |= {str(address): _then(by_port) for address in service.addresses}
+    if not chains:
+        # Envoy refuses a listener with nothing in it.
+        return None
     message = new(
         LISTENER_MESSAGE,
         name=INTERNAL,
@@ -55,8 +58,7 @@ def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey,
         continue_on_listener_filters_timeout=True,
         filter_chains=[chain.message for chain in chains],
     )
-    if by_address:
-        message.filter_chain_matcher.CopyFrom(_map("DestinationIPInput", by_address))
+    message.filter_chain_matcher.CopyFrom(_map("DestinationIPInput", by_address))
     return built(INTERNAL, message, tuple(source for chain in chains for source in chain.sources))
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from control.ca.audit import AuditLog
 from control.ca.authority import Authority
-from control.ca.callers import CertificateAuthenticator, Credentials, TokenAuthenticator, verify_agent
+from control.ca.callers import CertificateAuthenticator, Credentials, TokenAuthenticator, verify_chain
 from control.ca.issuance import Issuance, IssuanceParts
 from control.ca.issuer import Issuer
 from control.ca.join_tokens import JoinTokens
@@ -211,7 +211,7 @@ async def test_certificates_that_prove_nothing(world: World, tmp_path: Path) -> 
     when = Validity(int(NOW_S) - 60, int(NOW_S) + 60)
     cases = [
         (Credentials(peer=PEER), "no-credentials"),
-        (world.agent(CART), "not-an-agent"),
+        (world.agent(CART), "gateway-unknown"),
         (world.agent("spiffe://b/nodemesh/node/n1"), "trust-domain"),
         (world.agent(AgentIdentity(TD, "never")), "node-unknown"),
         (world.agent(issuer=other), "certificate-chain"),
@@ -237,7 +237,7 @@ def test_a_certificate_changed_at_random_is_refused_or_the_same(world: World, ed
         body[position % len(body)] = value
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(body)) + b"-----END CERTIFICATE-----\n"
     try:
-        identity, _ = verify_agent((pem, *above), world.authority.issuer, world.clock())
+        identity, _ = verify_chain((pem, *above), world.authority.issuer, world.clock())
     except UnauthenticatedError:
         return
     assert identity == N1

@@ -17,7 +17,10 @@ GATEWAY = """
     kind: Gateway
     apiVersion: gateway.networking.k8s.io/v1
     metadata: {name: waypoint, namespace: shop}
-    spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+    spec:
+      gatewayClassName: istio-waypoint
+      addresses: [{value: 192.0.2.9}]
+      listeners: [{name: mesh, port: 15008, protocol: HBONE}]
 """
 NODE = """
     kind: Node

@@ -56,7 +56,7 @@ class Conversation(RuleBasedStateMachine):
     def changed(self, changes: Changes) -> None:
         if self.open:
             for type_url, names in changes.items():
-                self.unread += self.stream.step(Changed(type_url, touched(self.model, type_url, names)))
+                self.unread += self.stream.step(Changed({type_url: touched(self.model, type_url, names)}))
 
     @rule(
         pod=st.sampled_from(PODS), ips=st.sets(st.sampled_from(IPS)), serves=st.sets(st.sampled_from(SERVICES)), revision=st.integers(0, 2)

@@ -45,7 +45,7 @@ class Client:
 
     def changed(self, changes: Changes) -> None:
         for type_url, names in changes.items():
-            self.take(self.stream.step(Changed(type_url, touched(self.model, type_url, names))))
+            self.take(self.stream.step(Changed({type_url: touched(self.model, type_url, names)})))
 
     def ask(self, *subscribe: str, un: tuple[str, ...] = (), had: dict[str, str] | None = None, type_url: str = ADDRESS) -> None:
         request = Request(type_url, subscribe, un, initial_versions=had or {})

@@ -1,0 +1,91 @@
+"""What the connected Envoys are served: one view for all that are the same, kept up with the mesh."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+from control.envoy.proxies import ProxyKey, find_proxy
+from control.envoy.view import ProxyView
+from control.envoy.world import World
+from control.model.mesh import Batch, Mesh
+from control.resources import Changes
+from meshapi import discovery
+
+MAX_ADDRESSES = 8
+Watcher = Callable[[Changes], None]
+log = logging.getLogger(__name__)
+
+
+class Proxies:
+    """The views. Nothing is translated before the first Envoy asks."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._world: World | None = None
+        self._views: dict[tuple[ProxyKey, tuple[str, ...]], _Shared] = {}
+        mesh.watch_batches(self._follow)
+
+    @property
+    def world(self) -> World:
+        if self._world is None:
+            self._world = World(self._mesh)
+        return self._world
+
+    def join(self, key: ProxyKey, listen: tuple[str, ...], watcher: Watcher) -> ProxyView:
+        """The view of a proxy that listens at these addresses; `watcher` is told of changes until `leave`."""
+        shared = self._views.get((key, listen))
+        if shared is None:
+            shared = self._views[(key, listen)] = _Shared(ProxyView(self.world, key, listen))
+        shared.watchers[watcher] = shared.view.watch(watcher)
+        return shared.view
+
+    def leave(self, view: ProxyView, watcher: Watcher) -> None:
+        """Undoes `join`."""
+        name = (view.key, view.listen)
+        shared = self._views[name]
+        shared.watchers.pop(watcher)()
+        if not shared.watchers:
+            del self._views[name]
+            view.close()
+
+    def exists(self, key: ProxyKey) -> bool:
+        """Whether there is such a proxy."""
+        return self.world.ask(find_proxy, key) is not None
+
+    @contextmanager
+    def served(self, key: ProxyKey) -> Iterator[ProxyView]:
+        """What a proxy is served, or would be if one were connected; for the operator."""
+        connected = next((shared.view for (one, _), shared in self._views.items() if one == key), None)
+        if connected is not None:
+            yield connected
+            return
+        view = ProxyView(self.world, key)
+        try:
+            yield view
+        finally:
+            view.close()
+
+    def _follow(self, batch: Batch) -> None:
+        if self._world is None:
+            return
+        self._world.apply(batch)
+        for shared in tuple(self._views.values()):
+            shared.view.refresh()
+
+
+class _Shared:
+    def __init__(self, view: ProxyView) -> None:
+        self.view = view
+        self.watchers: dict[Watcher, Callable[[], None]] = {}
+
+
+def listening(node: discovery.Node) -> tuple[str, ...]:
+    """The addresses that an Envoy says it has; what is none is left out. They decide where it listens itself, and nothing else."""
+    found: list[str] = []
+    for text in node.metadata.get("INSTANCE_IPS", "").split(",")[:MAX_ADDRESSES]:
+        try:
+            found.append(str(ip_address(text.strip())))
+        except ValueError:
+            continue
+    return tuple(dict.fromkeys(found))
