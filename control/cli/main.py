@@ -7,12 +7,14 @@ from control.cli.analyze import analyze
 from control.cli.convert import convert
 from control.cli.get import get
 from control.cli.install import check, install, uninstall, version
+from control.cli.proxies import proxy_config, proxy_status
 from control.cli.revoke import revoke
 from control.cli.root import root
 from control.cli.serve import serve
 from control.cli.token import token
 from control.cli.validate import validate
 from control.cli.vm import vm
+from control.cli.waypoint import waypoint
 from meshapi import old_python
 
 
@@ -22,5 +24,26 @@ def main() -> None:
     old_python.mend()
 
 
-for command in (serve, token, vm, revoke, agents, status, root, get, validate, analyze, convert, install, uninstall, check, version):
+COMMANDS = (
+    serve,
+    token,
+    vm,
+    revoke,
+    agents,
+    status,
+    root,
+    get,
+    validate,
+    analyze,
+    convert,
+    install,
+    uninstall,
+    check,
+    version,
+    waypoint,
+    proxy_status,
+    proxy_config,
+)
+
+for command in COMMANDS:
     main.add_command(command)

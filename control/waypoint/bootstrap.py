@@ -1,0 +1,58 @@
+"""What Envoy starts with: who it is, and the socket beside it from which all else comes."""
+
+from typing import Any
+
+from control.envoy.messages import Message, new
+from control.envoy.parts import SDS_CLUSTER, extension, http_options
+from control.waypoint.settings import Settings
+
+ADS_CLUSTER = "xds-grpc"
+
+
+def bootstrap(settings: Settings) -> Message:
+    """An envoy.config.bootstrap.v3.Bootstrap."""
+    socket = str(settings.socket)
+    ads = {
+        "api_type": "DELTA_GRPC",
+        "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": ADS_CLUSTER}}],
+        "set_node_on_first_message_only": True,
+    }
+    from_ads = {"ads": {}, "resource_api_version": "V3"}
+    return new(
+        "envoy.config.bootstrap.v3.Bootstrap",
+        node=_node(settings),
+        admin={"address": {"pipe": {"path": str(settings.admin), "mode": 0o600}}},
+        bootstrap_extensions=[extension("internal_listener", "bootstrap.internal_listener.v3.InternalListener")],
+        dynamic_resources={"ads_config": ads, "lds_config": from_ads, "cds_config": from_ads},
+        static_resources={"clusters": [_local(ADS_CLUSTER, socket), _local(SDS_CLUSTER, socket)]},
+        stats_flush_interval={"seconds": 5},
+    )
+
+
+def _node(settings: Settings) -> dict[str, Any]:
+    address = str(settings.addresses[0]) if settings.addresses else "0.0.0.0"
+    metadata = {
+        "INSTANCE_IPS": ",".join(str(one) for one in settings.addresses),
+        "NAME": settings.instance or settings.gateway,
+        "NAMESPACE": settings.namespace,
+        "SERVICE_ACCOUNT": settings.gateway,
+    }
+    fields = {key: {"string_value": value} for key, value in metadata.items()}
+    name = f"{settings.instance or settings.gateway}.{settings.namespace}"
+    return {
+        "id": f"waypoint~{address}~{name}~{settings.namespace}.svc.{settings.domain}",
+        "cluster": f"{settings.gateway}.{settings.namespace}",
+        "metadata": new("google.protobuf.Struct", fields=fields),
+    }
+
+
+def _local(name: str, socket: str) -> dict[str, Any]:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": socket}}}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": {"seconds": 2},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "typed_extension_protocol_options": http_options(explicit_http_config={"http2_protocol_options": {}}),
+    }

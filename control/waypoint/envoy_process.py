@@ -1,0 +1,79 @@
+"""Starts Envoy, waits for it, and ends it in order: first nothing new, then what is open may end, then Envoy."""
+
+import asyncio
+import http.client
+import logging
+import socket
+from pathlib import Path
+
+from control.waypoint.bootstrap import bootstrap
+from control.waypoint.settings import Settings
+
+KILL_S = 5.0
+ADMIN_S = 5.0
+log = logging.getLogger(__name__)
+
+
+class EnvoyEndedError(Exception):
+    """Envoy ended by itself; the process beside it has nothing to do any more, and whoever supervises it starts both anew."""
+
+
+class EnvoyProcess:
+    """One Envoy, in this process's group: what ends the one by force ends the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def run(self) -> None:
+        """Until Envoy ends, which raises EnvoyEndedError, or the caller is cancelled, which drains it."""
+        settings = self._settings
+        file = settings.run_dir / "bootstrap.pb"
+        file.write_bytes(bootstrap(settings).SerializeToString())
+        settings.admin.unlink(missing_ok=True)
+        command = [str(settings.envoy), "-c", str(file), "--log-level", settings.log_level, "--disable-hot-restart"]
+        command += ["--drain-time-s", str(settings.drain_s)]
+        if settings.concurrency is not None:
+            command += ["--concurrency", str(settings.concurrency)]
+        process = self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+        log.info("envoy runs as process %d: %s", process.pid, " ".join(command))
+        try:
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                await asyncio.shield(self._end(process))
+        raise EnvoyEndedError(f"envoy ended with {code}")
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            await asyncio.to_thread(_ask, self._settings.admin, "/drain_listeners?graceful")
+            log.info("envoy drains for %d s", self._settings.drain_s)
+            async with asyncio.timeout(self._settings.drain_s):
+                await process.wait()
+        except TimeoutError:
+            pass
+        except OSError as error:
+            log.warning("envoy could not be told to drain: %s", error)
+        if process.returncode is None:
+            process.terminate()
+        try:
+            async with asyncio.timeout(KILL_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _ask(admin: Path, path: str) -> None:
+    """A POST to Envoy's admin interface; raises OSError."""
+    connection = http.client.HTTPConnection("envoy", timeout=ADMIN_S)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(ADMIN_S)
+    try:
+        connection.sock.connect(str(admin))
+        connection.request("POST", path)
+        connection.getresponse().read()
+    except http.client.HTTPException as error:
+        raise OSError(f"{path}: {error}") from error
+    finally:
+        connection.close()

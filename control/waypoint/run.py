@@ -1,0 +1,45 @@
+"""`meshctl waypoint run`: identity, socket and Envoy together, until a signal ends them in order."""
+
+import asyncio
+import logging
+import resource
+import signal
+
+from control.ca.private_files import make_private_directory
+from control.waypoint.envoy_process import EnvoyProcess
+from control.waypoint.identity import Identity
+from control.waypoint.local import serving
+from control.waypoint.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs until `stop` is set; raises NoProofError, EnvoyEndedError, or OSError for directories that can't be used."""
+    make_private_directory(settings.state_dir)
+    make_private_directory(settings.run_dir)
+    identity = Identity(settings)
+    async with serving(identity, settings.socket), asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(identity.run(), name="identity")
+        envoy = tasks.create_task(_envoy(settings, identity), name="envoy")
+        await stop.wait()
+        log.info("stopping")
+        # First Envoy: what it still carries may need its configuration.
+        envoy.cancel()
+        await asyncio.wait([envoy])
+        keeping.cancel()
+
+
+async def _envoy(settings: Settings, identity: Identity) -> None:
+    await identity.ready.wait()
+    await EnvoyProcess(settings).run()
+
+
+async def run_until_signal(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT."""
+    # Keys are in memory, and must not get into a core. One byte, since the kernel pipes a core to a collector in spite of a limit of 0.
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(settings, stop)
