@@ -9,6 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from control.install.manifests import NAMESPACE, Document, path_of, words
+from control.source.kubernetes.definitions import served_versions
+from control.source.kubernetes.resources import CUSTOM, DEFINITIONS_PATH, VERSIONS, custom_type
 from kubeapi.client import APIError, KubeClient
 from meshapi.wire import ANNOTATION_REDIRECTION
 
@@ -92,9 +94,29 @@ async def check(client: KubeClient) -> AsyncIterator[Finding]:
     yield Finding("rights", not mine, f"missing: {', '.join(mine)}" if mine else "enough to install")
     others = [name async for name in _other_meshes(client)]
     yield Finding("other meshes", not others, f"{', '.join(others)}: would capture the same pods" if others else "none captures pods here")
+    strange = [text async for text in _unreadable_kinds(client)]
+    yield Finding(
+        "kinds",
+        not strange,
+        f"{'; '.join(strange)}: a controller that starts waits for a version that it understands"
+        if strange
+        else "all can be read that are there",
+    )
     nodes = msgspec.json.decode(await client.request("GET", "/api/v1/nodes", {"limit": _PAGE}))["items"]
     kernels = sorted({node["status"]["nodeInfo"]["kernelVersion"] for node in nodes if "nodeInfo" in node.get("status", {})})
     yield Finding("nodes", bool(nodes), f"{len(nodes)}, kernels: {', '.join(kernels) or 'not told'}")
+
+
+async def _unreadable_kinds(client: KubeClient) -> AsyncIterator[str]:
+    for name in CUSTOM:
+        try:
+            versions = served_versions(await client.request("GET", f"{DEFINITIONS_PATH}/{name}"))
+        except APIError as error:
+            if error.status == 404:
+                continue
+            raise
+        if custom_type(name, versions) is None:
+            yield f"{name} is served in {', '.join(versions) or 'no version'}, not in {' or '.join(VERSIONS[name.partition('.')[2]])}"
 
 
 async def _until_rolled_out(client: KubeClient, item: Document, say: Say, deadline_s: float) -> None:

@@ -56,16 +56,18 @@ class Definitions:
         for item in delivery.present:
             if item.name not in CUSTOM:
                 continue
-            found = custom_type(item.name, _served(item.raw))
+            found = custom_type(item.name, served_versions(item.raw))
             if found is None:
                 self.unreadable.add(item.name)
-                log.warning("%s is served in no version that is understood: what was read of it stays in use", item.name)
+                log.warning(
+                    "%s is served in no version that is understood: what was read of it stays in use, and who starts waits", item.name
+                )
             else:
                 self.unreadable.discard(item.name)
                 self.served[item.name] = found
 
 
-def _served(raw: bytes) -> tuple[str, ...]:
+def served_versions(raw: bytes) -> tuple[str, ...]:
     """The versions of a definition that is established."""
     try:
         definition = _decoder.decode(raw)
