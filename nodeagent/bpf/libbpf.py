@@ -7,14 +7,14 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, Self
 
 from nodeagent.bpf.info import Info, LinkInfo, MapInfo, ProgramInfo, RunOptions
-from nodeagent.bpf.library import check, library, quick_take
+from nodeagent.bpf.library import check, library
 from nodeagent.bpf.messages import Messages
 from nodeagent.linux.errors import KernelError
 
@@ -228,29 +228,24 @@ def _batches(fetch: Callable[..., int], table: Descriptor, size_bytes: int) -> I
             continue
         if result != -errno.ENOENT:
             check(result, "eBPF map")
-        for index in range(found.value):
-            yield keys.raw[index * key_bytes :][:key_bytes], values.raw[index * size_bytes :][:size_bytes]
+        whole = (struct.iter_unpack(f"{size}s", of.raw[: found.value * size]) for of, size in ((keys, key_bytes), (values, size_bytes)))
+        yield from ((key, value) for (key,), (value,) in zip(*whole, strict=True))
         if result < 0:
             return
         position = after
 
 
-class Taking:
-    """Takes entries out of a table whose values are of one size, into the same memory over and over: for thousands a second. One thread."""
-
-    def __init__(self, table: Descriptor, size_bytes: int) -> None:
-        self._table = table
-        self._value = ctypes.create_string_buffer(size_bytes)
-        self._take = quick_take()
-
-    def take(self, key: bytes) -> bytes | None:
-        """Reads an entry and takes it out, in one step; None if there is none."""
-        result = self._take(self._table.fileno(), key, self._value)
-        if result < 0:
-            if ctypes.get_errno() == errno.ENOENT:
-                return None
+def delete_all(table: Descriptor, keys: Sequence[bytes]) -> None:
+    """Takes entries out of a hash table, many in one call; fine if some are not there."""
+    rest = keys
+    while rest:
+        count = ctypes.c_uint32(len(rest))
+        result = library().bpf_map_delete_batch(table.fileno(), b"".join(rest), ctypes.byref(count), None)
+        if result != -errno.ENOENT:
             check(result, "eBPF map")
-        return self._value.raw
+            return
+        # It stops at the first that is not there.
+        rest = rest[count.value + 1 :]
 
 
 def possible_cpus() -> int:

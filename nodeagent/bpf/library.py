@@ -2,9 +2,8 @@
 
 import ctypes
 import errno
-from collections.abc import Callable
 from functools import cache
-from typing import Final, cast
+from typing import Final
 
 from nodeagent.linux.errors import KernelError
 
@@ -21,7 +20,7 @@ def check(result: int, subject: str, detail: str = "") -> int:
 @cache
 def library() -> ctypes.CDLL:
     """Raises KernelError where it is not installed."""
-    loaded = _loaded(ctypes.CDLL)
+    loaded = _loaded()
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
     for name, result, arguments in (
         ("bpf_object__open_file", pointer, (text, pointer)),
@@ -54,6 +53,7 @@ def library() -> ctypes.CDLL:
         ("bpf_map_delete_elem", number, (number, text)),
         ("bpf_map_lookup_batch", number, (number, pointer, pointer, pointer, pointer, pointer, pointer)),
         ("bpf_map_lookup_and_delete_batch", number, (number, pointer, pointer, pointer, pointer, pointer, pointer)),
+        ("bpf_map_delete_batch", number, (number, text, pointer, pointer)),
         ("bpf_prog_test_run_opts", number, (number, pointer)),
         ("libbpf_num_possible_cpus", number, ()),
     ):  # fmt: skip
@@ -62,19 +62,8 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-@cache
-def quick_take() -> Callable[[int, bytes, ctypes.Array[ctypes.c_char]], int]:
-    """`bpf_map_lookup_and_delete_elem`, for thousands of calls a second: it takes a microsecond, and lets no other thread run meanwhile.
-
-    To let one would take more time than the call.
-    """
-    function = _loaded(ctypes.PyDLL).bpf_map_lookup_and_delete_elem
-    function.restype, function.argtypes = ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-    return cast("Callable[[int, bytes, ctypes.Array[ctypes.c_char]], int]", function)
-
-
-def _loaded(kind: type[ctypes.CDLL]) -> ctypes.CDLL:
+def _loaded() -> ctypes.CDLL:
     try:
-        return kind("libbpf.so.1", use_errno=True)
+        return ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise KernelError(errno.ENOENT, "libbpf.so.1", "install the package libbpf1") from error

@@ -14,18 +14,18 @@ from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 from meshapi.workload import IPAddress, Workload, WorkloadUID
 from nodeagent.bpf import bpffs
-from nodeagent.bpf.mesh_sockets import Flow, FlowKey, Role
+from nodeagent.bpf.mesh_sockets import Figures, Flow, FlowKey, Role
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.linux.sockets import netns_cookie
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.snapshot.store import SnapshotStore
 from nodeagent.telemetry.kernel import tcp_metrics
 from nodeagent.telemetry.kernel.diallers import Diallers, Place
-from nodeagent.telemetry.kernel.sighting import NOTHING, Sighting
+from nodeagent.telemetry.kernel.sighting import NOTHING, Process, Sighting
 from nodeagent.telemetry.kernel.tcp_metrics import STRANGER, Named, TCPMetrics
 from nodeagent.telemetry.kernel.tunnels import Tunnels
 from nodeagent.telemetry.labels import Reporter
-from nodeagent.ztunnel.protocol import ConnectionEntry, Direction
+from nodeagent.ztunnel.protocol import ConnectionEntry
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -100,26 +100,31 @@ class KernelTelemetry:
 
     def sightings(self, entries: Sequence[ConnectionEntry], *, ended: bool) -> list[Sighting]:
         """What the kernel knows of connections; of those that have ended it can be told once."""
-        began_s = time.time() - time.monotonic()
-        tunnels: dict[int | None, Sighting] = {None: NOTHING}  # many connections, few tunnels
-        outbound, find = Direction.OUTBOUND, self._diallers.find
+        known: dict[int | None, Figures | None] = {None: None}  # many connections, few tunnels
         found: list[Sighting] = []
-        for entry in entries:
-            sighting = NOTHING
-            try:
-                if (cookie := entry.socket) not in tunnels:
-                    tunnels[cookie] = self._tunnel(cookie)
-                sighting = tunnels[cookie]
-                if entry.direction is outbound and (process := find(entry, began_s, ended=ended)):
-                    sighting = Sighting(process, sighting.figures)
-            except (OSError, ValueError) as error:
-                log.debug("connection %d: %s", entry.id, error)
-            found.append(sighting)
+        last, carrier = NOTHING, None
+        for entry, process in zip(entries, self._processes(entries, ended=ended), strict=True):
+            cookie = entry.socket
+            if process is not last.process or cookie != carrier:
+                if cookie not in known:
+                    known[cookie] = self._figures(cookie)
+                last, carrier = Sighting(process, known[cookie]), cookie
+            found.append(last)
         return found
 
-    def _tunnel(self, cookie: int | None) -> Sighting:
-        figures = self._tunnels.figures(cookie) if cookie is not None else None
-        return Sighting(figures=figures) if figures else NOTHING
+    def _processes(self, entries: Sequence[ConnectionEntry], *, ended: bool) -> list[Process | None]:
+        try:
+            return self._diallers.find(entries, time.time() - time.monotonic(), ended=ended)
+        except OSError as error:
+            log.debug("processes are not known: %s", error)
+            return [None] * len(entries)
+
+    def _figures(self, cookie: int | None) -> Figures | None:
+        try:
+            return self._tunnels.figures(cookie) if cookie is not None else None
+        except OSError as error:
+            log.debug("socket %d: %s", cookie, error)
+            return None
 
     # ---- looking
 

@@ -74,7 +74,7 @@ def connection(network: Pair, family: int, source_port: int) -> bytes:
 
 
 def found_in(records: Dialled, connection: bytes) -> Dialler | None:
-    record = records.find(connection)
+    [record] = records.find([connection])
     return None if record is None else unpack(split(record)[1])
 
 
@@ -85,7 +85,7 @@ def test_the_process_is_known_though_it_is_gone(
     before_ns, before_boot_ns = time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     with listening(network):
         pid, port = dial(place[0], network, address, family=family)
-    record = records.find(connection(network, V4 if "." in address else V6, port))
+    [record] = records.find([connection(network, V4 if "." in address else V6, port)])
     assert record is not None
     at_ns, who = split(record)
     found = unpack(who)
@@ -133,16 +133,17 @@ def test_one_thread_of_many_stands_for_its_process(records: Dialled, place: tupl
 def test_only_the_processes_of_the_cgroup_are_recorded(records: Dialled, place: tuple[Path, Cgroup], network: Pair) -> None:
     with listening(network), cgroups.made() as other:
         _, port = dial(other, network, "10.77.0.2")
-        assert records.find(connection(network, V4, port)) is None
+        assert records.find([connection(network, V4, port)]) == [None]
         _, port = dial(place[0], network, "10.77.0.2")
         one = connection(network, V4, port)
-        record = records.find(one)
+        [record] = records.find([one])
         assert record is not None
-        assert records.take(one) == record
-        assert records.find(one) is None
-        assert records.take(one) is None
-        records.put_back(one, record)
-        assert records.find(one) == record
+        # One by one, and all together.
+        absent = [bytes(len(one))] * 20
+        assert records.find([*absent, one, *absent]) == [*[None] * 20, record, *[None] * 20]
+        records.forget([*absent, one, *absent])
+        assert records.find([one]) == [None]
+        records.forget([one])
 
 
 def test_many_connections_make_room_for_each_other(records: Dialled, place: tuple[Path, Cgroup], network: Pair) -> None:
@@ -157,7 +158,7 @@ def test_many_connections_make_room_for_each_other(records: Dialled, place: tupl
     with listening(network):
         done = cgroups.run(place[0], sys.executable, "-c", many, namespace=network.pod.name)
     assert done.returncode == 0, done.stderr
-    assert records.find(connection(network, V4, json.loads(done.stdout))) is not None
+    assert records.find([connection(network, V4, json.loads(done.stdout))]) != [None]
 
 
 def test_nothing_is_left_behind(root: Path, place: tuple[Path, Cgroup]) -> None:

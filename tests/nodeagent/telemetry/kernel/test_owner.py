@@ -129,7 +129,7 @@ async def test_what_is_known_of_a_connection(own: Path, root: Path, network: Pai
             assert figures.connect_s is not None
             assert figures.retransmits == 0
             assert others == [NOTHING, NOTHING]
-            assert it.sightings((entry, odd, entry), ended=True) == [(process, figures), NOTHING, (None, figures)]
+            assert it.sightings((entry, odd, entry), ended=True) == [(None, figures), NOTHING, (process, figures)]
 
 
 async def test_where_the_kernel_refuses_there_are_no_figures_and_that_is_said(

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
-const LOG_BATCH: usize = 256;
+const LOG_BATCH: usize = 512;
 /// Rows or entries in one message: far from its largest size, whatever the attributes.
 const PART: usize = 1000;
 /// With this much unread by the agent, counters and log wait here.

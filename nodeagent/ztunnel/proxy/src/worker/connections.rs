@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const LOG_BATCH: usize = 256;
+const LOG_BATCH: usize = 512;
 
 /// What is known of a connection from its first moment.
 pub struct Opening {
