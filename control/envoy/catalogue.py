@@ -78,6 +78,11 @@ class CatalogService(Struct, frozen=True):
         return self.owner.kind == ServiceEntry.kind_of
 
     @property
+    def by_dns(self) -> bool:
+        """Whether its endpoints are host names to be looked up."""
+        return self.resolution in {Resolution.DNS, Resolution.DNS_ROUND_ROBIN}
+
+    @property
     def takes_unhealthy(self) -> bool:
         return self.load_balancing is not None and self.load_balancing.health_policy is HealthPolicy.ALLOW_ALL
 

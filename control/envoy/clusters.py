@@ -5,9 +5,11 @@ from typing import Any, Final
 
 from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogService, Resolution
+from control.envoy.destinations.shaping import shape_by_rules
+from control.envoy.endpoints import assignment, chosen_endpoints
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer
-from control.envoy.parts import DESTINATION, IDENTITY, ads, http_options, internal_upstream, raw_buffer
+from control.envoy.parts import DESTINATION, IDENTITY, TUNNEL, ads, http_options, internal_upstream, raw_buffer
 from control.envoy.proxies import ProxyKey
 from control.envoy.world import World
 from control.kinds import ObjectKey
@@ -15,20 +17,19 @@ from meshapi.workload import AppProtocol
 
 Shaper = Callable[[World, ProxyKey, ClusterRef, Message], tuple[ObjectKey, ...]]
 """Changes a cluster that was just made; returns the objects that it follows."""
-SHAPERS: Final[tuple[Shaper, ...]] = ()
+SHAPERS: Final[tuple[Shaper, ...]] = (shape_by_rules,)
 """Who has a say in clusters, in this order."""
-TUNNEL_MATCH: Final = "envoy.transport_socket_match"
-"""The metadata of an endpoint by which its transport is chosen."""
-TUNNEL: Final = {"tunnel": "h2"}
 CONNECT_TIMEOUT_S: Final = 10
 
 
 def service_cluster(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | None:
-    """The Cluster of a service's port; its endpoints come apart from it."""
+    """The Cluster of a service's port; its endpoints come apart from it, unless DNS is to tell them."""
     service = world.service(ref.service)
     if service is None or service.port(ref.port) is None:
         return None
     message = new("envoy.config.cluster.v3.Cluster", **_base(service, ref))
+    if service.by_dns:
+        _look_up(message, service, assignment(world, proxy, ref, chosen_endpoints(world, proxy, service, ref)))
     sources = tuple(source for shape in SHAPERS for source in shape(world, proxy, ref, message))
     return built(ref.name, message, (service.owner, *sources))
 
@@ -50,6 +51,21 @@ def _base(service: CatalogService, ref: ClusterRef) -> dict[str, Any]:
     if ref.layer is Layer.HTTP:
         fields["typed_extension_protocol_options"] = _http(service, ref)
     return fields
+
+
+def _look_up(cluster: Message, service: CatalogService, endpoints: Message) -> None:
+    """Has Envoy ask DNS for the endpoints: for all addresses of each name, or for one of a single name with each connection."""
+    names = [one for place in endpoints.endpoints for one in place.lb_endpoints]
+    single = service.resolution is Resolution.DNS_ROUND_ROBIN and len(names) == 1
+    fields: dict[str, Any] = {
+        "type": "LOGICAL_DNS" if single else "STRICT_DNS",
+        "load_assignment": endpoints,
+        "dns_lookup_family": "V4_PREFERRED",
+        "dns_refresh_rate": {"seconds": 60},
+        "respect_dns_ttl": True,
+    }
+    cluster.ClearField("eds_cluster_config")
+    cluster.MergeFrom(new("envoy.config.cluster.v3.Cluster", **fields))
 
 
 def transports() -> list[dict[str, Any]]:

@@ -2,44 +2,78 @@
 
 from typing import Any
 
+from msgspec import Struct
+
 from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogService, Endpoint
-from control.envoy.clusters import TUNNEL, TUNNEL_MATCH
+from control.envoy.destinations.localities import closed_up, proxy_locality, ranking
+from control.envoy.destinations.rules import policy, subset_choice
 from control.envoy.messages import Message, new
 from control.envoy.naming import ORIGINATE, ClusterRef
-from control.envoy.parts import DESTINATION, IDENTITY, host_port, internal_address, socket_address
+from control.envoy.parts import DESTINATION, IDENTITY, TUNNEL, TUNNEL_MATCH, host_port, internal_address, socket_address
 from control.envoy.proxies import ProxyKey
 from control.envoy.world import World
-from meshapi.workload import Locality
 
 
-def load_assignment(world: World, _proxy: ProxyKey, ref: ClusterRef) -> Built | None:
+class Group(Struct, frozen=True, order=True):
+    """Endpoints that are of one rank and in one place."""
+
+    priority: int
+    region: str
+    zone: str
+    subzone: str
+
+
+def load_assignment(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | None:
     """The ClusterLoadAssignment of a cluster."""
     service = world.service(ref.service)
     if service is None:
         return None
-    by_locality: dict[Locality, list[Message]] = {}
-    for endpoint in chosen_endpoints(world, service, ref):
+    rules = world.ask(policy, proxy, ref)
+    message = assignment(world, proxy, ref, chosen_endpoints(world, proxy, service, ref))
+    return built(ref.name, message, (service.owner, *rules.sources))
+
+
+def assignment(world: World, proxy: ProxyKey, ref: ClusterRef, endpoints: tuple[Endpoint, ...]) -> Message:
+    """These endpoints, by rank and locality."""
+    ranks = ranking(world.ask(policy, proxy, ref), world.ask(proxy_locality, proxy))
+    groups: dict[Group, list[Message]] = {}
+    shares: dict[Group, int | None] = {}
+    for endpoint in endpoints:
+        place = endpoint.locality
+        group = Group(ranks.priority(endpoint) if ranks else 0, place.region, place.zone, place.subzone)
+        shares[group] = ranks.share(place) if ranks else None
         target = endpoint.targets.get(ref.port) or ref.port
-        by_locality.setdefault(endpoint.locality, []).append(lb_endpoint(endpoint, target))
+        groups.setdefault(group, []).append(lb_endpoint(endpoint, target))
+    shown = {group: found for group, found in sorted(groups.items()) if shares[group] != 0}
+    levels = closed_up(group.priority for group in shown)
     localities = [
         {
-            "locality": {"region": one.region, "zone": one.zone, "sub_zone": one.subzone},
+            "locality": {"region": group.region, "zone": group.zone, "sub_zone": group.subzone},
+            "priority": levels[group.priority],
             "lb_endpoints": found,
-            "load_balancing_weight": {"value": sum(int(endpoint.load_balancing_weight.value) for endpoint in found)},
+            "load_balancing_weight": {"value": shares[group] or sum(int(one.load_balancing_weight.value) for one in found)},
         }
-        for one, found in sorted(by_locality.items(), key=lambda entry: (entry[0].region, entry[0].zone, entry[0].subzone))
+        for group, found in shown.items()
     ]
-    message = new("envoy.config.endpoint.v3.ClusterLoadAssignment", cluster_name=ref.name, endpoints=localities)
-    return built(ref.name, message, (service.owner,))
+    return new("envoy.config.endpoint.v3.ClusterLoadAssignment", cluster_name=ref.name, endpoints=localities)
 
 
-def chosen_endpoints(world: World, service: CatalogService, ref: ClusterRef) -> tuple[Endpoint, ...]:
-    """Those that may be called: with this port, reachable by address, and healthy or not asked for their health."""
+def chosen_endpoints(world: World, proxy: ProxyKey, service: CatalogService, ref: ClusterRef) -> tuple[Endpoint, ...]:
+    """Those that may be called: of this subset, with this port, and healthy or not asked for their health.
+
+    Host names only where the service says that DNS tells its endpoints.
+    """
+    choice = world.ask(subset_choice, proxy, ref)
+    if choice is None:
+        return ()
     return tuple(
         one
         for one in world.endpoints(service.key)
-        if ref.port in one.targets and not one.by_name and (one.healthy or service.takes_unhealthy)
+        if ref.port in one.targets
+        and (service.by_dns or not one.by_name)
+        and (one.healthy or service.takes_unhealthy)
+        and all(one.labels.get(name) == value for name, value in choice.labels)
     )
 
 

@@ -14,6 +14,9 @@ DESTINATION: Final = "envoy.filters.listener.original_dst"
 """The metadata of an endpoint that says where it really is (`local`, an `ip:port`), and the prefix of the filter states that do."""
 IDENTITY: Final = "nodemesh.endpoint"
 """The metadata of an endpoint that says who it must be: `identity`."""
+TUNNEL_MATCH: Final = "envoy.transport_socket_match"
+"""The metadata of an endpoint by which its transport is chosen."""
+TUNNEL: Final = {"tunnel": "h2"}
 PEER: Final = "io.istio.peer_principal"
 """The filter state that holds the client's SPIFFE id, for whoever decides by it."""
 _EXTENSIONS: Final = "envoy.extensions"
@@ -56,11 +59,14 @@ def raw_buffer() -> dict[str, Any]:
     return extension("raw", "transport_sockets.raw_buffer.v3.RawBuffer")
 
 
-def internal_upstream(*metadata: str) -> dict[str, Any]:
-    """To a listener of the same Envoy, which is told these metadata of the endpoint, and the filter states that are shared."""
+def internal_upstream(*metadata: str, inner: dict[str, Any] | None = None) -> dict[str, Any]:
+    """To a listener of the same Envoy, which is told these metadata of the endpoint, and the filter states that are shared.
+
+    `inner` lies over the bytes that it is given.
+    """
     kind = "transport_sockets.internal_upstream.v3.InternalUpstreamTransport"
     passed = [{"kind": {"host": {}}, "name": name} for name in metadata]
-    return extension("internal", kind, passthrough_metadata=passed, transport_socket=raw_buffer())
+    return extension("internal", kind, passthrough_metadata=passed, transport_socket=inner or raw_buffer())
 
 
 def mesh_tls(settings: MeshSettings, role: str) -> dict[str, Any]:
@@ -68,10 +74,10 @@ def mesh_tls(settings: MeshSettings, role: str) -> dict[str, Any]:
     workloads = {"san_type": "URI", "matcher": {"prefix": f"spiffe://{settings.trust_domain}/ns/"}}
     context: dict[str, Any] = {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-        "tls_certificate_sds_secret_configs": [_secret(SVID)],
+        "tls_certificate_sds_secret_configs": [secret_source(SVID)],
         "combined_validation_context": {
             "default_validation_context": {"match_typed_subject_alt_names": [workloads]},
-            "validation_context_sds_secret_config": _secret(ROOTS),
+            "validation_context_sds_secret_config": secret_source(ROOTS),
         },
         "alpn_protocols": ["h2"],
     }
@@ -105,7 +111,8 @@ def ads() -> dict[str, Any]:
     return {"ads": {}, "resource_api_version": "V3"}
 
 
-def _secret(name: str) -> Message:
+def secret_source(name: str) -> Message:
+    """A secret by its name, from the process beside this Envoy."""
     service = {"envoy_grpc": {"cluster_name": SDS_CLUSTER}}
     source: dict[str, Any] = {"api_config_source": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service]}}
     source |= {"resource_api_version": "V3", "initial_fetch_timeout": {"seconds": 0}}

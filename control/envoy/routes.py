@@ -1,22 +1,31 @@
 """Where requests and connections to a service's port go: to its endpoints, unless routing rules say otherwise."""
 
+from typing import Any
+
 from msgspec import Struct
 
 from control.envoy.built import Built, built
+from control.envoy.catalogue import CatalogService
+from control.envoy.destinations.hashing import hash_policies
 from control.envoy.listeners.requests import without_ambiguity
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer, chain_name
-from control.envoy.parts import extension
 from control.envoy.place import Place
+from control.envoy.routing.http_table import RouteList, body_limit, http_rule_routes
+from control.envoy.routing.l4_table import carrier, tcp_rule
+from control.envoy.routing.retries import retry_policy
+from control.envoy.routing.scope import Problem, Scope, Target
+from control.envoy.routing.virtual_services import mesh_rules
 from control.envoy.world import World
 from control.kinds import ObjectKey
 
 
 class RouteTable(Struct, frozen=True):
-    """The routes of HTTP at a place, and the clusters that they name: those are served, too."""
+    """The routes of HTTP at a place, and the clusters that they name: those are served, too. `problems`: what rules ask for in vain."""
 
     routes: Built
     clusters: tuple[ClusterRef, ...]
+    problems: tuple[Problem, ...] = ()
 
 
 class TCPTarget(Struct, frozen=True):
@@ -25,6 +34,7 @@ class TCPTarget(Struct, frozen=True):
     filter: Message
     clusters: tuple[ClusterRef, ...]
     sources: tuple[ObjectKey, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 def http_routes(world: World, place: Place) -> RouteTable | None:
@@ -32,13 +42,27 @@ def http_routes(world: World, place: Place) -> RouteTable | None:
     service = world.service(place.service) if place.service is not None else None
     if service is None:
         return None
-    cluster = ClusterRef(service.key, place.port)
-    # What a request may take is for its caller to say, unless a rule says it.
-    action = {"cluster": cluster.name, "timeout": {"seconds": 0}}
-    host = {"name": service.hostname, "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": action}]}
+    rules = rules_of(world, place, service)
+    found = http_rule_routes(world, Scope(place.proxy, place.port), rules[0]) if rules else RouteList()
+    if not found.routes:
+        found = _plain(world, place, service, found)
+    host = {"name": service.hostname, "domains": ["*"], "routes": found.routes}
     name = chain_name(service.key, place.port, Layer.HTTP)
-    message = new("envoy.config.route.v3.RouteConfiguration", name=name, virtual_hosts=[host])
-    return RouteTable(built(name, message, (service.owner,)), (cluster,))
+    message = new(
+        "envoy.config.route.v3.RouteConfiguration",
+        name=name,
+        virtual_hosts=[host],
+        # A destination that is not there is no reason to refuse the others.
+        validate_clusters={"value": False},
+        **body_limit(found.routes),
+    )
+    return RouteTable(built(name, message, (service.owner, *found.sources)), found.clusters, (*found.problems, *_outranked(rules, service)))
+
+
+def rules_of(world: World, place: Place, service: CatalogService) -> tuple[ObjectKey, ...]:
+    """The VirtualServices for a service at a place, of which the first one holds."""
+    names = (service.hostname, *(str(address) for address in service.addresses))
+    return world.ask(mesh_rules, names, service.namespace, place.proxy.namespace)
 
 
 def http_route_resource(world: World, place: Place) -> Built | None:
@@ -52,6 +76,25 @@ def tcp_target(world: World, place: Place) -> TCPTarget | None:
     service = world.service(place.service) if place.service is not None else None
     if service is None:
         return None
+    rules = rules_of(world, place, service)
+    scope = Scope(place.proxy, place.port)
+    carried = tcp_rule(world, scope, rules[0], service.addresses) if rules else None
+    if carried is not None:
+        return TCPTarget(carried.filter, carried.clusters, (service.owner, rules[0]), carried.problems)
     cluster = ClusterRef(service.key, place.port, Layer.TCP)
-    proxy = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", stat_prefix=cluster.name, cluster=cluster.name)
-    return TCPTarget(new("envoy.config.listener.v3.Filter", **proxy), (cluster,), (service.owner,))
+    return TCPTarget(carrier(world, scope, [(Target(cluster.name, cluster), 0)]), (cluster,), (service.owner,))
+
+
+def _plain(world: World, place: Place, service: CatalogService, ruled: RouteList) -> RouteList:
+    """Everything to the service's endpoints."""
+    cluster = ClusterRef(service.key, place.port)
+    hashed = hash_policies(world, place.proxy, cluster)
+    # What a request may take is for its caller to say, unless a rule says it.
+    action: dict[str, Any] = {"cluster": cluster.name, "timeout": {"seconds": 0}, "hash_policy": list(hashed)}
+    action["retry_policy"] = retry_policy(None, sticky=bool(hashed))
+    route = new("envoy.config.route.v3.Route", match={"prefix": "/"}, route=action)
+    return RouteList((route,), (cluster,), problems=ruled.problems)
+
+
+def _outranked(rules: tuple[ObjectKey, ...], service: CatalogService) -> list[Problem]:
+    return [Problem(key, f"has no effect on {service.hostname}: {rules[0]} names it more exactly, or is older") for key in rules[1:]]

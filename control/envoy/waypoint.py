@@ -87,6 +87,6 @@ def cluster_recipes(world: World, proxy: ProxyKey, ref: ClusterRef) -> tuple[Rec
     if service is None or service.port(ref.port) is None:
         return ()
     cluster = Recipe(CLUSTER, ref.name, service_cluster, (proxy, ref))
-    if service.resolution is Resolution.NONE:
+    if service.by_dns or service.resolution is Resolution.NONE:
         return (cluster,)
     return (cluster, Recipe(ENDPOINTS, ref.name, load_assignment, (proxy, ref)))

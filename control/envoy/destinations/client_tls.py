@@ -1,0 +1,91 @@
+"""TLS that a proxy speaks to endpoints because a rule says so: inside the tunnel, where there is one."""
+
+from typing import Any, Final
+
+from control.envoy.destinations.rules import Policy
+from control.envoy.messages import Message, new
+from control.envoy.parts import DESTINATION, IDENTITY, ROOTS, SVID, extension, internal_upstream, secret_source
+from control.kinds.destination import ClientTLS, ProxyProtocol, TLSMode
+from control.model.settings import MeshSettings
+
+SYSTEM_ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
+_SOCKETS: Final = "transport_sockets"
+
+
+def secure(cluster: Message, policy: Policy, settings: MeshSettings, hostname: str) -> None:
+    """Replaces the transports of a cluster; without TLS and PROXY in the policy they stay."""
+    inner = transport(policy, settings, hostname)
+    if inner is None:
+        return
+    mutual = policy.tls is not None and policy.tls.mode is TLSMode.ISTIO_MUTUAL
+    for match in cluster.transport_socket_matches:
+        if match.name == "plaintext":
+            match.transport_socket.CopyFrom(new("envoy.config.core.v3.TransportSocket", **inner))
+        elif not mutual:
+            # The tunnel proves who the endpoint is; what the rule wants is for the application behind it.
+            tunnel = internal_upstream(DESTINATION, IDENTITY, inner=inner)
+            match.transport_socket.CopyFrom(new("envoy.config.core.v3.TransportSocket", **tunnel))
+
+
+def transport(policy: Policy, settings: MeshSettings, hostname: str) -> dict[str, Any] | None:
+    """What lies over the bytes to an endpoint; None for nothing."""
+    found: dict[str, Any] | None = None
+    match policy.tls:
+        case ClientTLS(mode=TLSMode.ISTIO_MUTUAL) as tls:
+            found = _as_workload(tls, settings)
+        case ClientTLS(mode=TLSMode.SIMPLE | TLSMode.MUTUAL) as tls:
+            found = _tls(tls, policy.namespace, hostname)
+    if policy.proxy_protocol is not None:
+        found = _behind_proxy_protocol(policy.proxy_protocol, found)
+    return found
+
+
+def _as_workload(tls: ClientTLS, settings: MeshSettings) -> dict[str, Any]:
+    """As the proxy itself, to a workload of the mesh that takes mutual TLS without a tunnel."""
+    names = [{"exact": name} for name in tls.subject_alt_names] or [{"prefix": f"spiffe://{settings.trust_domain}/ns/"}]
+    context = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+        "tls_certificate_sds_secret_configs": [secret_source(SVID)],
+        "combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": name} for name in names]},
+            "validation_context_sds_secret_config": secret_source(ROOTS),
+        },
+        "alpn_protocols": ["istio"],
+    }
+    return extension("tls", f"{_SOCKETS}.tls.v3.UpstreamTlsContext", common_tls_context=context, sni=tls.sni, max_session_keys={"value": 0})
+
+
+def _tls(tls: ClientTLS, namespace: str, hostname: str) -> dict[str, Any]:
+    # Without a name that is expected, any certificate of any authority would do.
+    expected = tls.subject_alt_names or (tls.sni or hostname,)
+    names = [{"san_type": kind, "matcher": {"exact": name}} for name in expected for kind in _san_types(name)]
+    context: dict[str, Any] = {"tls_params": {"tls_minimum_protocol_version": "TLSv1_2"}}
+    checks: dict[str, Any] = {} if tls.insecure_skip_verify else {"match_typed_subject_alt_names": names}
+    if tls.mode is TLSMode.MUTUAL:
+        context["tls_certificate_sds_secret_configs"] = [secret_source(credential(namespace, tls.credential_name))]
+    if tls.insecure_skip_verify:
+        context["validation_context"] = {"trust_chain_verification": "ACCEPT_UNTRUSTED"}
+    elif tls.credential_name:
+        roots = secret_source(f"{credential(namespace, tls.credential_name)}-cacert")
+        context["combined_validation_context"] = {"default_validation_context": checks, "validation_context_sds_secret_config": roots}
+    else:
+        context["validation_context"] = {**checks, "trusted_ca": {"filename": SYSTEM_ROOTS}}
+    fields: dict[str, Any] = {"common_tls_context": context}
+    # Envoy does not take an address for a name to be asked for.
+    fields |= {"sni": tls.sni or hostname} if not hostname.startswith("*") or tls.sni else {"auto_host_sni": True}
+    return extension("tls", f"{_SOCKETS}.tls.v3.UpstreamTlsContext", **fields)
+
+
+def credential(namespace: str, name: str) -> str:
+    """The SDS name of a secret that rules of a namespace name, as Istio forms it."""
+    return f"kubernetes://{namespace}/{name}"
+
+
+def _san_types(name: str) -> tuple[str, ...]:
+    return ("URI",) if "://" in name else ("DNS",)
+
+
+def _behind_proxy_protocol(proxy: ProxyProtocol, inner: dict[str, Any] | None) -> dict[str, Any]:
+    kind = f"{_SOCKETS}.proxy_protocol.v3.ProxyProtocolUpstreamTransport"
+    inside = inner or extension("raw", f"{_SOCKETS}.raw_buffer.v3.RawBuffer")
+    return extension("proxy_protocol", kind, config={"version": proxy.version}, transport_socket=inside)

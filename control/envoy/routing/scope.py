@@ -1,0 +1,69 @@
+"""For whom routes are made, what came of a rule there, and what could not be done as it is written."""
+
+from msgspec import Struct
+
+from control.envoy.naming import ClusterRef
+from control.envoy.proxies import ProxyKey
+from control.kinds import ObjectKey
+from control.kinds.routing import MESH
+from control.validation import values
+
+
+class Scope(Struct, frozen=True, order=True):
+    """One port of a proxy. `gateways`: what it goes by in rules, `mesh` or `namespace/name`; `secure`: clients speak TLS to it.
+
+    `peers`: the identities of clients are known, in filter state.
+    """
+
+    proxy: ProxyKey
+    port: int
+    gateways: tuple[str, ...] = (MESH,)
+    secure: bool = False
+    peers: bool = True
+
+
+class Problem(Struct, frozen=True, order=True):
+    """What an object asks for and does not get, in words for its owner."""
+
+    object: ObjectKey
+    what: str
+
+
+class Target(Struct, frozen=True):
+    """Where a destination of a rule leads: `cluster` is None where there is nothing of that name, and requests get 503."""
+
+    name: str
+    cluster: ClusterRef | None
+    problem: str = ""
+
+
+def full_host(host: str, namespace: str, domain: str) -> str:
+    """A host as rules of a namespace mean it: a name without a dot is a service of the namespace."""
+    return host if "." in host or ":" in host or host == "*" else f"{host}.{namespace}.svc.{domain}"
+
+
+def full_gateway(name: str, namespace: str) -> str:
+    """A gateway as rules of a namespace mean it."""
+    where, slash, rest = name.rpartition("/")
+    if name == MESH or (slash and where != "."):
+        return name
+    return f"{namespace}/{rest}"
+
+
+def exported(export_to: tuple[str, ...], own: str, to: str) -> bool:
+    """Whether an object of the namespace `own` is for the namespace `to`; without a list it is for all."""
+    return not export_to or "*" in export_to or to in export_to or ("." in export_to and own == to)
+
+
+def covering(host: str) -> tuple[str, ...]:
+    """The names by which rules can mean a host, the most specific first: itself, then ever shorter wildcards.
+
+    Of an address only itself; of a wildcard those that cover all of it.
+    """
+    try:
+        values.address(host)
+    except ValueError:
+        labels = host.removeprefix("*.").split(".")
+        first = 0 if host.startswith("*.") else 1
+        return tuple(dict.fromkeys((host, *(f"*.{'.'.join(labels[index:])}" for index in range(first, len(labels))), "*")))
+    return (host, "*")

@@ -1,0 +1,146 @@
+"""A real Envoy with the routes and clusters that the controller makes for a waypoint, reached without tunnels.
+
+Each service's port has a listener of its own on loopback, with the filters, routes and clusters as they are served; endpoints are exchanged
+for servers of the test.
+"""
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from control.envoy.built import CLUSTER, ENDPOINTS, ROUTES
+from control.envoy.filters import http_filters
+from control.envoy.messages import Message, new
+from control.envoy.parts import PEER, extension
+from control.envoy.place import Place
+from control.envoy.routes import tcp_target
+from control.envoy.waypoint import waypoint_services
+from tests.control.envoy.echo import Upstream
+from tests.control.envoy.real_envoy import RealEnvoy, as_json, running
+from tests.control.envoy.test_waypoint import WAYPOINT, Served, pod, service
+
+MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
+HTTP_PORT = 80
+PEER_ID = "spiffe://cluster.local/ns/team/sa/page"
+"""Who every client is."""
+
+
+class Answer:
+    """What came back: of an echo also what had arrived there."""
+
+    def __init__(self, response: http.client.HTTPResponse, body: bytes) -> None:
+        self.status = response.status
+        self.headers = {key.lower(): value for key, value in response.getheaders()}
+        self.body = body
+
+    @property
+    def echo(self) -> dict[str, Any]:
+        return dict(json.loads(self.body))
+
+    @property
+    def upstream(self) -> str:
+        return str(self.echo["upstream"]) if self.status == 200 else ""
+
+
+class Routed:
+    """Requests to services by their names."""
+
+    def __init__(self, envoy: RealEnvoy, served: Served, upstreams: Mapping[str, Upstream]) -> None:
+        self.envoy = envoy
+        self.served = served
+        self.upstreams = upstreams
+
+    def ask(self, name: str, path: str = "/", *, method: str = "GET", host: str = "", body: str = "", **headers: str) -> Answer:
+        """`headers` with underscores for their dashes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.envoy.ports[name], timeout=20)
+        try:
+            fields = {key.replace("_", "-"): value for key, value in headers.items()}
+            connection.request(method, path, body=body or None, headers={"host": host or f"{name}.shop", **fields})
+            response = connection.getresponse()
+            return Answer(response, response.read())
+        finally:
+            connection.close()
+
+    def counted(self, name: str, times: int, path: str = "/", **headers: str) -> dict[str, int]:
+        """How many of several requests each server answered, or with which status none did."""
+        found: dict[str, int] = {}
+        for _ in range(times):
+            answer = self.ask(name, path, **headers)
+            key = answer.upstream or str(answer.status)
+            found[key] = found.get(key, 0) + 1
+        return found
+
+
+def echo_pods(addresses: Mapping[str, str]) -> str:
+    """Pods outside of the mesh, one for each version."""
+    return "\n---\n".join(
+        pod(f"echo-{version}", "echo", address, mesh="none").replace("version: v1", f"version: {version}")
+        for version, address in addresses.items()
+    )
+
+
+def echo_service(name: str, number: int, ports: str = "[{name: http, port: 80, targetPort: 8080}]") -> str:
+    """A service of all echo pods."""
+    return service(name, f"10.96.{number // 250}.{number % 250 + 1}", ports).replace(f"selector: {{app: {name}}}", "selector: {app: echo}")
+
+
+@contextmanager
+def routed(directory: Path, served: Served, addresses: Mapping[str, Upstream]) -> Iterator[Routed]:
+    """`addresses`: which server stands for the endpoint with an address."""
+    ports = {address: one.port for address, one in addresses.items()}
+    clusters = [_cluster(served, name, cluster, ports) for name, cluster in served.of(CLUSTER).items() if name.startswith("inbound-vip")]
+    listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
+    listeners += _tcp_listeners(served)
+    with running(directory, [as_json(one) for one in listeners], [as_json(one) for one in clusters]) as envoy:
+        yield Routed(envoy, served, {one.name: one for one in addresses.values()})
+
+
+def _cluster(served: Served, name: str, cluster: Message, ports: Mapping[str, int]) -> Message:
+    changed = type(cluster).FromString(cluster.SerializeToString())
+    if changed.HasField("eds_cluster_config"):
+        changed.ClearField("eds_cluster_config")
+        changed.type = changed.DiscoveryType.Value("STATIC")
+        changed.load_assignment.CopyFrom(served.of(ENDPOINTS)[name])
+    for place in changed.load_assignment.endpoints:
+        for one in place.lb_endpoints:
+            socket = one.endpoint.address.socket_address
+            if socket.address in ports:
+                socket.address, socket.port_value = "127.0.0.1", ports[socket.address]
+    return changed
+
+
+def _http_listener(served: Served, name: str, routes: Message) -> Message:
+    _, port, _, hostname = name.split("|")
+    place = Place(WAYPOINT, f"shop/{hostname}", int(port))
+    short = hostname.partition(".")[0]
+    manager = extension(
+        "http",
+        MANAGER,
+        stat_prefix=name,
+        route_config=routes,
+        http_filters=list(http_filters(served.world, place).filters),
+        upgrade_configs=[{"upgrade_type": "websocket"}],
+    )
+    return _listener(short if int(port) == HTTP_PORT else f"{short}:{port}", manager)
+
+
+def _tcp_listeners(served: Served) -> list[Message]:
+    found = []
+    for key in waypoint_services(served.world, WAYPOINT):
+        service = served.world.service(key)
+        for port in service.ports if service is not None else ():
+            target = tcp_target(served.world, Place(WAYPOINT, key, port.number))
+            if not port.http and target is not None:
+                found.append(_listener(f"{key.partition('/')[2].partition('.')[0]}:{port.number}/tcp", target.filter))
+    return found
+
+
+def _listener(name: str, manager: Any) -> Message:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
+    # As the tunnel leaves it there.
+    value = {"object_key": PEER, "factory_key": "envoy.string", "format_string": {"text_format_source": {"inline_string": PEER_ID}}}
+    peer = extension("peer", "filters.network.set_filter_state.v3.Config", on_new_connection=[value])
+    return new("envoy.config.listener.v3.Listener", name=name, address=address, filter_chains=[{"filters": [peer, manager]}])
