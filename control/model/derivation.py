@@ -142,7 +142,9 @@ def _reached(service: workload.Service, item: Service | ServiceEntry, store: Sto
     bound = store.waypoints.of(item.key)
     if bound.binding.waypoint is None:
         return service
-    return msgspec.structs.replace(service, waypoint=bound.binding.waypoint.address, ingress_use_waypoint=bound.ingress)
+    # A gateway, too, is kept from going around what policies protect.
+    by_ingress = bound.ingress or bound.guarded
+    return msgspec.structs.replace(service, waypoint=bound.binding.waypoint.address, ingress_use_waypoint=by_ingress)
 
 
 def _guard(item: Service | ServiceEntry | Gateway, store: Store) -> tuple[Candidate, ...]:

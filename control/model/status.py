@@ -110,7 +110,7 @@ def findings_in_mesh(mesh: Mesh, key: ObjectKey) -> Iterator[Finding]:
         yield Finding(record.origin, Severity.ERROR, refused, "it is not served", str(key))
     for note in derived.notes:
         yield Finding(record.origin, Severity.WARNING, note, "", str(key))
-    for note in waypoint_notes(record.object, mesh.store, mesh.settings.root_namespace) if record.object is not None else ():
+    for note in waypoint_notes(record.object, mesh.store, mesh.settings) if record.object is not None else ():
         yield Finding(record.origin, Severity.WARNING, note, "", str(key))
     if (older := mesh.store.policies.older_than(key)) is not None:
         yield Finding(record.origin, Severity.WARNING, f"has no effect: {older} is older and holds for the same workloads", "", str(key))

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 from control.kinds import AuthorizationPolicy, Gateway, MeshObject, ObjectKey, RequestAuthentication, Service, ServiceEntry
 from control.kinds.security import PolicyTarget
+from control.model.settings import MeshSettings
 from control.model.store import Store
 from control.model.waypoint_guards import ClassTarget, target_of
-from control.model.waypoint_reach import gates_of
+from control.model.waypoint_reach import gates_of, without_tunnels
 from meshapi import wire
 
 
-def waypoint_notes(item: MeshObject, store: Store, root_namespace: str) -> Iterator[str]:
+def waypoint_notes(item: MeshObject, store: Store, settings: MeshSettings) -> Iterator[str]:
     """Limits of what is in force."""
     bound = store.waypoints.of(item.key)
     if bound.binding.message and not (bound.binding.reason == "UnsupportedTrafficType" and _is_inherited(item)):
@@ -18,7 +19,7 @@ def waypoint_notes(item: MeshObject, store: Store, root_namespace: str) -> Itera
     match item:
         case AuthorizationPolicy() | RequestAuthentication():
             for target in item.targets:
-                yield from _target_notes(item, target, store, root_namespace)
+                yield from _target_notes(item, target, store, settings)
     if isinstance(item, AuthorizationPolicy) and not item.for_waypoint:
         yield from _client_notes(item, store)
 
@@ -29,9 +30,9 @@ def _is_inherited(item: MeshObject) -> bool:
 
 
 def _target_notes(
-    policy: AuthorizationPolicy | RequestAuthentication, target: PolicyTarget, store: Store, root_namespace: str
+    policy: AuthorizationPolicy | RequestAuthentication, target: PolicyTarget, store: Store, settings: MeshSettings
 ) -> Iterator[str]:
-    found = target_of(target, policy.metadata.namespace, root_namespace)
+    found = target_of(target, policy.metadata.namespace, settings.root_namespace)
     if found is None or isinstance(found, ClassTarget):
         return
     match store.get(found):
@@ -43,6 +44,8 @@ def _target_notes(
                 why = bound.binding.message or "it asks for none"
                 closed = "; its workloads take no connections for it" if bound.guarded else ""
                 yield f"no waypoint enforces it for {found}: {why}{closed}"
+            elif bound.guarded and (count := without_tunnels(store, found, settings)):
+                yield f"{count} of the workloads behind {found} take no tunnels: outside the mesh nothing keeps callers from going around"
         case Gateway() if store.waypoints.waypoint(found) is not None and not store.waypoints.bound_to(found):
             yield f"nothing is reached through {found}"
 

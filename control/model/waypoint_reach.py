@@ -3,8 +3,11 @@
 from control.kinds import Kind, ObjectKey, Pod, Service, ServiceEntry, WorkloadEntry
 from control.model.labels import workload_labels
 from control.model.services import entry_ports, pod_ports
+from control.model.settings import MeshSettings
 from control.model.store import Store
 from control.model.waypoints import SERVICE_KINDS
+from control.model.workloads import entry_workload, pod_workload
+from meshapi.workload import TunnelProtocol
 
 
 def behind(store: Store, target: ObjectKey) -> set[ObjectKey]:
@@ -21,6 +24,21 @@ def gates_of(store: Store, key: ObjectKey) -> set[ObjectKey]:
         return set()
     ways = [store.waypoints.of(key), *(store.waypoints.of(one.key) for one in store.serving(key, workload_labels(item)))]
     return {way.binding.waypoint.key for way in ways if way.binding.waypoint is not None}
+
+
+def without_tunnels(store: Store, target: ObjectKey, settings: MeshSettings) -> int:
+    """How many of the workloads behind a target are called in plaintext: they are not in the mesh, or want it so."""
+    found = 0
+    for key in behind(store, target):
+        match store.get(key):
+            case Pod() as pod:
+                workload = pod_workload(pod, store.surroundings(pod), settings)
+            case WorkloadEntry() as entry:
+                workload = entry_workload(entry, store.surroundings(entry), settings)
+            case _:
+                continue
+        found += workload is not None and workload.tunnel_protocol is not TunnelProtocol.HBONE
+    return found
 
 
 def guard_ports(store: Store, service: Service | ServiceEntry) -> tuple[int, ...]:

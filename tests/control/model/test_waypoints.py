@@ -223,7 +223,9 @@ def test_who_is_protected_by_a_waypoints_policies_takes_connections_from_the_way
     assert guard.rules == (((Match(not_principals=(Exact("cluster.local/ns/shop/sa/gate"),), destination_ports=(8080,)),),),)
     assert config.pod("shop", "api").authorization_policies == (GUARD,)
     assert config.pod("shop", "gate").authorization_policies == ()
+    assert config.service(API_KEY).ingress_use_waypoint
     config.write("policy.yaml", "")
+    assert not config.service(API_KEY).ingress_use_waypoint
     assert GUARD not in config.policies
     assert config.pod("shop", "api").authorization_policies == ()
 
@@ -343,7 +345,7 @@ def said(config: Config, kind: str, name: str, namespace: str = "shop") -> list[
     ],
 )
 def test_a_service_says_why_it_is_not_reached_through_a_waypoint(label: str, gate: str, words: str) -> None:
-    config = Config(API % label + pod() + gate + policy())
+    config = Config(NAMESPACE % "" + API % label + pod() + gate + policy())
     assert said(config, "Service", "api") == ([f"is not reached through a waypoint: {words}"] if words else [])
     told = said(config, "AuthorizationPolicy", "p")
     if label and not words:
@@ -373,6 +375,15 @@ spec: {selector: {matchLabels: {app: api}}, rules: [{from: [{source: {principals
     config.write("s.yaml", by_client)
     assert said(config, "AuthorizationPolicy", "s") == [
         "what comes through the waypoint shop/gate has that for its source, not the client behind it"
+    ]
+
+
+def test_a_policy_says_when_nothing_keeps_callers_from_going_around() -> None:
+    config = Config(NAMESPACE % "" + API % USE + pod() + waypoint() + policy())
+    assert said(config, "AuthorizationPolicy", "p") == []
+    config.write("other.yaml", pod("outside", labels="app: api, istio.io/dataplane-mode: none", ip="10.0.0.2"))
+    assert said(config, "AuthorizationPolicy", "p") == [
+        "1 of the workloads behind Service shop/api take no tunnels: outside the mesh nothing keeps callers from going around"
     ]
 
 
