@@ -3,9 +3,11 @@
 from typing import Final
 
 from control.envoy.built import Built, built
+from control.envoy.external import Asking, asking, authorizer, provider_name
 from control.envoy.filter_parts import Parts
 from control.envoy.guarding import authentication_of, authorization_of
 from control.envoy.messages import new
+from control.envoy.naming import ClusterRef
 from control.envoy.parts import extension, seconds
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKind, find_proxy
@@ -13,6 +15,7 @@ from control.envoy.rbac.filters import Judges, http_judges, network_judges
 from control.envoy.rbac.parts import Identity
 from control.envoy.tokens import KeyServer, Tokens, token_filter
 from control.envoy.world import World
+from control.kinds.security import PolicyAction
 
 SYSTEM_ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
 _CONNECT_S: Final = 5
@@ -31,9 +34,24 @@ def token_parts(world: World, place: Place) -> Parts:
     return Parts((found.filter,), tuple(policy.key for policy in world.ask(authentication_of, place)))
 
 
+def asking_of(world: World, place: Place) -> Asking:
+    """Whom to ask about requests of a place."""
+    policies = world.ask(authorization_of, place)
+    names = {provider_name(policy) for policy in policies if policy.spec.action is PolicyAction.CUSTOM}
+    return asking(policies, {name: world.ask(authorizer, name) for name in sorted(names)}, _identity(world, place))
+
+
+def asked_clusters(world: World, place: Place) -> tuple[ClusterRef, ...]:
+    """The clusters of those who are asked."""
+    return world.ask(asking_of, place).clusters
+
+
 def http_judging(world: World, place: Place) -> Judges:
-    """What judges requests."""
-    return http_judges(world.ask(authorization_of, place), _identity(world, place))
+    """What judges requests itself; CUSTOM without anybody to ask denies."""
+    unasked = world.ask(asking_of, place).unasked
+    policies = world.ask(authorization_of, place)
+    judged = [one for one in policies if one.spec.action is not PolicyAction.CUSTOM or one in unasked]
+    return http_judges(judged, _identity(world, place))
 
 
 def network_judging(world: World, place: Place) -> Judges:
@@ -43,7 +61,8 @@ def network_judging(world: World, place: Place) -> Judges:
 
 def http_parts(world: World, place: Place) -> Parts:
     """The filters that let requests in, or not."""
-    return Parts(world.ask(http_judging, place).filters, tuple(policy.key for policy in world.ask(authorization_of, place)))
+    filters = (*world.ask(asking_of, place).filters, *world.ask(http_judging, place).filters)
+    return Parts(filters, tuple(policy.key for policy in world.ask(authorization_of, place)))
 
 
 def network_parts(world: World, place: Place) -> Parts:

@@ -17,7 +17,7 @@ from control.envoy.naming import INTERNAL, ORIGINATE, TERMINATE, ClusterRef, Lay
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.routes import http_route_resource, http_routes, tcp_target
-from control.envoy.security import key_cluster, key_servers
+from control.envoy.security import asked_clusters, key_cluster, key_servers
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
 
@@ -69,6 +69,7 @@ def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Re
     for port in service.ports:
         place = Place(proxy, key, port.number)
         found += [Recipe(CLUSTER, server.cluster, key_cluster, (server,)) for server in world.ask(key_servers, place)]
+        clusters |= dict.fromkeys(world.ask(asked_clusters, place))
         for layer in layers(port):
             table = world.ask(http_routes, place) if layer is Layer.HTTP else world.ask(tcp_target, place)
             if table is None:

@@ -8,6 +8,7 @@ from control.kinds.core import EndpointSlice, Namespace, Node, Pod, Service, Ser
 from control.kinds.destination import DestinationRule
 from control.kinds.gateway import Gateway
 from control.kinds.groups import WorkloadGroup
+from control.kinds.mesh_config import MeshConfig
 from control.kinds.metadata import Kind, Meta, ObjectKey
 from control.kinds.networking import ServiceEntry, WorkloadEntry
 from control.kinds.routing import VirtualService
@@ -24,6 +25,7 @@ MeshObject = (
     | PeerAuthentication
     | AuthorizationPolicy
     | RequestAuthentication
+    | MeshConfig
     | ServiceEntry
     | WorkloadEntry
     | WorkloadGroup
@@ -38,6 +40,7 @@ __all__ = [
     "EndpointSlice",
     "Gateway",
     "Kind",
+    "MeshConfig",
     "MeshObject",
     "Meta",
     "Namespace",

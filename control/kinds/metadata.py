@@ -14,6 +14,7 @@ class Kind(StrEnum):
     ENDPOINT_SLICE = "EndpointSlice"
     PEER_AUTHENTICATION = "PeerAuthentication"
     AUTHORIZATION_POLICY = "AuthorizationPolicy"
+    MESH_CONFIG = "ConfigMap"
     REQUEST_AUTHENTICATION = "RequestAuthentication"
     SERVICE_ENTRY = "ServiceEntry"
     WORKLOAD_ENTRY = "WorkloadEntry"

@@ -25,6 +25,7 @@ _SHORT: Final = {
     "pa": Kind.PEER_AUTHENTICATION,
     "ap": Kind.AUTHORIZATION_POLICY,
     "ra": Kind.REQUEST_AUTHENTICATION,
+    "cm": Kind.MESH_CONFIG,
     "se": Kind.SERVICE_ENTRY,
     "we": Kind.WORKLOAD_ENTRY,
     "wg": Kind.WORKLOAD_GROUP,

@@ -197,6 +197,7 @@ class Store:
                 Kind.SERVICE_ACCOUNT
                 | Kind.GATEWAY
                 | Kind.REQUEST_AUTHENTICATION
+                | Kind.MESH_CONFIG
                 | Kind.WORKLOAD_GROUP
                 | Kind.VIRTUAL_SERVICE
                 | Kind.DESTINATION_RULE

@@ -14,6 +14,7 @@ from control.kinds import (
     ObjectKey,
     PeerAuthentication,
     RequestAuthentication,
+    mesh_config,
 )
 from control.kinds.metadata import Meta
 from control.kinds.security import (
@@ -32,6 +33,7 @@ from control.validation import (
     entry_checks,
     gateway_checks,
     group_checks,
+    mesh_checks,
     policy_checks,
     routing_checks,
     token_checks,
@@ -63,6 +65,7 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.AUTHORIZATION_POLICY: policy_checks.authorization_remarks,
     Kind.GATEWAY: gateway_checks.gateway_remarks,
     Kind.REQUEST_AUTHENTICATION: token_checks.request_authentication_remarks,
+    Kind.MESH_CONFIG: mesh_checks.mesh_config_remarks,
 }
 
 
@@ -136,11 +139,13 @@ def _document(node: YAMLNode, file: str, root_namespace: str) -> Document:
     key = object_key(known.kind_of, node)
     if key is None:
         return _keyless(origin, f"{kind}: metadata.name or metadata.namespace is missing or no valid name")
+    if key.kind is Kind.MESH_CONFIG and (key.namespace, key.name) != (root_namespace, mesh_config.NAME):
+        return _foreign(origin, version, kind)
     return _known(node, known, key, origin, root_namespace)
 
 
 def _foreign(origin: Origin, version: str, kind: str) -> Document:
-    if any(name == kind for _, name in KINDS):
+    if kind != Kind.MESH_CONFIG and any(name == kind for _, name in KINDS):
         return _keyless(origin, f"{kind[:80]} of {version[:80]!r} is not supported", "use a version that is")
     what = f"{kind[:80]} ({version[:80]}) is not read by the mesh"
     return Document(origin, findings=(Finding(origin, Severity.WARNING, what),))

@@ -5,15 +5,21 @@ from typing import Final
 from msgspec import Struct
 
 from control.kinds import Kind
+from control.kinds.mesh_config import NAME
 
 
 class ResourceType(Struct, frozen=True):
-    """A kind of the API. `version` is the one to read it in; those who are not Kubernetes' own may be served in other versions, too."""
+    """A kind of the API. `version` is the one to read it in; those who are not Kubernetes' own may be served in other versions, too.
+
+    `namespace` and `name`: only this object is read.
+    """
 
     kind: Kind
     group: str
     version: str
     plural: str
+    namespace: str = ""
+    name: str = ""
 
     @property
     def api_version(self) -> str:
@@ -21,8 +27,14 @@ class ResourceType(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """Where all objects of all namespaces are."""
-        return f"{f'/apis/{self.group}' if self.group else '/api'}/{self.version}/{self.plural}"
+        """Where all objects of all namespaces are, or of the one namespace."""
+        place = f"namespaces/{self.namespace}/{self.plural}" if self.namespace else self.plural
+        return f"{f'/apis/{self.group}' if self.group else '/api'}/{self.version}/{place}"
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What chooses among them."""
+        return {"fieldSelector": f"metadata.name={self.name}"} if self.name else {}
 
 
 BUILT_IN: Final = (
@@ -33,6 +45,13 @@ BUILT_IN: Final = (
     ResourceType(Kind.SERVICE, "", "v1", "services"),
     ResourceType(Kind.ENDPOINT_SLICE, "discovery.k8s.io", "v1", "endpointslices"),
 )
+
+
+def mesh_config(root_namespace: str) -> ResourceType:
+    """The one ConfigMap that configures the mesh."""
+    return ResourceType(Kind.MESH_CONFIG, "", "v1", "configmaps", root_namespace, NAME)
+
+
 CUSTOM: Final = {
     "peerauthentications.security.istio.io": Kind.PEER_AUTHENTICATION,
     "authorizationpolicies.security.istio.io": Kind.AUTHORIZATION_POLICY,

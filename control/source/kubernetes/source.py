@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from control.metrics import Metrics
 from control.source import Change, Remove, Synced
 from control.source.kubernetes.definitions import Definitions
-from control.source.kubernetes.resources import BUILT_IN, CUSTOM, DEFINITIONS_PATH, ResourceType
+from control.source.kubernetes.resources import BUILT_IN, CUSTOM, DEFINITIONS_PATH, ResourceType, mesh_config
 from control.source.kubernetes.translation import key_of, translate
 from kubeapi.client import KubeClient
 from kubeapi.follower import Follower
@@ -37,9 +37,10 @@ class KubernetesSource:
 
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         """Everything in one batch, ended by Synced, once all kinds were listed; then what changes."""
-        self._awaited = {DEFINITIONS_PATH, *(resource.path for resource in BUILT_IN)}
+        built_in = (*BUILT_IN, mesh_config(self._root_namespace))
+        self._awaited = {DEFINITIONS_PATH, *(resource.path for resource in built_in)}
         async with asyncio.TaskGroup() as tasks:
-            for resource in BUILT_IN:
+            for resource in built_in:
                 tasks.create_task(self._follow(resource, Watching(random.random)), name=f"follow {resource.plural}")
             tasks.create_task(self._follow_definitions(tasks), name="follow definitions")
             first: list[Change] = []
@@ -69,7 +70,7 @@ class KubernetesSource:
                 log.info("%s: %d objects", resource.path, len(watching.known))
             self._queue.put_nowait((resource, delivery))
 
-        await Follower(self._client, resource.path, watching, deliver, self._metrics).run()
+        await Follower(self._client, resource.path, watching, deliver, self._metrics, query=resource.query).run()
 
     async def _follow_definitions(self, tasks: asyncio.TaskGroup) -> None:
         watching = Watching(random.random, page_size=DEFINITIONS_A_PAGE)

@@ -47,7 +47,8 @@ def judges(served: Served) -> dict[str, list[str]]:
         for one in chain["filters"]:
             for inner in [one, *one["typed_config"].get("http_filters", [])]:
                 if inner["name"] in {HTTP_RBAC, NETWORK_RBAC}:
-                    found[chain["name"]] += sorted(inner["typed_config"]["rules"].get("policies", {"nothing": None}))
+                    rules = inner["typed_config"].get("rules")
+                    found[chain["name"]] += ["asks"] if rules is None else sorted(rules.get("policies", {"nothing": None}))
                 elif inner["name"] == JWT_FILTER:
                     found[chain["name"]] += inner["typed_config"]["providers"]
     return found

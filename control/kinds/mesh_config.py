@@ -1,0 +1,84 @@
+"""Istio's mesh configuration, the parts of it that Envoys are told: YAML in the ConfigMap `istio` of the root namespace, key `mesh`."""
+
+from typing import ClassVar, Final
+
+import msgspec
+from msgspec import Struct
+
+from control.kinds.core import Object
+from control.kinds.metadata import Kind
+
+NAME: Final = "istio"
+KEY: Final = "mesh"
+
+
+class BodyCheck(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """How much of a request's body is shown."""
+
+    max_request_bytes: int
+    allow_partial_message: bool = False
+    pack_as_bytes: bool = False
+
+
+class GRPCAuthorizer(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Who decides by Envoy's own protocol. `service` is a host of the mesh, or `namespace/host`."""
+
+    service: str
+    port: int
+    timeout: str = ""
+    fail_open: bool = False
+    clear_route_cache: bool = False
+    status_on_error: str = ""
+    include_request_body_in_check: BodyCheck | None = None
+
+
+class HTTPAuthorizer(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Who decides by an HTTP request that looks like the one to decide on."""
+
+    service: str
+    port: int
+    timeout: str = ""
+    path_prefix: str = ""
+    fail_open: bool = False
+    clear_route_cache: bool = False
+    status_on_error: str = ""
+    include_headers_in_check: tuple[str, ...] = ()
+    include_request_headers_in_check: tuple[str, ...] = ()
+    include_additional_headers_in_check: dict[str, str] = {}
+    include_request_body_in_check: BodyCheck | None = None
+    headers_to_upstream_on_allow: tuple[str, ...] = ()
+    headers_to_downstream_on_deny: tuple[str, ...] = ()
+    headers_to_downstream_on_allow: tuple[str, ...] = ()
+
+
+class ExtensionProvider(Struct, frozen=True, rename="camel"):
+    """Something beside the mesh that policies name. Of the kinds that Istio has, those that are used here."""
+
+    name: str
+    envoy_ext_authz_grpc: GRPCAuthorizer | None = None
+    envoy_ext_authz_http: HTTPAuthorizer | None = None
+
+
+class MeshOptions(Struct, frozen=True, rename="camel"):
+    """What is in the YAML."""
+
+    extension_providers: tuple[ExtensionProvider, ...] = ()
+
+    def provider(self, name: str) -> ExtensionProvider | None:
+        """By name."""
+        return next((one for one in self.extension_providers if one.name == name), None)
+
+
+class MeshConfig(Object, frozen=True):
+    """The ConfigMap, as it is written."""
+
+    kind_of: ClassVar[Kind] = Kind.MESH_CONFIG
+    data: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def options(self) -> MeshOptions:
+        """Raises ValueError for YAML that is none, or not what it should be."""
+        try:
+            found = msgspec.yaml.decode(self.data.get(KEY) or "{}", type=MeshOptions | None)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"{KEY}: {error}") from error
+        return found or MeshOptions()

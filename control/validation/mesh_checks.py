@@ -1,0 +1,55 @@
+"""Checks of the mesh configuration."""
+
+from collections.abc import Iterator
+
+from control.kinds.mesh_config import KEY, ExtensionProvider, MeshConfig
+from control.validation import values
+from control.validation.core_checks import attempt, attempt_port
+from control.validation.durations import seconds
+from control.validation.finding import Remark
+from control.validation.token_checks import header_name
+
+_MAX_BODY_BYTES = 16 * 1024 * 1024
+_PATH = ("data", KEY)
+
+
+def mesh_config_remarks(config: MeshConfig) -> Iterator[Remark]:
+    try:
+        options = config.options()
+    except ValueError as error:
+        yield Remark(_PATH, str(error)[:500])
+        return
+    names = [one.name for one in options.extension_providers]
+    for name in sorted({name for name in names if names.count(name) > 1 or not name}):
+        yield Remark(_PATH, f"extensionProviders: more than one is named {name!r}" if name else "extensionProviders: one has no name")
+    for provider in options.extension_providers:
+        for remark in _provider_remarks(provider):
+            yield Remark(_PATH, f"extensionProviders {provider.name[:80]}: {remark.what}")
+
+
+def _provider_remarks(provider: ExtensionProvider) -> Iterator[Remark]:
+    for authorizer in (provider.envoy_ext_authz_grpc, provider.envoy_ext_authz_http):
+        if authorizer is None:
+            continue
+        yield from attempt(values.host, authorizer.service.rpartition("/")[2], _PATH)
+        yield from attempt_port(authorizer.port, _PATH)
+        if authorizer.timeout:
+            yield from attempt(seconds, authorizer.timeout, _PATH)
+        if authorizer.status_on_error:
+            yield from attempt(error_status, authorizer.status_on_error, _PATH)
+        body = authorizer.include_request_body_in_check
+        if body is not None and not 0 < body.max_request_bytes <= _MAX_BODY_BYTES:
+            yield Remark(_PATH, f"maxRequestBytes must be 1 to {_MAX_BODY_BYTES}")
+    http = provider.envoy_ext_authz_http
+    if http is not None:
+        if http.path_prefix and not (http.path_prefix.startswith("/") and http.path_prefix.isprintable() and " " not in http.path_prefix):
+            yield Remark(_PATH, "pathPrefix begins with /")
+        for name in http.include_additional_headers_in_check:
+            yield from attempt(header_name, name, _PATH)
+
+
+def error_status(text: str) -> int:
+    """An HTTP status that refuses."""
+    if not text.isdecimal() or not 400 <= int(text) <= 599:
+        raise ValueError(f"{text[:40]!r} is no status that refuses: 400 to 599")
+    return int(text)
