@@ -16,10 +16,10 @@ BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/sr
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
 APT_RUN := curl iproute2 iptables nftables libnftables1 libbpf1 tcpdump procps util-linux
 APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
-APT_TEST := etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap containerd runc
+APT_TEST := groff-base etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap containerd runc
 APT_KERNELS := qemu-system-x86 kmod iptables
 
-.PHONY: demo test test-kernels bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel
+.PHONY: demo test test-kernels bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel man
 
 setup: packages $(VENV)/.installed proxy cni bpf
 
@@ -105,6 +105,10 @@ format: setup
 wheel: setup
 	@rm -f dist/nodemesh-*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Manual pages of both command lines, made from their help.
+man: setup
+	@$(BIN)/python tools/man.py dist/man
 
 images: wheel
 	@tools/images.sh

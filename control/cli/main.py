@@ -16,6 +16,7 @@ from control.cli.validate import validate
 from control.cli.vm import vm
 from control.cli.waypoint import waypoint
 from meshapi import old_python
+from meshapi.completion import completion_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,6 +44,7 @@ COMMANDS = (
     waypoint,
     proxy_status,
     proxy_config,
+    completion_command("meshctl"),
 )
 
 for command in COMMANDS:

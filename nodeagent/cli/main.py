@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from meshapi import old_python
+from meshapi.completion import completion_command
 from nodeagent.cli import run_dir as directories
 from nodeagent.cli import show
 from nodeagent.cli.down import down
@@ -49,5 +50,6 @@ for _command in (
     show.logs,
     explain,
     down,
+    completion_command("nodeagent"),
 ):
     main.add_command(_command)
