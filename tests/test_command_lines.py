@@ -55,4 +55,4 @@ def test_a_page_of_each_program_names_every_command(tmp_path: Path) -> None:
         commands = re.findall(r"^  ([a-z][a-z-]+)", help_text[help_text.index("Commands:") :], re.MULTILINE)
         assert len(commands) > 8
         for command in commands:
-            assert re.search(rf"^\s*{program} {command}\b", shown, re.MULTILINE), command
+            assert re.search(rf"^\s*{program}\s+{command}\b", shown, re.MULTILINE), command
