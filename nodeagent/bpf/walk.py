@@ -1,4 +1,4 @@
-"""Programs that walk a map: the kernel calls them once for each entry, in whatever order, when they are asked to."""
+"""Programs that walk a map, or the sockets of a network: the kernel calls them once for each, in whatever order, when they are asked to."""
 
 import ctypes
 import os
@@ -30,15 +30,17 @@ class LinkOptions(ctypes.Structure):
     )
 
 
-def prepare(program: Descriptor, table: Descriptor) -> Descriptor:
-    """A link between a walking program and the map that it walks: what `walk` takes. The caller's to close; raises KernelError."""
+def prepare(program: Descriptor, table: Descriptor | None = None) -> Descriptor:
+    """A link between a walking program and the map that it walks, if it is one: what `walk` takes. The caller's; raises KernelError."""
+    if table is None:
+        return Descriptor(check(library().bpf_link_create(program.fileno(), 0, _TRACE_ITER, None), "eBPF walk"))
     target = MapTarget(map_fd=table.fileno())
     options = LinkOptions(sz=ctypes.sizeof(LinkOptions), iter_info=ctypes.addressof(target), iter_info_len=ctypes.sizeof(target))
     return Descriptor(check(library().bpf_link_create(program.fileno(), 0, _TRACE_ITER, ctypes.byref(options)), "eBPF walk"))
 
 
 def walk(link: Descriptor) -> None:
-    """Has the program look at every entry that is there now. Blocks; raises KernelError."""
+    """Has the program look at all that is there now; sockets are those of this thread's network. Blocks; raises KernelError."""
     with Descriptor(check(library().bpf_iter_create(link.fileno()), "eBPF walk")) as walking:
         # The program runs while we read; what it does not write, there is nothing of to keep.
         while os.read(walking.fileno(), _READ_BYTES):

@@ -6,11 +6,13 @@ cgroup. One in another cgroup attaches them there before it dials.
 """
 
 import errno
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from nodeagent.bpf.outbound import Judgements, Marked, Marks, Outbound, Site
+from nodeagent.bpf.sparing import spare_open
 from nodeagent.capture.base import Capture, CaptureState, Inspection
 from nodeagent.capture.listeners import Listener
 from nodeagent.capture.marks import PAST_MARK
@@ -19,6 +21,8 @@ from nodeagent.linux.cgroups import Cgroup, id_at
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace, NamespaceKey
 from nodeagent.linux.sockets import netns_cookie
+
+log = logging.getLogger(__name__)
 
 _MARKS: Final = Marks(captured=0, past=PAST_MARK, alone=True)
 _ALL_PAST: Final = Judgements(rest_captured=False)
@@ -72,6 +76,7 @@ class WithHost:
     def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
         if terms.whole_host:
             self._exempting(namespace).exempt(namespace)
+            self._spare(namespace, terms)
         self._others.apply(namespace, listeners, terms)
 
     def open(self, namespace: Namespace, terms: Terms) -> None:
@@ -91,6 +96,15 @@ class WithHost:
             return found
         problem = self._exempting(namespace).problem()
         return Inspection(CaptureState.BROKEN, found.counters, problem, found.remark) if problem else found
+
+    def _spare(self, namespace: Namespace, terms: Terms) -> None:
+        """Before the rules are there, and only then: what is open on ports that are left alone goes on, an operator's session say."""
+        if self._others.inspect(namespace, terms).state not in {CaptureState.ABSENT, CaptureState.DRAINING}:
+            return
+        try:
+            spare_open(namespace, terms.exclude_inbound_ports)
+        except OSError as error:
+            log.warning("connections of ports that are left alone begin anew: %s", error)
 
     def _exempting(self, namespace: Namespace) -> AgentsOwn:
         if self._own is None:

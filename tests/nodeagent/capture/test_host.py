@@ -42,6 +42,12 @@ class Host:
 
 @pytest.fixture
 def host(network: Pair, pins: Path) -> Iterator[Host]:
+    with captured(network, pins) as made:
+        yield made
+
+
+@contextmanager
+def captured(network: Pair, pins: Path) -> Iterator[Host]:
     side = network.pod
     side.shell("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.eth0.rp_filter=1")
     with cgroups.made() as agent, ExitStack() as stack:
@@ -110,6 +116,30 @@ def test_without_a_proxy_it_is_closed_but_for_its_agent_and_ssh(host: Host, netw
             assert talk(made)
         with network.client.dial(here, SSH) as made:
             assert talk(made)
+
+
+def test_whoever_came_by_ssh_stays_and_all_else_from_before_begins_anew(network: Pair, pins: Path, family: int) -> None:
+    side, client = network.pod, network.client
+    here, there = side.addresses[family], client.addresses[family]
+    with Application(side, SSH), Application(side, PORT), Application(client, PORT), ExitStack() as stack:
+        session, inside, outside = (
+            stack.enter_context(source.dial(address, port))
+            for source, address, port in ((client, here, SSH), (client, here, PORT), (side, there, PORT))
+        )
+        assert all(talk(one) for one in (session, inside, outside))
+        host = stack.enter_context(captured(network, pins))
+        assert talk(session)
+        for one in (inside, outside):
+            assert refused(lambda one=one: _heard(one))  # type: ignore[misc]
+        assert talk(session)
+        host.capture.apply(side.namespace, (), TERMS)
+        assert talk(session)
+
+
+def _heard(made: socket.socket) -> None:
+    """Raises OSError where nobody answers any more."""
+    if not talk(made):
+        raise ConnectionError("closed")
 
 
 def test_loopback_is_its_own(host: Host) -> None:
