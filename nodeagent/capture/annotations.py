@@ -12,6 +12,7 @@ import msgspec
 from nodeagent.capture.terms import TOTAL, Network, Terms, of_host, ordered
 
 FAIL_OPEN: Final = "nodemesh.io/fail-open"
+DNS_CAPTURE: Final = "ambient.istio.io/dns-capture"
 BYPASS_INBOUND: Final = "ambient.istio.io/bypass-inbound-capture"
 TRAFFIC: Final = "traffic.sidecar.istio.io/"
 _MAX_ITEMS: Final = 256
@@ -40,8 +41,8 @@ def read_terms(annotations: Mapping[str, str], *, cgroup: str = "") -> tuple[Ter
                 # Who bypasses inbound capture has no ports to include; which of the two annotations is read last is of no matter.
                 fields[field] = () if field == "include_inbound_ports" and fields.get(field) == () else made
     if problems:
-        return Terms(cgroup=cgroup), f"captured whole, since its annotations can't be followed: {'; '.join(problems)}"
-    return msgspec.structs.replace(TOTAL, cgroup=cgroup, **fields), ""
+        return Terms(cgroup=cgroup, dns=True), f"captured whole, since its annotations can't be followed: {'; '.join(problems)}"
+    return msgspec.structs.replace(TOTAL, cgroup=cgroup, **{"dns": True, **fields}), ""
 
 
 def read_host_terms(annotations: Mapping[str, str]) -> tuple[Terms, str]:
@@ -112,6 +113,7 @@ def _short(text: str) -> str:
 
 _READERS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     FAIL_OPEN: ("fail_open", _flag),
+    DNS_CAPTURE: ("dns", _flag),
     BYPASS_INBOUND: ("include_inbound_ports", _bypass),
     f"{TRAFFIC}includeInboundPorts": ("include_inbound_ports", _ports_or_all),
     f"{TRAFFIC}excludeInboundPorts": ("exclude_inbound_ports", _ports),

@@ -22,13 +22,14 @@ the rest:
   (`unheard`): repeated, and like others for the next seconds, it goes out past the proxy, and the connection is remembered by its
   handshake (`passing`). The agent's word does the same. Who comes in while the proxy is away is the steering program's to say.
 - *A whole host* may forward for others (containers, say): that is not its own, and passes both ways.
+- *DNS* goes to the agent (`questions`).
 - *Draining* needs no memory of what was captured: what is new since then is remembered by its handshake, and goes past the mesh.
 """
 
 from typing import Final
 
 from meshapi.wire import CONNECTION_MARK, HBONE_PORT, INBOUND_PLAINTEXT_PORT, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
-from nodeagent.capture import left_alone
+from nodeagent.capture import left_alone, questions
 from nodeagent.capture.left_alone import PAST
 from nodeagent.capture.marks import ADMITTED_MARK, CAPTURED_MARK, LOOP_MARK, PROBE_MARK
 from nodeagent.capture.ruleset import (
@@ -45,7 +46,7 @@ from nodeagent.capture.ruleset import (
     chain,
     replacement,
 )
-from nodeagent.capture.terms import Terms
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.capture.tproxied import NO_LEAK, leaving
 
 _INBOUND: Final = "filter hook prerouting priority -150"
@@ -94,25 +95,35 @@ def _tuple(family: str, *, answer: bool = False) -> str:
 
 
 # First, here and below, what most packets are, so that they meet no other rule: the proxy's connections to the application.
-_LOOPED: Final = (
-    f'iif "lo" meta mark {CONNECTION_MARK:#x} accept',
-    NOT_TCP,
-    f'iif "lo" meta mark & {PROXY} meta mark set {CONNECTION_MARK:#x} accept',
-    f'iif "lo" meta mark {_CAPTURED} meta mark set {_LOOP}',
-    f'iif "lo" meta mark != {_LOOP} accept',
-    f'iif "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept',
-    f'iif "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept',
-)
+def _looped(terms: Terms) -> tuple[str, ...]:
+    return (
+        f'iif "lo" meta mark {CONNECTION_MARK:#x} accept',
+        questions.looped(terms),
+        NOT_TCP,
+        f'iif "lo" meta mark & {PROXY} meta mark set {CONNECTION_MARK:#x} accept',
+        f'iif "lo" meta mark {_CAPTURED} meta mark set {_LOOP}',
+        f'iif "lo" meta mark != {_LOOP} accept',
+        *questions.given(terms),
+        f'iif "lo" meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept',
+        f'iif "lo" meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{OUTBOUND_PORT} accept',
+    )
+
+
 _LEFTOVER: Final = 'iif "lo" meta l4proto tcp counter reject with tcp reset comment "leftover"'
 
-_NOT_THE_APPLICATIONS: Final = (
-    f"meta mark {CONNECTION_MARK:#x} accept",
-    NOT_TCP,
-    f"meta mark & {PROXY} accept",
-    _ANSWERS_PROBE,
-    f'meta mark & {_PROBE} counter reject with tcp reset comment "misused"',
-    f"meta mark {_LOOP} meta mark set {CONNECTION_MARK:#x} accept",
-)
+
+def _not_the_applications(terms: Terms) -> tuple[str, ...]:
+    return (
+        f"meta mark {CONNECTION_MARK:#x} accept",
+        questions.sent(terms),
+        NOT_TCP,
+        f"meta mark & {PROXY} accept",
+        _ANSWERS_PROBE,
+        f'meta mark & {_PROBE} counter reject with tcp reset comment "misused"',
+        f"meta mark {_LOOP} meta mark set {CONNECTION_MARK:#x} accept",
+    )
+
+
 _EXEMPT: Final = (f"meta mark & {TO_APPLICATION} accept", f"meta mark {PAST} accept", *TO_LOOPBACK)
 
 _FORWARDED: Final = "fib daddr type != local accept"
@@ -135,6 +146,7 @@ def _enforcing(terms: Terms) -> str:
         (
             _PROBED,
             _failing_open() if terms.fail_open else "",
+            questions.chains(terms),
             _known(terms),
             _inbound(terms),
             _outbound(terms),
@@ -170,7 +182,7 @@ def _known(terms: Terms) -> str:
 def _inbound(terms: Terms) -> str:
     return chain(
         "inbound",
-        *_LOOPED,
+        *_looped(terms),
         f'iif "lo" {SYN} update @{AWAY} {{ meta l4proto timeout {_UNHEARD_S}s }} counter drop comment "unheard"' if terms.fail_open else "",
         _LEFTOVER,
         _FORWARDED if terms.whole_host else "",
@@ -220,7 +232,7 @@ def _answers(terms: Terms) -> tuple[str, ...]:
 def _outbound(terms: Terms) -> str:
     return chain(
         "outbound",
-        *_NOT_THE_APPLICATIONS,
+        *_not_the_applications(terms),
         f"meta mark {_CAPTURED} jump failing-open" if terms.fail_open else "",
         *_EXEMPT,
         *_answers(terms),
@@ -234,10 +246,10 @@ def _outbound(terms: Terms) -> str:
 
 def _draining(terms: Terms) -> str:
     sets = "".join(_passing(name, _ADDRESS[family]) for name, family in _SETS)
-    inbound = chain("inbound", *_LOOPED, _LEFTOVER, f'socket mark & {TO_APPLICATION} counter drop comment "reset"', base=_INBOUND)
+    inbound = chain("inbound", *_looped(TOTAL), _LEFTOVER, f'socket mark & {TO_APPLICATION} counter drop comment "reset"', base=_INBOUND)
     outbound = chain(
         "outbound",
-        *_NOT_THE_APPLICATIONS,
+        *_not_the_applications(TOTAL),
         *_EXEMPT,
         f"meta mark {_ADMITTED} accept" if _open_ports(terms) else "",
         *(f"tcp flags & syn == syn add @{name} {{ {_tuple(family)} }} accept" for name, family in _SETS),

@@ -44,6 +44,8 @@ class Terms(Struct, frozen=True):
     include_inbound_ports: tuple[int, ...] | None = None
     """None: all."""
     exclude_inbound_ports: tuple[int, ...] = ()
+    dns: bool = False
+    """Its questions to DNS go to the agent, where the capture can."""
     cgroup: str = ""
     """Of the workload's processes, a path below the mount of cgroup v2; empty if it is not known."""
     addresses: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ What must hold, and by which rule:
   Behind all rules stands one that needs none of them to be right: no TCP but the proxy's, or what the terms leave alone, leaves the pod
   (`leak`). Packets marked as the proxy's towards the application do not, either: they carry a client's address. Resets may leave, they
   carry nothing.
+- *DNS* goes to the agent (`questions`).
 - *Failing open* (`open`, `open-out`), where the terms have it: what comes in passes when no listener is there, or when the agent says that
   the proxy is away; what goes out, when the agent says so. Else redirected connections without a listener end in a reset.
 """
@@ -25,14 +26,17 @@ What must hold, and by which rule:
 from typing import Final
 
 from meshapi.wire import HBONE_PORT, INBOUND_PLAINTEXT_PORT, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
-from nodeagent.capture import left_alone
+from nodeagent.capture import left_alone, questions
 from nodeagent.capture.ruleset import NOT_TCP, OWN, PROXY, RST, SYN, TO_APPLICATION, TO_LOOPBACK, Mode, away_set, chain, replacement
 from nodeagent.capture.terms import Terms
 
 
 def transaction(mode: Mode, before: str, terms: Terms) -> str:
     """See `ruleset.Rules`."""
-    return replacement(before, enforcing(_inbound(terms), terms) if mode is Mode.ENFORCE else DRAINING)
+    return replacement(
+        before,
+        enforcing(questions.chains(terms) + _inbound(terms) + questions.redirecting(terms), terms) if mode is Mode.ENFORCE else DRAINING,
+    )
 
 
 def enforcing(inbound: str, terms: Terms) -> str:
@@ -66,6 +70,7 @@ def leaving(*exempt: str) -> str:
 def _inbound(terms: Terms) -> str:
     return chain(
         "inbound",
+        *questions.not_redirected(terms),
         'iifname "lo" accept',
         NOT_TCP,
         f'tcp dport {HBONE_PORT} socket mark & {MARK_MASK:#x} != {PROXY_MARK:#x} counter drop comment "hbone"',

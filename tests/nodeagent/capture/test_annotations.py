@@ -3,9 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from nodeagent.capture.annotations import BYPASS_INBOUND, FAIL_OPEN, TRAFFIC, read_terms
+from nodeagent.capture.annotations import BYPASS_INBOUND, DNS_CAPTURE, FAIL_OPEN, TRAFFIC, read_terms
 from nodeagent.capture.terms import TOTAL, Terms
+
+WHOLE = Terms(dns=True)
 
 
 @pytest.mark.parametrize(
@@ -31,12 +34,18 @@ from nodeagent.capture.terms import TOTAL, Terms
     ],
 )
 def test_what_they_mean(annotations: dict[str, str], terms: Terms) -> None:
-    assert read_terms(annotations) == (terms, "")
+    assert read_terms(annotations) == (replace(terms, dns=True), "")
+
+
+def test_a_pod_may_ask_its_own_resolvers() -> None:
+    assert read_terms({DNS_CAPTURE: "false"}) == (TOTAL, "")
+    assert read_terms({DNS_CAPTURE: "true"}) == (WHOLE, "")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
+        (DNS_CAPTURE, "off", '"true" or "false"'),
         (FAIL_OPEN, "yes", '"true" or "false"'),
         (BYPASS_INBOUND, "1", '"true" or "false"'),
         (f"{TRAFFIC}excludeOutboundPorts", "*", "is no port"),
@@ -60,7 +69,7 @@ def test_what_they_mean(annotations: dict[str, str], terms: Terms) -> None:
 def test_what_can_not_be_followed_leaves_capture_whole(name: str, value: str, words: str) -> None:
     good = {f"{TRAFFIC}excludeInboundPorts": "22", FAIL_OPEN: "true"}
     terms, problem = read_terms({**good, name: value}, cgroup="a/b")
-    assert terms == Terms(cgroup="a/b")
+    assert terms == Terms(cgroup="a/b", dns=True)
     assert name in problem
     assert words in problem
 
@@ -73,4 +82,4 @@ def test_what_can_not_be_followed_leaves_capture_whole(name: str, value: str, wo
 )
 def test_any_text_is_terms_or_a_problem(annotations: dict[str, str]) -> None:
     terms, problem = read_terms(annotations)
-    assert not problem or terms == TOTAL
+    assert not problem or terms == WHOLE

@@ -25,6 +25,7 @@ SCRIPTS = {
     "deletion": deletion(),
     **{f"{name}{mode}": way.transaction(mode, "0 1 -", TOTAL) for name, way in WAYS.items() for mode in Mode},
     **{f"{name}terms": way.transaction(Mode.ENFORCE, "0 1 -", SOME) for name, way in WAYS.items()},
+    **{f"{name}dns": way.transaction(Mode.ENFORCE, "0 1 -", Terms(dns=True)) for name, way in WAYS.items()},
     "looped-host": looped.transaction(Mode.ENFORCE, "0 1 -", of_host(TOTAL, ports_given=False)),
     "looped-drain-terms": looped.transaction(Mode.DRAIN, "0 1 -", SOME),
     "unit": unit_rules.script(17, 15117),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.capture.terms import TOTAL, Terms
+from nodeagent.capture.terms import Terms
 from nodeagent.linux import cgroups
 from nodeagent.linux.namespaces import key_at
 from nodeagent.runtime.base import LocalWorkload
@@ -16,7 +16,7 @@ from nodeagent.runtime.static import ListError, StaticRuntime, read
 from tests.nodeagent.waiting import until
 
 ONE = "- {name: web-1, namespace: shop, service_account: web, netns: /run/netns/web-1}\n"
-WEB = LocalWorkload("Kubernetes//Pod/shop/web-1", "web-1", "shop", "web", "/run/netns/web-1")
+WEB = LocalWorkload("Kubernetes//Pod/shop/web-1", "web-1", "shop", "web", "/run/netns/web-1", terms=Terms(dns=True))
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_list_is_read(path: Path) -> None:
     path.write_text(ONE + "- name: db\n  namespace: shop\n  netns: /proc/1/ns/net\n  uid: vm/db\n")
-    assert read(path) == (WEB, LocalWorkload("vm/db", "db", "shop", "default", "/proc/1/ns/net"))
+    assert read(path) == (WEB, LocalWorkload("vm/db", "db", "shop", "default", "/proc/1/ns/net", terms=Terms(dns=True)))
     assert read(path, cluster="east")[0].uid == "east//Pod/shop/web-1"
     path.write_text("")
     assert read(path) == ()
@@ -39,9 +39,9 @@ def test_terms_come_from_annotations_and_bad_ones_are_told_with_the_workload(pat
         f"- {{name: b, namespace: b, netns: /b, annotations: {{{exclude}: all}}}}\n"
     )
     good, bad = read(path)
-    assert good.terms == Terms(exclude_outbound_ports=(3306,), cgroup="x.slice/a")
+    assert good.terms == Terms(exclude_outbound_ports=(3306,), cgroup="x.slice/a", dns=True)
     assert not good.terms_problem
-    assert bad.terms == TOTAL
+    assert bad.terms == Terms(dns=True)
     assert exclude in bad.terms_problem
 
 

@@ -1,0 +1,101 @@
+"""How questions to DNS get to the agent, in nft's words: the same where eBPF captures and where nftables does.
+
+- What goes to port 53, by UDP or TCP, is marked and comes back on the loopback device with its addresses as they are, as what eBPF
+  captures does; there it is given to the agent's socket (TPROXY), which by that knows which resolver was asked. Nothing is translated,
+  and no entry of connection tracking outlives the rules.
+- Exempt are the marks of proxy and agent, resolvers on loopback addresses (they ask others in turn, which is captured), and link-local
+  ones, which cannot come back.
+- *Nobody there*: DNS opens nothing that the mesh protects, and a pod without it is down. So while the agent is away, questions go to the
+  pod's own resolvers (`unanswered`): an agent that ends says so itself; else the first question that finds no socket is lost, or refused
+  if it can be (by IPv6), and clients ask again. It is believed for a minute, or until there is an agent that says otherwise. TCP goes on
+  to the proxy, as if this were not here.
+"""
+
+from typing import Final
+
+from meshapi.wire import DNS_PORT, OUTBOUND_PORT
+from nodeagent.capture.left_alone import PAST
+from nodeagent.capture.marks import LOOP_MARK
+from nodeagent.capture.ruleset import FAMILY, PROXY, TABLE, TO_APPLICATION, TO_LOOPBACK, chain
+from nodeagent.capture.terms import Terms
+
+_UNANSWERED_S: Final = 60
+"""How long it is believed without another look that the agent is away: each look costs a question."""
+_NOTE: Final = "unanswered"
+_LOOP: Final = f"{LOOP_MARK:#x}"
+_LOOPED: Final = f'iif "lo" meta mark {_LOOP}'
+_EXEMPT: Final = (f"meta mark & {PROXY} accept", *TO_LOOPBACK, "ip6 daddr fe80::/10 accept")
+
+_SET: Final = f"\tset {_NOTE} {{\n\t\ttype inet_proto\n\t\tsize 4\n\t\tflags dynamic,timeout\n\t\ttimeout {_UNANSWERED_S}s\n\t}}\n"
+_ASKING: Final = chain(
+    "asking",
+    *_EXEMPT,
+    f'meta l4proto @{_NOTE} counter accept comment "questions-past"',
+    'counter comment "questions"',
+    f"meta mark set {_LOOP} accept",
+)
+_ASKED: Final = chain(
+    "asked",
+    f"meta nfproto ipv4 meta l4proto udp tproxy ip to 127.0.0.1:{DNS_PORT} accept",
+    f"meta nfproto ipv6 meta l4proto udp tproxy ip6 to [::1]:{DNS_PORT} accept",
+    f'update @{_NOTE} {{ meta l4proto }} counter reject comment "unanswered"',
+)
+_GIVEN: Final = (
+    f"{_LOOPED} meta nfproto ipv4 tcp dport 53 tproxy ip to 127.0.0.1:{DNS_PORT} accept",
+    f"{_LOOPED} meta nfproto ipv6 tcp dport 53 tproxy ip6 to [::1]:{DNS_PORT} accept",
+)
+_TO_PROXY: Final = (
+    f"{_LOOPED} meta nfproto ipv4 tcp dport 53 tproxy ip to 127.0.0.1:{OUTBOUND_PORT} accept",
+    f"{_LOOPED} meta nfproto ipv6 tcp dport 53 tproxy ip6 to [::1]:{OUTBOUND_PORT} accept",
+)
+
+
+def away() -> str:
+    """The script that says that the agent goes, in rules that give questions to it."""
+    return f"add element {FAMILY} {TABLE} {_NOTE} {{ udp }}\n"
+
+
+def present() -> str:
+    """The script that takes it back."""
+    return f"flush set {FAMILY} {TABLE} {_NOTE}\n"
+
+
+def chains(terms: Terms) -> str:
+    """What the other rules here need, ahead of them."""
+    return _SET + _ASKING + _ASKED if terms.dns else ""
+
+
+def sent(terms: Terms) -> str:
+    """The rule for what a workload sends by UDP, in a chain that routes anew."""
+    return "udp dport 53 goto asking" if terms.dns else ""
+
+
+def looped(terms: Terms) -> str:
+    """The rule for what has come back of that."""
+    return f"{_LOOPED} udp dport 53 goto asked" if terms.dns else ""
+
+
+def given(terms: Terms) -> tuple[str, ...]:
+    """The rules for what has come back by TCP, where all of TCP does: ahead of those that give it to the proxy."""
+    return _GIVEN if terms.dns else ()
+
+
+def redirecting(terms: Terms) -> str:
+    """The chain for both, where TCP is redirected else. What is past the proxy stays so."""
+    if not terms.dns:
+        return ""
+    return chain(
+        "questions",
+        sent(terms),
+        f"tcp dport 53 meta mark & {TO_APPLICATION} accept",
+        f"tcp dport 53 meta mark {PAST} accept",
+        *(f"tcp dport 53 {rule}" for rule in _EXEMPT),
+        f"tcp dport 53 meta mark set {_LOOP}",
+        # Behind the chain that marks what goes past.
+        base="route hook output priority -149",
+    )
+
+
+def not_redirected(terms: Terms) -> tuple[str, ...]:
+    """The rules for what has come back, where TCP is redirected else."""
+    return (looped(terms), *_GIVEN, *_TO_PROXY) if terms.dns else ()
