@@ -15,16 +15,21 @@ from cryptography import x509
 from meshapi.discovery import Node
 from meshapi.spiffe import AgentIdentity
 from meshapi.trust import Revocation as TrustRevocation
-from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
+from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE, TRUST_TYPE
 from nodeagent.admin.explaining import Explainer
 from nodeagent.bpf.kubelet import KubeletRecorder
 from nodeagent.bpf.outbound import Outbound
+from nodeagent.capture.base import Way
 from nodeagent.capture.choice import choose
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.host import AgentsOwn, WithHost
 from nodeagent.capture.outside import OutsideDestinations
 from nodeagent.capture.units import UnitCapture, WithUnits
 from nodeagent.config import Config, ConfigError, JoinedMachine, LogFormat, Outside
+from nodeagent.dns.directory import Directory
+from nodeagent.dns.endpoints import HeadlessEndpoints
+from nodeagent.dns.owner import DNSOwner
+from nodeagent.dns.server import Knowledge
 from nodeagent.enrolment import records
 from nodeagent.enrolment.owner import Enrolment
 from nodeagent.feed import Feed
@@ -97,7 +102,8 @@ class Agent:
         self.state.prepare()
         self.store = SnapshotStore(Snapshot(root_namespace=config.root_namespace))
         self.trust = Trust(config.trust_domain, _read_roots(config.root_ca))
-        self.feed = Feed(self.store, self.trust, self._on_configuration)
+        self.names = Directory()
+        self.feed = Feed(self.store, self.trust, self.names, self._on_configuration)
         self._connect_controller()
         self.subscriptions = Subscriptions(self.client, self.store, interest=Interest(), connected=self._connected)
         self.keeper = Keeper(self.state, lambda: self.feed.collect(self.client.wanted, self.client.rejected))
@@ -108,6 +114,7 @@ class Agent:
         )
         self._enrol()
         self._refuse()
+        self._answer_names()
         self._serve_proxy()
         self._report()
 
@@ -202,7 +209,7 @@ class Agent:
         )
         self._turn = Turn()
         self.source = make_source(config, self.state, self._turn, self._dial)
-        observed = ObservedRuntime(self.source.runtime, self._on_workloads)
+        observed = ObservedRuntime(self.source.runtime, self._on_workloads, dns=self._answers_names)
         self.probes = Probes(
             config,
             KubeletRecorder(DIRECTORY),
@@ -224,6 +231,15 @@ class Agent:
             Telling(self.store, self.recorder),
             enabled=self.config.prefilter,
         )
+
+    @property
+    def _answers_names(self) -> bool:
+        """Questions to DNS are brought here by rules that look for sockets."""
+        return self.config.dns and self.capture.way.name in {Way.EBPF, Way.NFTABLES}
+
+    def _answer_names(self) -> None:
+        knowledge = Knowledge(self.names, HeadlessEndpoints(self.store, self.subscriptions))
+        self.dns = DNSOwner(knowledge, self.enrolment.status, enabled=self._answers_names)
 
     def _serve_proxy(self) -> None:
         config = self.config
@@ -260,6 +276,7 @@ class Agent:
     def _on_turn(self) -> None:
         self._turn.tell()
         self.prefilter.touch()
+        self.dns.touch()
 
     def _on_trust(self, roots: Any, revoked: tuple[TrustRevocation, ...]) -> None:
         """Any: a mapping from trust domains to roots (PEM)."""
@@ -291,6 +308,7 @@ class Agent:
             "proxy": self.supervisor.run(),
             "enrolment": self.enrolment.run(),
             "prefilter": self.prefilter.run(),
+            "dns": self.dns.run(),
             "http": self._serve_http(),
             "service manager": ServiceManager().run(self._not_serving),
         }
@@ -353,7 +371,7 @@ class Agent:
         kept = load_kept(self.state)
         self.subscriptions.remember(kept.wanted)
         self.client.restore_answered(kept.answered)
-        for url in (TRUST_TYPE, ADDRESS_TYPE, AUTHORIZATION_TYPE):  # what a later version kept beside them is not for this one
+        for url in (TRUST_TYPE, ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE):  # what a later version kept beside them is not for this one
             self.client.restore(url, kept.resources.get(url, ()), kept.rejected.get(url, {}))
         self.feed.restore(kept)
         enrolled = tuple(record.workload for record in records.load(self.state) if not record.leaving)

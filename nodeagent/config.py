@@ -116,6 +116,8 @@ class Config(Struct, frozen=True):
     """Where the kubelet's connections can't be known, plaintext from the node's addresses counts as probes."""
     node_addresses: tuple[IPAddress, ...] = ()
     """Those that count; none: all that the node has."""
+    dns: bool = True
+    """Answer the workloads' questions to DNS, where the capture can bring them here."""
     prefilter: bool = True
     """Refuse at the first packet what needs no identity to be denied."""
     proxy_binary: Path | None = None

@@ -5,8 +5,9 @@ from typing import Final, Protocol
 
 from meshapi.authorization import Policy
 from meshapi.discovery import Resource
+from meshapi.names import Names
 from meshapi.trust import TrustBundle
-from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
+from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE, TRUST_TYPE
 from meshapi.workload import Service, Workload
 from nodeagent.snapshot.store import SnapshotStore
 from nodeagent.snapshot.update import Update
@@ -29,6 +30,16 @@ class TrustSink(Protocol):
         """The controller has no bundle of it any more."""
 
 
+class NamesSink(Protocol):
+    """Who keeps what DNS is to know."""
+
+    def put(self, names: Names) -> None:
+        """All names of a namespace."""
+
+    def remove(self, namespace: str) -> None:
+        """The namespace has none any more."""
+
+
 class OnChange(Protocol):
     """Called after each change of what is to be kept."""
 
@@ -39,11 +50,12 @@ class OnChange(Protocol):
 class Feed:
     """Implements `xds.client.Handler`."""
 
-    def __init__(self, store: SnapshotStore, trust: TrustSink, on_change: OnChange) -> None:
+    def __init__(self, store: SnapshotStore, trust: TrustSink, names: NamesSink, on_change: OnChange) -> None:
         self._store = store
+        self._names = names
         self._trust = trust
         self._on_change = on_change
-        self._resources: dict[str, dict[str, Resource]] = {ADDRESS_TYPE: {}, AUTHORIZATION_TYPE: {}, TRUST_TYPE: {}}
+        self._resources: dict[str, dict[str, Resource]] = {url: {} for url in (ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE, NAMES_TYPE)}
         self.ready = False
 
     def apply(self, update: Delivery) -> None:
@@ -54,9 +66,11 @@ class Feed:
         for accepted in update.upserts:
             held[accepted.resource.name] = accepted.resource
         values = [accepted.value for accepted in update.upserts]
-        urgent = update.type_url != ADDRESS_TYPE or self._rules_differ(values)
+        urgent = update.type_url in {AUTHORIZATION_TYPE, TRUST_TYPE} or self._rules_differ(values)
         if update.type_url == TRUST_TYPE:
             self._apply_trust([value for value in values if isinstance(value, TrustBundle)], update.removed)
+        elif update.type_url == NAMES_TYPE:
+            self._apply_names([value for value in values if isinstance(value, Names)], update.removed)
         elif update.type_url == AUTHORIZATION_TYPE:
             policies = tuple(value for value in values if isinstance(value, Policy))
             self._store.apply(Update(policies=policies, removed_policies=update.removed))
@@ -108,6 +122,12 @@ class Feed:
             and before.authorization_policies != value.authorization_policies
             for value in values
         )
+
+    def _apply_names(self, tables: list[Names], removed: tuple[str, ...]) -> None:
+        for namespace in removed:
+            self._names.remove(namespace)
+        for names in tables:
+            self._names.put(names)
 
     def _apply_trust(self, bundles: list[TrustBundle], removed: tuple[str, ...]) -> None:
         for name in removed:

@@ -107,6 +107,7 @@ class NodeReports:
             probes=probes.words,
             tcp_telemetry=agent.kernel.problem if agent.kernel else "switched off",
             prefilter=agent.prefilter.summary(),
+            dns=agent.dns.summary(),
             workloads=tuple(self.workloads()),
             denials=tuple(node.denial(record) for record in agent.access_log.denials()),
         )

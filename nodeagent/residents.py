@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from ipaddress import ip_address
 
+from msgspec.structs import replace
+
 from meshapi.spiffe import IdentityError, WorkloadIdentity
 from meshapi.workload import TunnelProtocol, Workload, WorkloadUID
 from nodeagent.enrolment.entry import Description
@@ -129,10 +131,11 @@ def _changed(before: _Ports, now: _Ports) -> tuple[tuple[WorkloadUID, frozenset[
 
 
 class ObservedRuntime:
-    """A runtime that tells `observe` each set before whoever watches it."""
+    """A runtime that tells `observe` each set before whoever watches it. Without `dns` none of them has its questions captured."""
 
-    def __init__(self, runtime: Runtime, observe: Callable[[tuple[LocalWorkload, ...]], None]) -> None:
+    def __init__(self, runtime: Runtime, observe: Callable[[tuple[LocalWorkload, ...]], None], *, dns: bool) -> None:
         self._runtime = runtime
+        self._dns = dns
         self._observe = observe
 
     @property
@@ -142,6 +145,7 @@ class ObservedRuntime:
     async def watch(self) -> AsyncIterator[tuple[LocalWorkload, ...]]:
         """See `Runtime`."""
         async with aclosing(self._runtime.watch()) as sets:  # type: ignore[type-var]
-            async for workloads in sets:
+            async for found in sets:
+                workloads = found if self._dns else tuple(replace(one, terms=replace(one.terms, dns=False)) for one in found)
                 self._observe(workloads)
                 yield workloads

@@ -16,7 +16,9 @@ async def serve(agent: "Agent") -> None:
     telemetry = TelemetryServer(
         metrics=agent.config.metrics_listen,
         readiness=agent.config.ready_listen,
-        render=AgentMetrics(agent.recorder, agent.reports.readings, agent.kernel.metrics if agent.kernel else None).render,
+        render=AgentMetrics(
+            agent.recorder, agent.reports.readings, agent.kernel.metrics if agent.kernel else None, (agent.dns.metrics,)
+        ).render,
         refresh=agent.reports.refresh,
         not_ready=agent.reports.not_ready,
     )

@@ -113,6 +113,8 @@ class StatusReport(Struct, frozen=True):
     """Why the kernel does not count connections between workloads; empty if it does."""
     prefilter: str = ""
     """What is refused at the first packet, in words."""
+    dns: str = ""
+    """Whose questions to DNS are answered here, in words."""
     workloads: tuple[WorkloadReport, ...] = ()
     denials: tuple[DenialReport, ...] = ()
     problems: tuple[Problem, ...] = ()

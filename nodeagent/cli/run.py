@@ -107,6 +107,13 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
     show_envvar=True,
     help="Let the kernel refuse at the first packet what policies deny whoever comes (capture by ebpf only); off leaves it to the proxy.",
 )
+@click.option(
+    "--dns/--no-dns",
+    default=True,
+    show_envvar=True,
+    help="Answer the workloads' questions to DNS for names of the mesh, and pass on all others to the resolvers that they ask"
+    " (capture by ebpf or nftables).",
+)
 @click.option("--proxy-binary", type=_FILE, show_envvar=True, help="Another proxy than the one that came with the agent.")
 @click.option(
     "--proxy-unit", show_envvar=True, metavar="NAME@.service", help="Start proxies as instances of this unit of systemd, not as children."
@@ -190,6 +197,7 @@ def _config(run_dir: Path, options: dict[str, Any]) -> Any:
         probes_from_node=options["probes_from_node"],
         node_addresses=parse_node_addresses(options["node_address"]),
         prefilter=options["prefilter"] == "on",
+        dns=options["dns"],
         proxy_binary=options["proxy_binary"],
         proxy_unit=options["proxy_unit"],
         proxy_workers=options["proxy_workers"],

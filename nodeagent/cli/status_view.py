@@ -29,6 +29,8 @@ def status(console: Console, report: StatusReport) -> None:
         console.print(_plain(f"tcp telemetry  off: {report.tcp_telemetry}"))
     if report.prefilter:
         console.print(_plain(f"at the SYN     {report.prefilter}"))
+    if report.dns:
+        console.print(_plain(f"DNS            {report.dns}"))
     console.print()
     tables.workloads(console, report.workloads, now_s)
     _denials(console, report)

@@ -47,11 +47,18 @@ class FailingOpen:
 class AgentMetrics:
     """Renders the whole page: the flows, then the agent's own."""
 
-    def __init__(self, recorder: Recorder, read: Callable[[], Readings], tcp: TCPMetrics | None = None) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        read: Callable[[], Readings],
+        tcp: TCPMetrics | None = None,
+        others: Sequence[Collector] = (),
+    ) -> None:
         self._flows: FlowMetrics = recorder.flows
         self._tcp = tcp or TCPMetrics()
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_AgentCollector(recorder, read, self._tcp))
+        for collector in (_AgentCollector(recorder, read, self._tcp), *others):
+            self._registry.register(collector)
 
     def render(self) -> bytes:
         """The text format, version 0.0.4."""

@@ -7,11 +7,12 @@ from typing import Final
 from meshapi.authorization import Policy, decode_policy
 from meshapi.decoding import ModelError
 from meshapi.discovery import Resource
+from meshapi.names import Names, decode_names
 from meshapi.trust import TrustBundle, decode_trust
-from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
+from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE, TRUST_TYPE
 from meshapi.workload import NetworkMode, Service, Workload, address_key, decode_address
 
-Value = Workload | Service | Policy | TrustBundle
+Value = Workload | Service | Policy | TrustBundle | Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ KINDS: Final = (
     Kind(ADDRESS_TYPE, decode_address, on_demand=True),
     Kind(AUTHORIZATION_TYPE, decode_policy, on_demand=False),
     Kind(TRUST_TYPE, decode_trust, on_demand=False),
+    Kind(NAMES_TYPE, decode_names, on_demand=False),
 )
 
 
@@ -58,6 +60,8 @@ def name_of(value: Value) -> str:
             return value.key
         case TrustBundle():
             return value.trust_domain
+        case Names():
+            return value.namespace
 
 
 def keys_of(accepted: Accepted) -> Iterator[str]:

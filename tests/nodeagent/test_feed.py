@@ -6,9 +6,11 @@ import msgspec
 
 from meshapi.authorization import Action, Policy, PolicyScope, encode_policy
 from meshapi.discovery import Node, Resource
+from meshapi.names import Host, Names, encode_names
 from meshapi.trust import TrustBundle, encode_trust
-from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
+from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE, TRUST_TYPE
 from meshapi.workload import Service, Workload, WorkloadUID, encode_service, encode_workload
+from nodeagent.dns.directory import Directory
 from nodeagent.feed import Feed
 from nodeagent.snapshot.snapshot import Snapshot
 from nodeagent.snapshot.store import SnapshotStore
@@ -41,7 +43,8 @@ class Scene:
         self.trust = Bundles()
         self.changes: list[bool] = []
         """Of each change, whether it was urgent."""
-        self.feed = Feed(self.store, self.trust, self._on_change)
+        self.names = Directory()
+        self.feed = Feed(self.store, self.trust, self.names, self._on_change)
 
     def _on_change(self, *, urgent: bool) -> None:
         self.changes.append(urgent)
@@ -122,6 +125,18 @@ def test_what_can_not_be_understood_is_not_absent_whatever_was_there_before() ->
     assert scene.store.current.workload(API.uid) == API, "the last good form stays"
     scene.deliver(ADDRESS_TYPE, absent=("/192.0.2.1",))
     assert scene.store.current.address("", gone) is Missing.ABSENT
+
+
+def test_names_come_change_go_and_are_kept() -> None:
+    scene = everything()
+    names = Names("shop", "cluster.local", (Host("api.example", (ip_address("240.240.0.1"),)),))
+    scene.deliver(NAMES_TYPE, Resource("shop", "1", encode_names(names)))
+    assert scene.names.find("api.example", "other") is not None
+    assert scene.changes[-1] is False
+    kept = scene.feed.collect(frozenset(), {})
+    assert restored(kept).names.find("api.example", "other") == scene.names.find("api.example", "other")
+    scene.deliver(NAMES_TYPE, removed=("shop",))
+    assert scene.names.find("api.example", "other") is None
 
 
 def test_what_is_kept_comes_back() -> None:

@@ -128,7 +128,7 @@ class _Runtime:
 
 async def test_an_observed_runtime_tells_each_set_before_it_passes_it_on() -> None:
     order: list[tuple[str, int]] = []
-    observed = ObservedRuntime(_Runtime(), lambda workloads: order.append(("observed", len(workloads))))
+    observed = ObservedRuntime(_Runtime(), lambda workloads: order.append(("observed", len(workloads))), dns=True)
     async for workloads in observed.watch():
         order.append(("passed on", len(workloads)))  # noqa: PERF401 - the order is what matters
     assert order == [("observed", 1), ("passed on", 1), ("observed", 2), ("passed on", 2)]

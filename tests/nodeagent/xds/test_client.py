@@ -19,6 +19,7 @@ from nodeagent.xds.channel import ClientCertificate, Dial, open_channel
 from nodeagent.xds.client import XDSClient
 from nodeagent.xds.core import Core
 from nodeagent.xds.events import Rejected, Update
+from nodeagent.xds.kinds import KINDS
 from tests.nodeagent.identity.pki import authority
 from tests.nodeagent.xds.samples import bad_policy_resource, policy, policy_resource, workload, workload_resource
 
@@ -42,7 +43,7 @@ class Talker:
     async def greet(self) -> None:
         """Answers the first requests of the three types with nothing, and takes the acknowledgements."""
         acknowledged = 0
-        while acknowledged < 3:
+        while acknowledged < len(KINDS):
             request = await self.hear()
             if request.node is None:
                 assert request == Request(request.type_url, nonce=f"greeting {request.type_url}")
@@ -197,11 +198,11 @@ async def test_after_an_orderly_end_it_comes_back_with_the_versions_it_holds() -
     async def second(talker: Talker) -> None:
         seen.append(await talker.hear())
         await talker.say(Response(seen[0].type_url, "n"))
-        seen.extend([await talker.hear() for _ in range(3)])
+        seen.extend([await talker.hear() for _ in range(len(KINDS))])
         await talker.hear()
 
     async with serving(first, second) as (_, port), running(to(port)) as (_, recorder):
-        await until(lambda: len(seen) == 4)
+        await until(lambda: len(seen) == 1 + len(KINDS))
         assert {"ns/kept": item.version} in [request.initial_versions for request in seen if request.type_url == AUTHORIZATION_TYPE]
         assert [update.removed for update in recorder.updates] == [()]
 

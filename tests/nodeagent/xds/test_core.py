@@ -6,7 +6,7 @@ import pytest
 from meshapi.authorization import Action
 from meshapi.discovery import Node, Request, Resource, Response, decode_response, encode_response
 from meshapi.trust import TrustBundle, encode_trust
-from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, TRUST_TYPE
+from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE, TRUST_TYPE
 from meshapi.workload import NetworkMode
 from nodeagent.xds.core import MAX_ERROR_CHARS, MAX_KEYS_PER_REQUEST, Core
 from nodeagent.xds.events import DialAt, Effect, Flush, Lost, Opened, Ready, Received, Rejected, Send, Subscribe, Unsubscribe, Update
@@ -51,6 +51,7 @@ def test_a_stream_begins_with_nothing_on_demand_and_the_wildcards() -> None:
         Request(ADDRESS_TYPE, subscribe=("*",), unsubscribe=("*",), node=NODE),
         Request(AUTHORIZATION_TYPE, node=NODE),
         Request(TRUST_TYPE, node=NODE),
+        Request(NAMES_TYPE, node=NODE),
     ]
 
 

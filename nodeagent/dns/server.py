@@ -1,0 +1,239 @@
+"""Serves the questions of one workload: what is known is answered at once, the rest waits, and nothing that waits holds up another."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.dns import lookup
+from nodeagent.dns.counts import By, Counts
+from nodeagent.dns.directory import Directory
+from nodeagent.dns.endpoints import HeadlessEndpoints
+from nodeagent.dns.forwarding import Forwarder, failure
+from nodeagent.dns.lookup import TTL_S, NeedsEndpoints
+from nodeagent.dns.rate import Rate
+from nodeagent.dns.sockets import Asked
+from nodeagent.dns.wire import MAX_MESSAGE_BYTES, MAX_UDP_BYTES, Answer, Query, read_query, write_answer
+from nodeagent.linux import datagrams
+from nodeagent.linux.datagrams import Address
+from nodeagent.runtime.base import LocalWorkload
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 16
+"""Datagrams of one workload that are read in one turn of the loop; what the proxy asks comes between the turns."""
+QUESTIONS_PER_S: Final = 2000.0
+BURST: Final = 500.0
+REST_S: Final = 0.05
+"""How long a workload's questions stay with the kernel that asks too many; what it has no room for is lost, and asked again."""
+MAX_WAITING: Final = 512
+MAX_STREAMS: Final = 32
+MAX_PIPELINED: Final = 16
+IDLE_S: Final = 10.0
+WRITE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What all workloads' answers come from."""
+
+    directory: Directory
+    endpoints: HeadlessEndpoints
+
+
+class WorkloadDNS:
+    """Owns `asked` and the forwarder; everything of it runs in the tasks of `run`."""
+
+    def __init__(
+        self,
+        workload: LocalWorkload,
+        asked: Asked,
+        knowledge: Knowledge,
+        forwarder: Forwarder,
+        counts: Counts,
+        clock: Callable[[], float],
+    ) -> None:
+        self._name = workload.uid
+        self._namespace = workload.namespace
+        self._asked = asked
+        self._knowledge = knowledge
+        self._forwarder = forwarder
+        self._counts = counts
+        self._clock = clock
+        self._rate = Rate(QUESTIONS_PER_S, BURST)
+        self._waiting = 0
+        self._streams = 0
+
+    async def run(self) -> None:
+        """Until it is cancelled; closes everything then."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for by_udp in self._asked.by_udp:
+                    loop.add_reader(by_udp.fileno(), self._read, by_udp, tasks)
+                for by_tcp in self._asked.by_tcp:
+                    tasks.create_task(self._accept(by_tcp, tasks), name=f"dns of {self._name}: tcp")
+                await asyncio.Event().wait()
+        finally:
+            for by_udp in self._asked.by_udp:
+                loop.remove_reader(by_udp.fileno())
+            self._asked.close()
+            self._forwarder.close()
+
+    # ---- UDP
+
+    def _read(self, by_udp: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        for _ in range(BATCH):
+            if not self._rate.take(self._clock()):
+                self._rest(by_udp, tasks)
+                return
+            try:
+                datagram = datagrams.receive(by_udp, MAX_UDP_BYTES)
+            except OSError:  # nothing more is there; what else there is to say of a socket that only listens, concerns no question
+                return
+            if datagram is not None:
+                self._take(datagram.body, datagram.meant[0], datagram.sender, tasks)
+
+    def _rest(self, by_udp: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(by_udp.fileno())
+        loop.call_later(REST_S, self._resume, by_udp, tasks)
+
+    def _resume(self, by_udp: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        if by_udp.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(by_udp.fileno(), self._read, by_udp, tasks)
+
+    def _take(self, packet: bytes, server: str, client: Address, tasks: asyncio.TaskGroup) -> None:
+        query = read_query(packet)
+        if query is None:
+            return
+        limit = query.udp_bytes if isinstance(query, Query) else MAX_UDP_BYTES
+        answer = self._at_once(query, server, by_tcp=False, limit_bytes=limit)
+        held = self._forwarder.known(server)
+        if answer is not None and held is not None:
+            _send(held.answering, answer, client)
+        elif self._waiting < MAX_WAITING:
+            self._waiting += 1
+            tasks.create_task(self._answer_later(query, answer, server, client), name=f"dns of {self._name}")
+        else:
+            self._count(By.NOBODY, by_tcp=False)
+
+    async def _answer_later(self, query: Query | bytes, answer: bytes | None, server: str, client: Address) -> None:
+        try:
+            answering = (await self._forwarder.server(server)).answering
+            if answer is None and isinstance(query, Query):
+                answer = await self._wait(query, server, by_tcp=False, limit_bytes=query.udp_bytes)
+            if answer is not None:
+                _send(answering, answer, client)
+        except OSError as error:
+            log.debug("dns of %s: %s", self._name, error)
+        except Exception:  # one question must not be the end of all others
+            log.exception("dns of %s: a question could not be answered", self._name)
+        finally:
+            self._waiting -= 1
+
+    # ---- TCP
+
+    async def _accept(self, by_tcp: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                made, _ = await loop.sock_accept(by_tcp)
+            except OSError as error:
+                log.debug("dns of %s: %s", self._name, error)
+                await asyncio.sleep(REST_S)
+                continue
+            if self._streams >= MAX_STREAMS:
+                made.close()
+                continue
+            self._streams += 1
+            tasks.create_task(self._serve_stream(made), name=f"dns of {self._name}: a client")
+
+    async def _serve_stream(self, made: socket.socket) -> None:
+        try:
+            server = made.getsockname()[0]
+            reader, writer = await asyncio.open_connection(sock=made)
+        except OSError:
+            made.close()
+            self._streams -= 1
+            return
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._read_stream(reader, writer, server, tasks)
+        except* (OSError, TimeoutError, EOFError):
+            pass  # who went away, or says nothing, gets nothing more
+        finally:
+            self._streams -= 1
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _read_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: str, tasks: asyncio.TaskGroup) -> None:
+        pipelined = asyncio.Semaphore(MAX_PIPELINED)
+        while True:
+            async with asyncio.timeout(IDLE_S):
+                packet = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                await pipelined.acquire()
+            query = read_query(packet)
+            if query is None:
+                return
+            while not self._rate.take(self._clock()):  # noqa: ASYNC110 - time is what is waited for
+                await asyncio.sleep(REST_S)
+            tasks.create_task(self._answer_stream(query, writer, server, pipelined), name=f"dns of {self._name}: tcp")
+
+    async def _answer_stream(self, query: Query | bytes, writer: asyncio.StreamWriter, server: str, pipelined: asyncio.Semaphore) -> None:
+        try:
+            answer = self._at_once(query, server, by_tcp=True, limit_bytes=MAX_MESSAGE_BYTES)
+            if answer is None and isinstance(query, Query):
+                answer = await self._wait(query, server, by_tcp=True, limit_bytes=MAX_MESSAGE_BYTES)
+            if answer is not None:
+                writer.write(len(answer).to_bytes(2, "big") + answer)
+                async with asyncio.timeout(WRITE_S):
+                    await writer.drain()
+        finally:
+            pipelined.release()
+
+    # ---- both
+
+    def _at_once(self, query: Query | bytes, server: str, *, by_tcp: bool, limit_bytes: int) -> bytes | None:
+        """The answer, if it takes no waiting."""
+        if not isinstance(query, Query):
+            self._count(By.NOBODY, by_tcp=by_tcp)
+            return query
+        found = self._look_up(query)
+        if isinstance(found, Answer):
+            self._count(By.MESH, by_tcp=by_tcp)
+            return write_answer(query, found, ttl_s=TTL_S, limit_bytes=limit_bytes)
+        if isinstance(found, NeedsEndpoints):
+            return None
+        cached = self._forwarder.cached(query, server, by_tcp=by_tcp, limit_bytes=limit_bytes)
+        if cached is not None:
+            self._count(By.CACHE, by_tcp=by_tcp)
+        return cached
+
+    async def _wait(self, query: Query, server: str, *, by_tcp: bool, limit_bytes: int) -> bytes:
+        """The answer to what could not be answered at once."""
+        found = self._look_up(query)
+        if isinstance(found, NeedsEndpoints) and await self._knowledge.endpoints.come(found.key):
+            found = self._look_up(query)
+        if isinstance(found, Answer):
+            self._count(By.MESH, by_tcp=by_tcp)
+            return write_answer(query, found, ttl_s=TTL_S, limit_bytes=limit_bytes)
+        answer = await self._forwarder.ask(query, server, by_tcp=by_tcp, limit_bytes=limit_bytes)
+        self._count(By.RESOLVER if answer else By.NOBODY, by_tcp=by_tcp)
+        return answer or failure(query)
+
+    def _look_up(self, query: Query) -> Answer | NeedsEndpoints | None:
+        return lookup.answer(query, self._namespace, self._knowledge.directory, self._knowledge.endpoints)
+
+    def _count(self, by: By, *, by_tcp: bool) -> None:
+        self._counts.answered[by, by_tcp] += 1
+
+
+def _send(answering: socket.socket, answer: bytes, client: Address) -> None:
+    # A client that has gone, or takes no more, asks again.
+    with suppress(OSError):
+        answering.sendto(answer, client)

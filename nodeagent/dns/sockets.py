@@ -1,0 +1,64 @@
+"""The sockets of a workload's DNS, made in its network namespace. Everything here blocks."""
+
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from meshapi.wire import DNS_PORT, PROXY_MARK
+from nodeagent.linux import datagrams
+from nodeagent.linux.errors import KernelError
+from nodeagent.linux.sockets import has_loopback6, listener
+
+PORT: Final = 53
+POOL: Final = 4
+"""Sockets that ask one resolver, each from a port that nobody else can know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Where a workload's questions come in."""
+
+    by_udp: tuple[socket.socket, ...]
+    by_tcp: tuple[socket.socket, ...]
+
+    def close(self) -> None:
+        for one in (*self.by_udp, *self.by_tcp):
+            one.close()
+
+
+def open_asked() -> Asked:
+    """Makes all of them in this namespace, or none; raises KernelError."""
+    addresses = ("127.0.0.1", "::1") if has_loopback6() else ("127.0.0.1",)
+    with ExitStack() as undo:
+        by_udp = tuple(undo.enter_context(datagrams.taking(address, DNS_PORT, mark=PROXY_MARK)) for address in addresses)
+        by_tcp = tuple(undo.enter_context(listener(address, DNS_PORT, mark=PROXY_MARK, transparent=True)) for address in addresses)
+        undo.pop_all()
+        return Asked(by_udp, by_tcp)
+
+
+def open_answering(server: str) -> socket.socket:
+    """Answers in the name of a resolver; raises KernelError."""
+    return datagrams.answering(server, PORT, mark=PROXY_MARK)
+
+
+def open_pool(server: str) -> tuple[socket.socket, ...]:
+    """Asks a resolver by UDP; raises KernelError."""
+    with ExitStack() as undo:
+        try:
+            made = tuple(undo.enter_context(datagrams.dialling(server, PORT, mark=PROXY_MARK)) for _ in range(POOL))
+        except OSError as error:
+            raise KernelError(error.errno or 0, f"resolver {server}") from error
+        undo.pop_all()
+        return made
+
+
+def open_stream(server: str) -> socket.socket:
+    """Not connected yet; raises OSError."""
+    made = socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROXY_MARK)
+    except OSError:
+        made.close()
+        raise
+    return made
