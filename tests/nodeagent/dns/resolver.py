@@ -78,10 +78,13 @@ class Resolver:
                 made, _ = self._by_tcp.accept()
             except OSError:
                 return
-            with made, made.makefile("rb") as reader:
-                while len(head := reader.read(2)) == 2:
-                    wire = self.answer(reader.read(int.from_bytes(head, "big"))).to_wire(max_size=65535)
-                    made.sendall(len(wire).to_bytes(2, "big") + wire)
+            threading.Thread(target=self._serve_stream, args=(made,), daemon=True).start()
+
+    def _serve_stream(self, made: socket.socket) -> None:
+        with made, made.makefile("rb") as reader, suppress(OSError):
+            while len(head := reader.read(2)) == 2:
+                wire = self.answer(reader.read(int.from_bytes(head, "big"))).to_wire(max_size=65535)
+                made.sendall(len(wire).to_bytes(2, "big") + wire)
 
 
 @contextmanager
