@@ -7,7 +7,7 @@ import pytest
 
 from control.model.peer_modes import STATIC_STRICT
 from demo import manifests
-from demo.cluster import API_VIPS
+from demo.cluster import API_VIPS, eventually
 from demo.manifests import Manifest
 from demo.topology import Pod
 from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, closed_after, echoes, principal
@@ -128,7 +128,7 @@ def test_what_needs_no_identity_is_refused_by_the_kernel(mesh: Mesh) -> None:
         with mesh.applied("kernel", document):
             mesh.wait(lambda: not mesh.call(mesh.outside, far.ipv4).ok, "it to be in force")
             mesh.wait(lambda policy=policy: policy in words(mesh), "the kernel to have it")
-            before = denied(mesh, policy)
+            before = at_rest(mesh, policy)
             for _ in range(3):
                 with pytest.raises(ConnectionRefusedError):
                     mesh.dial(mesh.outside, far.ipv4, HTTP)
@@ -161,6 +161,18 @@ def denied(mesh: Mesh, policy: str) -> list[float]:
     mesh.admin("n2", "/status")  # asks kernel and proxy, which the page does at most every tenth of a second
     page = samples(mesh, "n2")
     return [sum(one.value for one in page if one.name == name and one.labels["policy"] == policy) for name in DENIED]
+
+
+def at_rest(mesh: Mesh, policy: str) -> list[float]:
+    """Likewise, once what the proxy counted before has been told."""
+    found = [denied(mesh, policy)]
+
+    def rests() -> bool:
+        found.append(denied(mesh, policy))
+        return found[-1] == found[-2]
+
+    eventually(rests, "the counters to rest", interval_s=0.2)
+    return found[-1]
 
 
 @pytest.mark.parametrize(

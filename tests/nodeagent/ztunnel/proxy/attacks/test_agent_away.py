@@ -98,7 +98,7 @@ def test_an_agent_that_talks_nonsense_opens_nothing_and_closes_nothing(tmp_path:
             assert peer.status(held) == 200
             target.served.agent.stop()
             with _nonsense_agent(target.served.directory / "decisions.sock", answer) as dialled:
-                assert dialled.wait(5)
+                assert dialled.wait(15)
                 assert peer.ask(f"{target.served.address}:{UNKNOWN_PORT}") == 503
                 assert peer.ask(target.backend) == 200, "what is held serves new connections"
                 assert peer.echo(held, b"still here")
