@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from demo import manifests
+from demo import machines, manifests
 from demo.cluster import Cluster
+from demo.manifests import Manifest
 from demo.topology import Pod, Topology
 from tests.deploy import package
 from tests.deploy.machine import Machine
@@ -21,6 +22,11 @@ MOST_EXPOSED = {"nodemesh-proxy@x.service": 3.0, "nodemesh-controller.service": 
 """By systemd-analyze, from 0 (nothing) to 10 (everything)."""
 
 
+def only(app: str, other: str) -> Manifest:
+    """Nobody but the other may call the app."""
+    return manifests.authorization_policy(f"only-{other}", "ALLOW", app=app, principals=[principal(other)])
+
+
 class VM:
     """A machine in a mesh, with a pod on another node that it calls and is called by; policies let nobody else."""
 
@@ -30,6 +36,7 @@ class VM:
         self.api = api
         self.host = mesh.topology.hosts["vm"]
         self.first = first
+        self.operators = machines.Machine(mesh.cluster, "vm")
 
     def installed(self) -> bool:
         return self.machine.run("dpkg-query", "-W", "-f=${db:Status-Abbrev}", "nodemesh", answers=(0, 1)).startswith("ii")
@@ -39,20 +46,12 @@ class VM:
         self.machine.run("dpkg", "-i", f"/root/{file.name}", timeout_s=120)
 
     def join(self) -> None:
-        """A whole host of the static list, with a token of its node."""
-        self.machine.write("/etc/nodemesh/token", self.mesh.cluster.meshctl("token", "create", "--node", "vm"))
-        self.machine.write("/etc/nodemesh/root.pem", self.mesh.cluster.meshctl("root"))
-        self.machine.write("/etc/nodemesh/workloads.yaml", "- {name: vm, namespace: default, service_account: vm, host: true}\n")
-        options = {
-            "RUNTIME": "static:/etc/nodemesh/workloads.yaml",
-            "NODE": "vm",
-            "CONTROLLER": self.mesh.topology.hosts["controller"].ipv4,
-            "ROOT_CA": "/etc/nodemesh/root.pem",
-            "JOIN_TOKEN": "/etc/nodemesh/token",
-            "PROXY_DRAIN": 60,
-        }
-        self.machine.write("/etc/default/nodemesh-agent", "".join(f"NODEMESH_{name}={value}\n" for name, value in options.items()))
-        self.machine.run("systemctl", "enable", "--now", AGENT)
+        """As its owner does it, with a bundle of the operator's."""
+        self.operators.create_bundle("default/vm")
+        self.machine.put(self.operators.bundle, "/root/bundle")
+        self.machine.run("chmod", "600", "/root/bundle")
+        self.machine.write("/etc/default/nodemesh-agent", "NODEMESH_PROXY_DRAIN=60\n")
+        self.machine.run("nodeagent", "join", "/root/bundle", timeout_s=120)
         self.machine.wait(self.serves, "the machine to be in the mesh")
 
     def serves(self) -> bool:
@@ -94,14 +93,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VM]:
         api = topology.add_pod("n1", "api")
         listed = Pod("vm", "vm", host.namespace, host.ipv4, host.ipv6)
         cluster.apply("namespaces", [manifests.namespace("istio-system", enrolled=False), manifests.namespace("default", enrolled=True)])
-        documents = [manifests.node(name, zone="a") for name in ("n1", "vm")]
-        documents += [manifests.service_account(name) for name in ("api", "vm")]
-        documents += [manifests.pod(pod, service_account=pod.name, app=pod.name) for pod in (api, listed)]
-        documents += [
-            manifests.authorization_policy(f"only-{other}", "ALLOW", app=app, principals=[principal(other)])
-            for app, other in (("api", "vm"), ("vm", "api"))
-        ]
+        documents = [manifests.node("n1", zone="a"), manifests.service_account("api"), manifests.service_account("vm")]
+        documents += [manifests.pod(api, service_account="api", app="api"), machines.workload_group("vm", app="vm", service_account="vm")]
         cluster.apply("mesh", documents)
+        cluster.apply("policies", [only("api", "vm"), only("vm", "api")])
         for pod in (api, listed):
             cluster.start_app(pod)
         cluster.start_controller()
@@ -193,7 +188,7 @@ def test_the_journal_is_asked_by_workload_and_peer(vm: VM) -> None:
     assert vm.serves()
 
     def entries() -> list[dict[str, str]]:
-        asked = ("SYSLOG_IDENTIFIER=nodeagent", "LOGGER=access", f"SRC_IDENTITY={spiffe('api')}", "DST_WORKLOAD=vm")
+        asked = ("SYSLOG_IDENTIFIER=nodeagent", "LOGGER=access", f"SRC_IDENTITY={spiffe('api')}", f"DST_IDENTITY={spiffe('vm')}")
         return [json.loads(line) for line in vm.machine.run("journalctl", "--quiet", "--output=json", *asked).splitlines()]
 
     vm.machine.wait(entries, "an entry of a call from api")
@@ -216,9 +211,18 @@ def test_an_upgrade_loses_no_connection(vm: VM) -> None:
 
 
 def test_removal_leaves_the_mesh_first_and_purging_leaves_nothing(vm: VM) -> None:
-    vm.machine.run("dpkg", "--remove", "nodemesh", timeout_s=120)
+    vm.mesh.cluster.delete("policies")
+    vm.machine.wait(lambda: vm.mesh.call(vm.mesh.outside, vm.api.ipv4).ok, "plaintext to be let in")
+    out, back = (vm.host.namespace, vm.api.ipv4), (vm.api, vm.host.ipv4)
+    with vm.mesh.stream(*out) as outgoing, vm.mesh.stream(*back) as incoming:
+        vm.machine.run("dpkg", "--remove", "nodemesh", timeout_s=120)
+    for n, st in (("out", outgoing), ("in", incoming)): print("T", n, len(st.calls), len(st.failed), [i for i,c in enumerate(st.calls) if not c.ok][:3], [i for i,c in enumerate(st.calls) if not c.ok][-3:], max(c.took_s for c in st.calls), {c.error for c in st.failed})
+    print(vm.machine.journal("--lines=40")); print(vm.mesh.cluster.agents["n1"].tail(20))
+    assert not [call for stream in (outgoing, incoming) for call in stream.failed]
     assert vm.machine.units("nodemesh*") == []
-    assert not vm.mesh.call(vm.host.namespace, vm.api.ipv4).ok, "it has no identity any more, and api lets nobody else"
+    assert "vm" not in vm.mesh.cluster.meshctl("get", "workloadentry", "-o", "json")
+    vm.mesh.cluster.apply("policies", [only("api", "vm"), only("vm", "api")])
+    vm.machine.wait(lambda: not vm.mesh.call(*out).ok, "api to let nobody in but a machine that is no member any more")
     assert vm.mesh.call(vm.mesh.outside, vm.host.ipv4).ok, "the host is an ordinary one again, and not a closed one"
     left = "".join(vm.machine.run(*command) for command in (("nft", "list", "tables"), ("ip", "rule"), ("ls", "/sys/fs/bpf/nodemesh")))
     assert "nodemesh" not in left
