@@ -35,13 +35,14 @@ def leave(run_dir: Path, state_dir: Path, drain_s: float, *, force: bool) -> Non
         membership = load(state_dir)
     except NotJoinedError as error:
         raise click.ClickException(str(error)) from error
+    # First: as long as others take it for a member they send it what it could no longer take in.
+    _tell(membership, state_dir, force=force)
     _release(run_dir, state_dir, drain_s)
     if service.there():
         try:
             service.stop()
         except service.ServiceError as error:
             click.echo(f"note: {error}", err=True)
-    _tell(membership, state_dir, force=force)
     _forget(state_dir)
     click.echo(f"{membership.machine.name} has left the mesh")
 
