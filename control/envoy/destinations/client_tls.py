@@ -44,7 +44,7 @@ def _as_workload(tls: ClientTLS, settings: MeshSettings) -> dict[str, Any]:
     """As the proxy itself, to a workload of the mesh that takes mutual TLS without a tunnel."""
     names = [{"exact": name} for name in tls.subject_alt_names] or [{"prefix": f"spiffe://{settings.trust_domain}/ns/"}]
     context = {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+        "tls_params": _versions("TLSv1_3"),
         "tls_certificate_sds_secret_configs": [secret_source(SVID)],
         "combined_validation_context": {
             "default_validation_context": {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": name} for name in names]},
@@ -59,7 +59,7 @@ def _tls(tls: ClientTLS, namespace: str, hostname: str) -> dict[str, Any]:
     # Without a name that is expected, any certificate of any authority would do.
     expected = tls.subject_alt_names or (tls.sni or hostname,)
     names = [{"san_type": kind, "matcher": {"exact": name}} for name in expected for kind in _san_types(name)]
-    context: dict[str, Any] = {"tls_params": {"tls_minimum_protocol_version": "TLSv1_2"}}
+    context: dict[str, Any] = {"tls_params": _versions("TLSv1_2")}
     checks: dict[str, Any] = {} if tls.insecure_skip_verify else {"match_typed_subject_alt_names": names}
     if tls.mode is TLSMode.MUTUAL:
         context["tls_certificate_sds_secret_configs"] = [secret_source(credential(namespace, tls.credential_name))]
@@ -74,6 +74,11 @@ def _tls(tls: ClientTLS, namespace: str, hostname: str) -> dict[str, Any]:
     # Envoy does not take an address for a name to be asked for.
     fields |= {"sni": tls.sni or hostname} if not hostname.startswith("*") or tls.sni else {"auto_host_sni": True}
     return extension("tls", f"{_SOCKETS}.tls.v3.UpstreamTlsContext", **fields)
+
+
+def _versions(least: str) -> dict[str, str]:
+    """Where no highest version is stated, Envoy as a client stops at 1.2."""
+    return {"tls_minimum_protocol_version": least, "tls_maximum_protocol_version": "TLSv1_3"}
 
 
 def credential(namespace: str, name: str) -> str:

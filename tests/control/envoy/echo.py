@@ -1,6 +1,7 @@
 """Small HTTP servers on loopback that answer with what they were asked, and fail or wait as they are told."""
 
 import json
+import ssl
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ class Upstream:
         self.name = name
         self.port = port
         self.failing = 0
+        self.connections = 0
         self.seen: Counter[str] = Counter()
 
     @property
@@ -25,12 +27,16 @@ class Upstream:
 
 
 @contextmanager
-def upstream(name: str) -> Iterator[Upstream]:
+def upstream(name: str, tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
     """A server for the length of a block. `x-fail: 2` has the first two requests with one `x-id` get 503; `x-wait-s` has it wait."""
     tries: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            found.connections += 1
+            super().setup()
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -39,7 +45,17 @@ def upstream(name: str) -> Iterator[Upstream]:
             tries[self.headers.get("x-id", "")] += 1
             failed = tries[self.headers.get("x-id", "")] <= int(self.headers.get("x-fail", 0))
             headers = {key.lower(): value for key, value in self.headers.items()}
-            said = {"upstream": name, "method": self.command, "path": self.path, "headers": headers, "body": body.decode()}
+            peer = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+            sni = getattr(self.connection, "asked_for", "")
+            said = {
+                "client": [name for _, name in (peer or {}).get("subjectAltName", ())],
+                "sni": sni,
+                "upstream": name,
+                "method": self.command,
+                "path": self.path,
+                "headers": headers,
+                "body": body.decode(),
+            }
             self._send(found.failing or (503 if failed else 200), json.dumps(said).encode())
 
         def _send(self, status: int, body: bytes) -> None:
@@ -62,6 +78,9 @@ def upstream(name: str) -> Iterator[Upstream]:
             return  # a client that left: Envoy after a timeout
 
     server = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        tls.sni_callback = lambda socket, name, _context: setattr(socket, "asked_for", name)
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     found = Upstream(name, server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name=f"upstream {name}")
     thread.start()

@@ -32,12 +32,16 @@ def as_json(message: Any) -> dict[str, Any]:
 
 @contextmanager
 def running(
-    directory: Path, listeners: Sequence[dict[str, Any]], clusters: Sequence[dict[str, Any]] = (), **more: Any
+    directory: Path,
+    listeners: Sequence[dict[str, Any]],
+    clusters: Sequence[dict[str, Any]] = (),
+    secrets: Sequence[dict[str, Any]] = (),
+    **more: Any,
 ) -> Iterator[RealEnvoy]:
     """Starts it, waits until it is live, and ends it; its log is `envoy.log` in `directory`."""
     bootstrap = {
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-        "static_resources": {"listeners": list(listeners), "clusters": list(clusters)},
+        "static_resources": {"listeners": list(listeners), "clusters": list(clusters), "secrets": list(secrets)},
         **more,
     }
     (directory / "envoy.json").write_text(json.dumps(bootstrap))

@@ -6,7 +6,7 @@ for servers of the test.
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,20 @@ def echo_service(name: str, number: int, ports: str = "[{name: http, port: 80, t
 
 
 @contextmanager
-def routed(directory: Path, served: Served, addresses: Mapping[str, Upstream]) -> Iterator[Routed]:
-    """`addresses`: which server stands for the endpoint with an address."""
+def routed(directory: Path, served: Served, addresses: Mapping[str, Upstream], secrets: Sequence[dict[str, Any]] = ()) -> Iterator[Routed]:
+    """`addresses`: which server stands for the endpoint with an address; `secrets`: Envoy's, by the names that SDS has them."""
     ports = {address: one.port for address, one in addresses.items()}
     clusters = [_cluster(served, name, cluster, ports) for name, cluster in served.of(CLUSTER).items() if name.startswith("inbound-vip")]
     listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
     listeners += _tcp_listeners(served)
-    with running(directory, [as_json(one) for one in listeners], [as_json(one) for one in clusters]) as envoy:
+    found = [json.loads(json.dumps(as_json(one)), object_hook=_static_secret) for one in clusters]
+    with running(directory, [as_json(one) for one in listeners], found, secrets=secrets) as envoy:
         yield Routed(envoy, served, {one.name: one for one in addresses.values()})
+
+
+def _static_secret(part: dict[str, Any]) -> dict[str, Any]:
+    """A secret that would come by SDS, from the file."""
+    return {"name": part["name"]} if part.keys() == {"name", "sds_config"} else part
 
 
 def _cluster(served: Served, name: str, cluster: Message, ports: Mapping[str, int]) -> Message:
