@@ -60,8 +60,9 @@ def resolved(mesh: Mesh, pod: Pod, *names: str, tmp_path: Path) -> dict[str, Any
     file = tmp_path / "resolv.conf"
     file.write_text(f"nameserver {server(mesh)}\nsearch {SEARCH}\noptions ndots:5 timeout:2 attempts:3\n")
     script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
-    # `ip netns exec` gives the command mounts of its own.
-    said = run(["sh", "-c", script, str(file), sys.executable, "-c", _RESOLVE, *names], namespace=pod.namespace, timeout_s=60)
+    # In mounts of its own: the machine's file stays as it is.
+    command = ["unshare", "--mount", "sh", "-c", script, str(file), sys.executable, "-c", _RESOLVE, *names]
+    said = run(command, namespace=pod.namespace, timeout_s=60)
     found: dict[str, Any] = json.loads(said)
     return found
 
