@@ -85,6 +85,8 @@ class Assigned(Struct, frozen=True):
     service_account: str = ""
     probe: Probe | None = None
     problem: str = ""
+    address: str = ""
+    ports: tuple[int, ...] = ()
 
 
 def encode_attendance(members: Iterable[Member]) -> bytes:
@@ -148,6 +150,8 @@ def _assigned(one: Assigned) -> pb.Assigned:
         service_account=one.service_account,
         probe=None if one.probe is None else _probe(one.probe),
         problem=one.problem[:MAX_WORDS],
+        address=one.address,
+        ports=one.ports,
     )
 
 
@@ -177,7 +181,9 @@ def _decode_assigned(one: pb.Assigned) -> Assigned:
         check_segment(one.name)
         check_segment(one.service_account)
     probe = _decode_probe(one.probe) if one.HasField("probe") else None
-    return Assigned(GroupName.parse(f"{one.namespace}/{one.group}"), one.uid, one.name, one.service_account, probe, one.problem)
+    group = GroupName.parse(f"{one.namespace}/{one.group}")
+    ports = tuple(_port(port) for port in one.ports)
+    return Assigned(group, one.uid, one.name, one.service_account, probe, one.problem, one.address, ports)
 
 
 def _decode_probe(message: pb.Probe) -> Probe:

@@ -40,6 +40,8 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     root_namespace: str
     created_s: int
     expires_s: int
+    accounts: dict[str, str] = {}
+    """The service account of each group, by `namespace/name`, as it was then: only for what people write."""
 
     def __repr__(self) -> str:
         return f"Bundle({self.node}, token withheld)"

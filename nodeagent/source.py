@@ -85,7 +85,7 @@ def make_source(config: Config, state: StateDirectory, turn: Turn, dial: Callabl
             from nodeagent.vm.membership import load
             from nodeagent.vm.runtime import MachineRuntime
 
-            machine = MachineRuntime(load(config.state_dir).machine, configuration, state, dial)
+            machine = MachineRuntime(load(config.state_dir), configuration, state, dial)
             return StaticSource(machine, {"attendance": machine.attendance.run, "health": machine.prober.run})
         case _:
             assert_never(config.runtime)

@@ -13,7 +13,7 @@ from control.cli.token import Duration
 
 if TYPE_CHECKING:
     from meshapi.bundle import Bundle
-    from meshapi.vm import VMName
+    from meshapi.vm import GroupName, VMName
 
 
 @click.group()
@@ -34,12 +34,13 @@ def create(client: AdminClient, groups: tuple[str, ...], name: str | None, addre
     The machine gets the service account of each of the groups, and no other. Whoever has the file can join in its place: move it there by
     a way that others can't read, and join with `nodeagent join FILE`.
     """
+    import msgspec
+
     from meshapi.bundle import encode_bundle
 
     machine = _machine(name, groups)
-    for group in machine.groups:
-        client.call("GET", "/objects", query={"kind": "workloadgroup", "namespace": group.namespace, "name": group.name})
-    bundle = _bundle(client, machine, address, ttl_s)
+    accounts = {str(group): _account(client, group) for group in machine.groups}
+    bundle = msgspec.structs.replace(_bundle(client, machine, address, ttl_s), accounts=accounts)
     try:
         _write(file, encode_bundle(bundle))
     except OSError as error:
@@ -56,6 +57,15 @@ def _machine(name: str | None, groups: tuple[str, ...]) -> "VMName":
         return VMName.make(name or f"{parsed[0].name}-{secrets.token_hex(3)}", parsed)
     except IdentityError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _account(client: AdminClient, group: "GroupName") -> str:
+    """Raises AdminError for a group that is not there."""
+    listing = client.call("GET", "/objects", query={"kind": "workloadgroup", "namespace": group.namespace, "name": group.name})
+    if not listing["objects"][0]["accepted"]:
+        raise click.ClickException(f"WorkloadGroup {group} is not accepted: meshctl get workloadgroup {group.name}")
+    spec = listing["objects"][0]["manifest"].get("spec") or {}
+    return (spec.get("template") or {}).get("serviceAccount") or "default"
 
 
 def _bundle(client: AdminClient, machine: "VMName", address: str | None, ttl_s: int) -> "Bundle":

@@ -7,7 +7,6 @@ from typing import Final, Protocol
 
 from control.kinds.groups import ReadinessProbe
 from control.kinds.metadata import Kind, ObjectKey
-from control.model import vm
 from control.model.mesh import Mesh
 from control.vm.machines import Connected, Machines
 from control.vm.plan import Delete, Plan, Put, PutStatus, Step, Terms, World, plan
@@ -126,6 +125,8 @@ class Registrar:
             name=key.name,
             service_account=group.service_account,
             probe=probe_of(group.spec.probe) if group.spec.probe is not None else None,
+            address=entry.spec.address,
+            ports=tuple(sorted(set(entry.spec.ports.values()))),
         )
 
     def _tell_operator(self, made: Plan) -> None:
@@ -164,8 +165,3 @@ def _ways(probe: ReadinessProbe) -> Iterator[attendance.Way]:
         yield attendance.Exec(program.command)
     if (call := probe.grpc) is not None:
         yield attendance.GRPC(call.port, call.service)
-
-
-def registered_nodes(mesh: Mesh) -> int:
-    """How many machines have an entry."""
-    return len({vm.node_of(entry) for entry in mesh.store.registrations()})

@@ -133,6 +133,8 @@ class Assigned(_message.Message):
     SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     group: _builtins.str
     uid: _builtins.str
@@ -141,8 +143,12 @@ class Assigned(_message.Message):
     service_account: _builtins.str
     problem: _builtins.str
     """Why it is no workload, in words."""
+    address: _builtins.str
+    """Where others reach it, and at which ports."""
     @_builtins.property
     def probe(self) -> Global___Probe: ...
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -153,10 +159,12 @@ class Assigned(_message.Message):
         service_account: _builtins.str = ...,
         probe: Global___Probe | None = ...,
         problem: _builtins.str = ...,
+        address: _builtins.str = ...,
+        ports: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "name", b"name", "namespace", b"namespace", "probe", b"probe", "problem", b"problem", "service_account", b"service_account", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "group", b"group", "name", b"name", "namespace", b"namespace", "ports", b"ports", "probe", b"probe", "problem", b"problem", "service_account", b"service_account", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

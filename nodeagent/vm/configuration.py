@@ -1,14 +1,15 @@
 """What runs on a machine, as its owner says: a YAML file that need not be there.
 
 address: 10.0.0.5            # default: where the machine's connection to the controller comes from
-host: shop/web               # the group that the whole host is of; default: the machine's first group, if there are no units
+host: shop/web               # the group that the whole host is of; default: the machine's first that is no unit's
 excludeInboundPorts: [22]    # what is left alone of the whole host; SSH, unless something stands here
 annotations: {}              # further terms of the whole host's capture; see `nodeagent.capture.annotations`
-units:                       # single units of systemd, or cgroups by their paths
+units:                       # single units of systemd, or cgroups by their paths; each of a group, or a service account, of the bundle's
   web.service: shop/web
-  db.service: {group: shop/db, address: 10.0.0.6, annotations: {}}
+  db.service: {group: shop/db, address: 10.0.0.6, ports: [5432], annotations: {}}   # ports: those of its group, if none stand here
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +19,10 @@ from msgspec import Struct
 
 from meshapi.decoding import MAX_PORT
 from meshapi.spiffe import IdentityError
-from meshapi.vm import GroupName, VMName
+from meshapi.vm import GroupName
 from nodeagent.capture.annotations import TRAFFIC
 from nodeagent.policy.addresses import AddressError, parse_address
+from nodeagent.vm.membership import Membership
 
 MAX_BYTES: Final = 1 << 20
 EXCLUDE_INBOUND: Final = f"{TRAFFIC}excludeInboundPorts"
@@ -34,6 +36,7 @@ class ConfigurationError(ValueError):
 class _UnitEntry(Struct, frozen=True, forbid_unknown_fields=True):
     group: str
     address: str = ""
+    ports: tuple[int, ...] = ()
     annotations: dict[str, str] = {}
 
 
@@ -52,13 +55,14 @@ class Place(Struct, frozen=True):
     unit: str = ""
     address: str = ""
     shares_address: bool = False
+    ports: tuple[int, ...] = ()
     annotations: dict[str, str] = {}
 
 
-def read(path: Path, machine: VMName) -> tuple[Place, ...]:
+def read(path: Path, membership: Membership) -> tuple[Place, ...]:
     """The places, the whole host first; without a file, the host is of the machine's first group. Raises ConfigurationError."""
     try:
-        return _places(_decode(path), machine)
+        return _places(_decode(path), membership)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
 
@@ -89,48 +93,58 @@ def _check_depth(text: bytes) -> None:
         raise ConfigurationError(str(error)) from error
 
 
-def _places(file: _File, machine: VMName) -> tuple[Place, ...]:
-    units = [_unit(name, entry, machine) for name, entry in file.units.items()]
-    places = [*_host(file, machine), *units]
-    if len({place.group for place in places}) != len(places):
+def _places(file: _File, membership: Membership) -> tuple[Place, ...]:
+    units = [_unit(name, entry, membership) for name, entry in file.units.items()]
+    places = [*_host(file, membership, {unit.group for unit in units}), *units]
+    if not places or len({place.group for place in places}) != len(places):
         raise ConfigurationError("a group stands there for two workloads: each has its own")
     # The first that has no address of its own has the machine's; the others are at it without being found by it.
-    made: list[Place] = []
-    for place in places:
-        shares = not place.address and any(not other.address for other in made)
-        made.append(msgspec.structs.replace(place, shares_address=shares))
-    first = next((index for index, place in enumerate(made) if not place.address), None)
-    if first is not None and file.address:
-        made = [msgspec.structs.replace(one, address=_address(file.address)) if not one.address else one for one in made]
-    return tuple(made)
+    first = next((index for index, place in enumerate(places) if not place.address), None)
+    own = _address(file.address) if file.address else ""
+    return tuple(
+        place if place.address else msgspec.structs.replace(place, address=own, shares_address=index != first)
+        for index, place in enumerate(places)
+    )
 
 
-def _host(file: _File, machine: VMName) -> list[Place]:
-    if file.units and not file.host:
+def _host(file: _File, membership: Membership, of_units: Collection[GroupName]) -> list[Place]:
+    left = [group for group in membership.machine.groups if group not in of_units]
+    if not file.host and not left:
         return []
     annotations = dict(file.annotations)
     if file.exclude_inbound_ports is not None:
         annotations[EXCLUDE_INBOUND] = ",".join(str(_port(port)) for port in file.exclude_inbound_ports)
-    return [Place(_group(file.host, machine) if file.host else machine.groups[0], annotations=annotations)]
+    return [Place(_group(file.host, membership) if file.host else left[0], annotations=annotations)]
 
 
-def _unit(name: str, entry: str | _UnitEntry, machine: VMName) -> Place:
+def _unit(name: str, entry: str | _UnitEntry, membership: Membership) -> Place:
     parts = name.split("/")
     if "\0" in name or any(part in {"", ".", ".."} for part in parts):
         raise ConfigurationError(f"{name[:80]!r} is neither a unit nor a path of a cgroup below its mount")
     unit = _UnitEntry(entry) if isinstance(entry, str) else entry
-    return Place(_group(unit.group, machine), name, _address(unit.address) if unit.address else "", annotations=unit.annotations)
+    return Place(
+        _group(unit.group, membership),
+        name,
+        _address(unit.address) if unit.address else "",
+        ports=tuple(sorted({_port(port) for port in unit.ports})),
+        annotations=unit.annotations,
+    )
 
 
-def _group(text: str, machine: VMName) -> GroupName:
+def _group(text: str, membership: Membership) -> GroupName:
+    """A group of the machine, by its name or, where only one has it, by its service account."""
     try:
-        group = GroupName.parse(text)
+        named = GroupName.parse(text)
     except IdentityError as error:
-        raise ConfigurationError(f"{text[:80]!r} is no group, which is namespace/name: {error}") from error
-    if group not in machine.groups:
-        known = ", ".join(str(one) for one in machine.groups)
-        raise ConfigurationError(f"this machine may not join {group}: its bundle was made for {known}")
-    return group
+        raise ConfigurationError(f"{text[:80]!r} is neither a group nor an account, which is namespace/name: {error}") from error
+    groups = membership.machine.groups
+    if named in groups:
+        return named
+    found = [group for group in groups if (group.namespace, membership.accounts.get(str(group))) == (named.namespace, named.name)]
+    if len(found) != 1:
+        known = ", ".join(str(one) for one in groups)
+        raise ConfigurationError(f"{named} is {'several' if found else 'none'} of the groups that this machine may join: {known}")
+    return found[0]
 
 
 def _address(text: str) -> str:

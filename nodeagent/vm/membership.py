@@ -37,10 +37,11 @@ class Membership(Struct, frozen=True):
     trust_domain: str
     cluster: str
     root_namespace: str
+    accounts: dict[str, str] = {}
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
-        return cls(bundle.node, bundle.controller, bundle.roots_pem, bundle.trust_domain, bundle.cluster, bundle.root_namespace)
+        return cls(**{name: getattr(bundle, name) for name in cls.__struct_fields__})
 
     @property
     def machine(self) -> VMName:

@@ -37,7 +37,7 @@ async def probe(asked: Probe) -> str | None:
             assert_never(asked.way)
     except TimeoutError:
         return f"no answer within {asked.timeout_s} s"
-    except (OSError, ValueError, asyncio.IncompleteReadError, grpc.aio.AioRpcError) as error:
+    except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, grpc.aio.AioRpcError) as error:
         return _words(error)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from meshapi.attendance import Assigned, Probe
-from meshapi.vm import GroupName, VMName
+from meshapi.vm import GroupName
 from nodeagent.linux import cgroups
 from nodeagent.linux.namespaces import key_at
 from nodeagent.runtime.base import HOST_NETWORK, LocalWorkload
@@ -20,6 +20,7 @@ from nodeagent.state.files import StateDirectory
 from nodeagent.vm import membership, units, workloads
 from nodeagent.vm.attendance import Attendance
 from nodeagent.vm.configuration import ConfigurationError, Place, read
+from nodeagent.vm.membership import Membership
 from nodeagent.vm.prober import Prober
 from nodeagent.xds.channel import Dial
 
@@ -32,14 +33,15 @@ log = logging.getLogger(__name__)
 class MachineRuntime:
     """See `Runtime`. `attendance` and `prober` are to be run beside it."""
 
-    def __init__(self, machine: VMName, configuration: Path, state: StateDirectory, dial: Callable[[], Dial]) -> None:
-        self._machine = machine
+    def __init__(self, joined: Membership, configuration: Path, state: StateDirectory, dial: Callable[[], Dial]) -> None:
+        self._joined = joined
         self._configuration = configuration
         self._state = state
         self._places: tuple[Place, ...] = ()
         self._configuration_problem = ""
         self._version: object = ()
         self._assigned: dict[GroupName, Assigned] = {one.group: one for one in membership.load_assigned(state) if one.uid}
+        self._heard = False
         self._problems: dict[GroupName, str] = {}
         self._paths: dict[str, str] = {}
         self._absent_since_s: dict[str, float] = {}
@@ -62,7 +64,8 @@ class MachineRuntime:
             await asyncio.to_thread(self._look)
             self._say()
             current = tuple(sorted(self._workloads(), key=lambda workload: workload.uid))
-            if current != yielded and self._places:
+            # Without a word of the controller, ever, nothing is known of what a former agent may have captured.
+            if current != yielded and self._places and (self._assigned or self._heard):
                 yielded = current
                 yield current
             await self._rest()
@@ -75,6 +78,7 @@ class MachineRuntime:
             pass
 
     def _on_assigned(self, assigned: tuple[Assigned, ...]) -> None:
+        self._heard = True
         self._problems = {one.group: one.problem for one in assigned if not one.uid}
         fresh = self._assigned | {one.group: one for one in assigned if one.uid}
         if fresh == self._assigned:
@@ -101,7 +105,7 @@ class MachineRuntime:
 
     def _reread(self) -> None:
         try:
-            self._places = read(self._configuration, self._machine)
+            self._places = read(self._configuration, self._joined)
             self._configuration_problem = ""
         except ConfigurationError as error:
             self._configuration_problem = f"{error}; what it said before stays in force" if self._places else str(error)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from msgspec.structs import replace
+
 from meshapi.attendance import Assigned, Health, Member
 from meshapi.vm import GroupName
 from nodeagent.capture.annotations import read_host_terms, read_terms
@@ -36,7 +38,14 @@ def stopped(place: Place) -> Verdict:
 def workload(place: Place, assigned: Assigned, where: str, key: NamespaceKey | None, *, cgroup: str = "") -> LocalWorkload:
     """`where`: of a unit the directory of its cgroup, which is `cgroup` below the mount; `key`: what is there now."""
     host = not place.unit
-    terms, problem = read_host_terms(place.annotations) if host else read_terms(place.annotations, cgroup=cgroup)
+    if host:
+        terms, problem = read_host_terms(place.annotations)
+    else:
+        terms, problem = read_terms(place.annotations, cgroup=cgroup)
+        ports = place.ports or assigned.ports or terms.include_inbound_ports
+        # A tunnel says for whom it is too late: it is for who has the address alone.
+        alone = (assigned.address,) if assigned.address and not place.shares_address else ()
+        terms = replace(terms, include_inbound_ports=ports, addresses=alone)
     return LocalWorkload(
         uid=assigned.uid,
         name=assigned.name,

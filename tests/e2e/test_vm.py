@@ -12,7 +12,8 @@ from demo import manifests
 from demo.machines import Machine, workload_group
 from demo.shell import run
 from demo.topology import Pod
-from tests.e2e.mesh import HTTP, SECRET, Mesh, principal
+from tests.e2e.mesh import HTTP, SECRET, Call, Mesh, principal
+from tests.nodeagent import cgroups
 
 VIP = "10.96.7.1"
 WAIT_S = 30.0
@@ -37,9 +38,17 @@ def documents(port: int = HTTP) -> list[manifests.Manifest]:
     ]
 
 
+def entries(mesh: Mesh) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(mesh.cluster.meshctl("get", "workloadentry", "-o", "json"))
+    return found
+
+
 def entry(mesh: Mesh) -> dict[str, Any]:
-    found = json.loads(mesh.cluster.meshctl("get", "workloadentry", "-o", "json"))
-    return found[0] if found else {}
+    return next(iter(entries(mesh)), {})
+
+
+def accounts(mesh: Mesh) -> set[str]:
+    return {one["spec"]["serviceAccount"] for one in entries(mesh)}
 
 
 def healthy(mesh: Mesh) -> str:
@@ -96,6 +105,42 @@ def test_a_machine_joins_calls_is_called_falls_ill_recovers_and_leaves(mesh: Mes
         assert "nodemesh" not in left
         assert "0x111" not in left
         machine.stop()
+
+
+def test_units_are_workloads_of_their_own_beside_their_host(mesh: Mesh, machine: Machine) -> None:
+    """Each calls as itself, by its configuration; who may not is told so, and one that stops is registered no more."""
+    host, far = machine.host, mesh.pods["api-2"]
+    groups = [workload_group(name, app=name, service_account=name) for name in ("vm-host", "billing", "batch")]
+    only_billing = manifests.authorization_policy("only-billing", "ALLOW", app="api", principals=[principal("billing")])
+
+    def ask(cgroup: Path) -> Call:
+        with cgroups.inside(cgroup):
+            return mesh.call(host.namespace, far.ipv4)
+
+    with cgroups.made() as billing, cgroups.made() as batch, mesh.applied("vm-units", *groups):
+        machine.create_bundle("default/vm-host", "default/billing", "default/batch")
+        machine.join()
+        machine.configure(units={billing.name: "default/billing", batch.name: {"group": "default/batch"}})
+        machine.start()
+        mesh.wait(lambda: len(machine.workloads()) == 3 and machine.ready(), "host and units to be in the mesh", timeout_s=WAIT_S)
+        with mesh.policies(only_billing):
+            mesh.wait(lambda: ask(billing).pod == "api-2", "billing to be let in", timeout_s=WAIT_S)
+            assert not ask(batch).ok
+            assert not mesh.call(host.namespace, far.ipv4).ok, "nor is the host"
+        mesh.wait(lambda: mesh.call(host.namespace, far.ipv4).ok, "the host to be let in without a policy")
+        cgroups.remove(batch)
+        mesh.wait(lambda: len(machine.workloads()) == 2, "the unit that stopped to be no workload", timeout_s=WAIT_S)
+        mesh.wait(
+            lambda: {one["spec"]["serviceAccount"] for one in entries(mesh)} == {"vm-host", "billing"}, "nor registered", timeout_s=WAIT_S
+        )
+        machine.stop()
+        # No agent runs: one is started for as long as it takes to let go.
+        said = machine.leave()
+        assert "is released" in said
+        assert not entries(mesh)
+        left = "".join(run(command, namespace=host.namespace) for command in (["nft", "list", "tables"], ["ip", "rule"]))
+        assert "nodemesh" not in left
+        machine.configuration.unlink()
 
 
 def test_it_says_what_keeps_a_host_from_joining(mesh: Mesh, machine: Machine, tmp_path: Path) -> None:

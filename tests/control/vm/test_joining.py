@@ -29,7 +29,7 @@ kind: WorkloadGroup
 metadata: {name: web, namespace: shop, annotations: {nodemesh.io/allowed-addresses: 10.9.0.0/16}}
 spec:
   metadata: {labels: {app: web}}
-  template: {serviceAccount: web}
+  template: {serviceAccount: web, ports: {http: 8080}}
   probe: {tcpSocket: {port: 8080}, periodSeconds: 5}
 ---
 apiVersion: networking.istio.io/v1
@@ -113,7 +113,7 @@ async def test_a_machine_joins_is_registered_and_gets_its_identity(site: Site) -
         async with attending(machine) as stream:
             told = await stream.registered(MEMBER)
             probe = Probe(TCPSocket(8080), period_s=5)
-            assert told == Assigned(WEB, UID, "web-10.9.0.1", "web", probe)
+            assert told == Assigned(WEB, UID, "web-10.9.0.1", "web", probe, address="10.9.0.1", ports=(8080,))
             assert await machine.certificate(IDENTITY)
             for other in ("spiffe://cluster.local/ns/shop/sa/default", "spiffe://cluster.local/ns/default/sa/web"):
                 assert await refused(machine.certificate(other)) == grpc.StatusCode.PERMISSION_DENIED
