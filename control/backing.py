@@ -21,6 +21,7 @@ from control.cluster.root_secret import RootSecret
 from control.cluster.shared_revocations import SharedRevocations
 from control.cluster.shared_tokens import SharedTokens
 from control.cluster.status_writer import StatusWriter
+from control.cluster.waypoint_status import WaypointStatus
 from control.controller import REVOCATIONS_FILE, Controller
 from control.kinds import Kind
 from control.metrics import Metrics
@@ -159,7 +160,7 @@ def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations
             return MachineTerms(controller=identity, grace_s=parts.grace_s, leading=elector.leading, alone=False)
 
         registrar = Registrar(mesh, controller.machines, ClusterEntries(parts.client), terms, time.time)
-        duties = do_duties(elector, StatusWriter(parts.client, mesh), published)
+        duties = do_duties(elector, StatusWriter(parts.client, mesh), WaypointStatus(parts.client, mesh), published)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(tokens.follow(), name="follow join tokens")
             tasks.create_task(elector.run(), name="leader election")

@@ -130,9 +130,22 @@ class ServiceSpec(Struct, frozen=True, rename="camel"):
     internal_traffic_policy: str = "Cluster"
 
 
+class ServiceCondition(Struct, frozen=True, rename="camel"):
+    type: str
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str | None = None
+
+
+class ServiceStatus(Struct, frozen=True):
+    conditions: tuple[ServiceCondition, ...] = ()
+
+
 class Service(Object, frozen=True, rename="camel"):
     kind_of: ClassVar[Kind] = Kind.SERVICE
     spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
 
     @property
     def addresses(self) -> tuple[str, ...]:

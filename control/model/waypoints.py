@@ -113,7 +113,7 @@ def bind(key: ObjectKey, asked: ObjectKey | None, found: Waypoint | None, of_nam
         return UNBOUND
     name = f"{asked.namespace}/{asked.name}"
     if found is None:
-        return Binding(asked, None, "WaypointIsMissing", f"the waypoint {name} does not exist")
+        return Binding(asked, None, "WaypointIsNotReady", f"the waypoint {name} does not exist")
     if found.address is None:
         return Binding(asked, None, "WaypointIsNotReady", f"the waypoint {name} has no address yet, and no service of its name")
     if not _admits(found, key.namespace, of_namespace):
