@@ -11,7 +11,10 @@ TERMINATE: Final = "connect_terminate"
 INTERNAL: Final = "main_internal"
 ORIGINATE: Final = "connect_originate"
 DIRECT: Final = "encap"
-"""The cluster to whatever workload was dialled."""
+"""The cluster to whatever workload was dialled, by tunnel."""
+DIRECT_PLAIN: Final = "direct-plaintext"
+"""The same without one."""
+DIRECT_ORIGINATE: Final = "connect_originate_direct"
 
 
 class Layer(StrEnum):

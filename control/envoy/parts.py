@@ -17,6 +17,8 @@ IDENTITY: Final = "nodemesh.endpoint"
 TUNNEL_MATCH: Final = "envoy.transport_socket_match"
 """The metadata of an endpoint by which its transport is chosen."""
 TUNNEL: Final = {"tunnel": "h2"}
+IDENTITY_STATE: Final = "envoy.network.upstream_subject_alt_names"
+"""The filter state of who the other end must be: checked in the handshake, and part of the key of a pool."""
 PEER: Final = "io.istio.peer_principal"
 """The filter state that holds the client's SPIFFE id, for whoever decides by it."""
 _EXTENSIONS: Final = "envoy.extensions"

@@ -6,6 +6,7 @@ from control.envoy.clusters import service_cluster
 from control.envoy.endpoints import load_assignment
 from control.envoy.listeners.tunnel import (
     Destinations,
+    direct_originate_listener,
     internal_cluster,
     originate_cluster,
     originate_listener,
@@ -13,7 +14,8 @@ from control.envoy.listeners.tunnel import (
     terminate_routes,
 )
 from control.envoy.listeners.waypoint import internal_listener, layers
-from control.envoy.naming import INTERNAL, ORIGINATE, TERMINATE, ClusterRef, Layer
+from control.envoy.listeners.workloads import destinations, direct_cluster, direct_workloads, plaintext_cluster
+from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN, INTERNAL, ORIGINATE, TERMINATE, ClusterRef, Layer
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.routes import http_route_resource, http_routes, tcp_target
@@ -32,6 +34,12 @@ def waypoint_recipes(world: World, proxy: ProxyKey, listen: tuple[str, ...]) -> 
         Recipe(CLUSTER, INTERNAL, internal_cluster),
         Recipe(CLUSTER, ORIGINATE, originate_cluster),
     ]
+    if world.ask(direct_workloads, proxy):
+        recipes += [
+            Recipe(LISTENER, DIRECT_ORIGINATE, direct_originate_listener),
+            Recipe(CLUSTER, DIRECT, direct_cluster),
+            Recipe(CLUSTER, DIRECT_PLAIN, plaintext_cluster),
+        ]
     for key in world.ask(waypoint_services, proxy):
         recipes += world.ask(_service_recipes, proxy, key)
     return tuple(recipes)
@@ -55,9 +63,10 @@ def main_listener(world: World, proxy: ProxyKey) -> Built | None:
 def ways_in(world: World, proxy: ProxyKey) -> Built:
     """The authorities that the waypoint takes."""
     services = (world.service(key) for key in world.ask(waypoint_services, proxy))
-    return terminate_routes(
+    found = [
         Destinations(one.key, one.addresses, tuple(port.number for port in one.ports)) for one in services if one is not None and one.ports
-    )
+    ]
+    return terminate_routes((*found, *world.ask(destinations, proxy)))
 
 
 def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Recipe, ...]:

@@ -6,8 +6,11 @@ import pytest
 
 from demo import manifests, waypoint
 from demo.manifests import Manifest
-from demo.waypoint import Waypoint
-from tests.e2e.mesh import ECHO, SECRET, Mesh, echoes
+from demo.topology import Pod
+from demo.waypoint import HBONE_PORT, Waypoint
+from nodeagent.ztunnel.protocol import SetIdentity
+from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, spiffe
+from tests.nodeagent.ztunnel.proxy.attacks.peer import Ended, Peer, client_context
 
 VIPS = ("10.96.0.20", "fd96::20")
 HOST = "front.default.svc.cluster.local"
@@ -53,3 +56,158 @@ def test_a_service_through_it(mesh: Mesh, gate: Waypoint, bound: None) -> None:
     assert through(mesh, gate, VIPS[0], 8081), "a port that does not say what it carries"
     connection = mesh.hold(shop, VIPS[0], ECHO)
     assert echoes(connection), "TCP"
+
+
+def test_an_endpoint_that_comes_changes_no_cluster(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    before = gate.stat("cluster_manager.cluster_modified"), gate.stat("cluster_manager.cds.update_attempt")
+    pod = mesh.add_pod("n1", "api-4", service_account="api", app="api")
+    try:
+        mesh.wait(lambda: mesh.call(mesh.pods["shop"], VIPS[0], 80).pod == "api-4", "the new endpoint to be called", timeout_s=20)
+        assert (gate.stat("cluster_manager.cluster_modified"), gate.stat("cluster_manager.cds.update_attempt")) == before
+    finally:
+        mesh.remove_pod(pod)
+
+
+def test_who_may_come_in_and_whither(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    """By a client of the test's own, with the waypoint's certificate: it is one of the mesh."""
+    kept = json.loads((gate.directory / "state/svid.json").read_text())
+    me = SetIdentity(spiffe("gate"), kept["chain_pem"], kept["key_pem"])
+
+    def peer(identity: SetIdentity | None) -> Peer:
+        return Peer.over(mesh.dial(mesh.outside, gate.pod.ipv4, HBONE_PORT), client_context(gate.directory, identity)).greet()
+
+    with peer(me) as known:
+        answers = {authority: known.ask(authority) for authority in (f"{VIPS[0]}:80", f"[{VIPS[1]}]:{ECHO}")}
+        assert set(answers.values()) == {200}, answers
+        strange = (
+            "10.96.0.99:80",
+            f"{VIPS[0]}:81",
+            VIPS[0],
+            "127.0.0.1:80",
+            f"{gate.pod.ipv4}:15000",
+            f"{mesh.pods['api-1'].ipv4}:8080",
+            HOST,
+        )
+        answers = {authority: known.ask(authority) for authority in strange}
+        assert set(answers.values()) == {404}, answers
+    with pytest.raises((OSError, Ended)):
+        peer(None)
+
+
+@pytest.fixture
+def pair(mesh: Mesh, gate: Waypoint) -> Iterator[tuple[Pod, Pod]]:
+    """Two workloads of one account that are bound to the waypoint, which takes calls to workloads."""
+    pods = tuple(mesh.add_pod("n2", name, service_account="api", app="solo") for name in ("solo-1", "solo-2"))
+    for pod in pods:
+        retold(mesh, pod, "app: solo", "app: solo\n    istio.io/use-waypoint: gate")
+    mesh.cluster.apply(gate.name, gate.objects("all"))
+    try:
+        yield pods[0], pods[1]
+    finally:
+        mesh.cluster.apply(gate.name, gate.objects())
+        for pod in pods:
+            mesh.remove_pod(pod)
+
+
+def retold(mesh: Mesh, pod: Pod, old: str, new: str) -> None:
+    """Changes what the mesh is told of a pod."""
+    file = mesh.cluster.config / f"pod-{pod.name}.yaml"
+    before = file.read_text()
+    assert old in before
+    file.write_text(before.replace(old, new))
+
+
+def test_workloads_through_it(mesh: Mesh, gate: Waypoint, pair: tuple[Pod, Pod]) -> None:
+    shop = mesh.pods["shop"]
+    for pod in pair:
+        for address in (pod.ipv4, pod.ipv6):
+            mesh.wait(lambda address=address: through(mesh, gate, str(address), HTTP), f"calls to {address} to go through it", timeout_s=20)
+    answers = [(pod.name, mesh.call(shop, address, HTTP).pod) for _ in range(5) for pod in pair for address in (pod.ipv4, pod.ipv6)]
+    assert all(asked == answered for asked, answered in answers), "a connection to one is not used for the other"
+    assert echoes(mesh.hold(shop, pair[0].ipv4, ECHO))
+
+
+def test_an_endpoint_that_is_somebody_else_gets_nothing(mesh: Mesh, gate: Waypoint, pair: tuple[Pod, Pod]) -> None:
+    """What lives at the address proves another identity than the mesh says that it has."""
+    address = str(pair[0].ipv4)
+    mesh.wait(lambda: through(mesh, gate, address, HTTP), "calls to go through it", timeout_s=20)
+    failures = "cluster.connect_originate.ssl.fail_verify_san"
+    before = gate.stat(failures)
+    retold(mesh, pair[0], "serviceAccountName: api", "serviceAccountName: shop")
+
+    def fails_in_the_handshake() -> bool:
+        assert not mesh.call(mesh.pods["shop"], address, HTTP).ok or gate.stat(failures) == before
+        return gate.stat(failures) > before
+
+    mesh.wait(fails_in_the_handshake, "the handshake to be what fails")
+    retold(mesh, pair[0], "serviceAccountName: shop", "serviceAccountName: api")
+    mesh.wait(lambda: through(mesh, gate, address, HTTP), "calls to go through it again", timeout_s=20)
+
+
+def test_certificates_rotate_and_nothing_is_dropped(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    def serial() -> str:
+        found = json.loads(gate.admin("/certs"))["certificates"]
+        return next((one["serial_number"] for entry in found for one in entry["cert_chain"]), "")
+
+    gate.stop()
+    (gate.directory / "state/svid.json").unlink()
+    # Good for a minute, and dated a minute back: half of its life is over when it comes.
+    gate.start(extra=("--certificate-ttl=60s",))
+    mesh.wait(lambda: through(mesh, gate, VIPS[0]), "calls to go through the waypoint again", timeout_s=20)
+    connection, first = mesh.hold(mesh.pods["shop"], VIPS[0], ECHO), serial()
+    with mesh.stream(mesh.pods["shop"], VIPS[0], port=80) as stream:
+        mesh.wait(lambda: serial() not in {"", first}, "another certificate", timeout_s=30)
+        second = serial()
+        mesh.wait(lambda: serial() not in {"", second}, "and another", timeout_s=30)
+    assert echoes(connection)
+    assert len(stream.calls) > 20
+    assert not stream.failed
+
+
+def test_a_controller_that_restarts_sends_nothing_again(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    names = ("cluster_manager.cluster_modified", "cluster_manager.cluster_added", "listener_manager.listener_modified")
+    before = {name: gate.stat(name) for name in names}
+    since = gate.status()["since_s"]
+    with mesh.stream(mesh.pods["shop"], VIPS[0], port=80) as stream:
+        assert mesh.cluster.controller is not None
+        mesh.cluster.controller.stop()
+        mesh.cluster.start_controller()
+        mesh.wait(lambda: gate.synced and gate.status()["since_s"] > since, "the waypoint to be back", timeout_s=30)
+    assert {name: gate.stat(name) for name in names} == before
+    assert not stream.failed
+
+
+def test_what_envoy_refuses_is_told_with_its_words(mesh: Mesh, gate: Waypoint) -> None:
+    """A second Envoy of the Gateway, told to listen where its host has no address."""
+    other = Waypoint(gate.cluster, gate.pod, gate.name, gate.vip, at="other")
+    other.start(extra=("--address=203.0.113.9", "--instance=other"), wait=False)
+    try:
+        mesh.wait(lambda: refusals(mesh), "the refusal", timeout_s=20)
+        (refused,) = refusals(mesh)
+        assert refused["name"] == "connect_terminate"
+        assert "203.0.113.9" in refused["message"]
+        told = mesh.cluster.meshctl_answer("proxy-status")
+        assert "default/gate refuses Listener connect_terminate" in told
+    finally:
+        other.stop()
+    mesh.wait(lambda: len(statuses(mesh)) == 1, "the other one to be gone")
+    assert not refusals(mesh)
+
+
+def test_who_loses_its_gateway_loses_its_configuration(mesh: Mesh, gate: Waypoint) -> None:
+    file = mesh.cluster.config / f"{gate.name}.yaml"
+    kept = file.read_text()
+    file.write_text("\n---\n".join(part for part in kept.split("---") if "kind: Gateway" not in part))
+    try:
+        mesh.wait(lambda: not statuses(mesh), "its streams to be closed")
+    finally:
+        file.write_text(kept)
+    mesh.wait(lambda: gate.synced, "the waypoint to be back", timeout_s=30)
+
+
+def statuses(mesh: Mesh) -> list[dict[str, Any]]:
+    return list(json.loads(mesh.cluster.meshctl_answer("proxy-status", "-o", "json")))
+
+
+def refusals(mesh: Mesh) -> list[dict[str, Any]]:
+    return [refused for one in statuses(mesh) for refused in one["refused"]]

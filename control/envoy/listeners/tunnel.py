@@ -14,11 +14,12 @@ from msgspec import Struct
 
 from control.envoy.built import Built, built
 from control.envoy.messages import new
-from control.envoy.naming import INTERNAL, ORIGINATE, TERMINATE
+from control.envoy.naming import DIRECT_ORIGINATE, INTERNAL, ORIGINATE, TERMINATE
 from control.envoy.parts import (
     DESTINATION,
     HTTP2,
     IDENTITY,
+    IDENTITY_STATE,
     PEER,
     ads,
     extension,
@@ -119,26 +120,32 @@ def originate_listener(_world: World) -> Built:
 
     Without an identity the text is `-`, which no certificate has.
     """
-    identity = shared_state("envoy.network.upstream_subject_alt_names", f"%DYNAMIC_METADATA({IDENTITY}:identity)%")
-    filters = [
-        extension("expected", "filters.network.set_filter_state.v3.Config", on_new_connection=[identity]),
-        extension(
-            "tunnel",
-            "filters.network.tcp_proxy.v3.TcpProxy",
-            stat_prefix=ORIGINATE,
-            cluster=ORIGINATE,
-            tunneling_config={"hostname": "%DOWNSTREAM_LOCAL_ADDRESS%"},
-            idle_timeout={},
-        ),
-    ]
+    identity = shared_state(IDENTITY_STATE, f"%DYNAMIC_METADATA({IDENTITY}:identity)%")
+    return _originating(ORIGINATE, extension("expected", "filters.network.set_filter_state.v3.Config", on_new_connection=[identity]))
+
+
+def direct_originate_listener(_world: World) -> Built:
+    """The same where the connection's state says where to and who must be there."""
+    return _originating(DIRECT_ORIGINATE)
+
+
+def _originating(name: str, *ahead: dict[str, Any]) -> Built:
+    tunnel = extension(
+        "tunnel",
+        "filters.network.tcp_proxy.v3.TcpProxy",
+        stat_prefix=name,
+        cluster=ORIGINATE,
+        tunneling_config={"hostname": "%DOWNSTREAM_LOCAL_ADDRESS%"},
+        idle_timeout={},
+    )
     message = new(
         LISTENER_MESSAGE,
-        name=ORIGINATE,
+        name=name,
         internal_listener={},
         listener_filters=[original_destination()],
-        filter_chains=[{"name": ORIGINATE, "filters": filters}],
+        filter_chains=[{"name": name, "filters": [*ahead, tunnel]}],
     )
-    return built(ORIGINATE, message)
+    return built(name, message)
 
 
 def originate_cluster(world: World) -> Built:

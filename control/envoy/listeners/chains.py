@@ -1,0 +1,66 @@
+"""Filter chains of services and workloads, and the matchers that choose among them."""
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from control.envoy.filters import http_filters
+from control.envoy.listeners.requests import judges_paths, reading
+from control.envoy.listeners.tunnel import MANAGER
+from control.envoy.messages import Message, new, packed
+from control.envoy.parts import extension
+from control.envoy.place import Place
+from control.envoy.world import World
+from control.kinds import ObjectKey
+
+_INPUTS: Final = "matching.common_inputs.network.v3"
+HTTP_VERSIONS: Final = ("http/1.0", "http/1.1", "h2c")
+
+
+class Chain(Struct, frozen=True):
+    """A filter chain, with what shaped it."""
+
+    message: Message
+    sources: tuple[ObjectKey, ...] = ()
+
+
+def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ahead: tuple[dict[str, Any], ...] = ()) -> Chain:
+    """Speaks HTTP at a place; `routes`: where its routes are (`rds`) or what (`route_config`); `ahead`: network filters before it."""
+    parts = world.ask(http_filters, place)
+    manager = extension(
+        "http",
+        MANAGER,
+        stat_prefix=name,
+        http_filters=list(parts.filters),
+        upgrade_configs=[{"upgrade_type": "websocket"}],
+        stream_idle_timeout={},
+        use_remote_address={"value": False},
+        **reading(strict=world.ask(judges_paths, place)),
+        server_header_transformation="PASS_THROUGH",
+        proxy_100_continue=True,
+        **routes,
+    )
+    return Chain(new("envoy.config.listener.v3.FilterChain", name=name, filters=[*ahead, manager]), parts.sources)
+
+
+def choose(name: str) -> dict[str, Any]:
+    """Ends a match: this chain."""
+    return {"action": {"name": name, "typed_config": packed(new("google.protobuf.StringValue", value=name))}}
+
+
+def then(matcher: Message) -> dict[str, Any]:
+    """Goes on matching."""
+    return {"matcher": matcher}
+
+
+def by_first_bytes(http: str, tcp: str) -> dict[str, Any]:
+    """One chain for what begins as HTTP, another for all else."""
+    versions = dict.fromkeys((f"'{version}'" for version in HTTP_VERSIONS), choose(http))
+    return then(exactly("ApplicationProtocolInput", versions, choose(tcp)))
+
+
+def exactly(by: str, entries: dict[str, Any], otherwise: dict[str, Any] | None = None) -> Message:
+    """A matcher of one property of a connection by its values."""
+    tree = {"input": extension(by, f"{_INPUTS}.{by}"), "exact_match_map": {"map": entries}}
+    fields = {"matcher_tree": tree} | ({"on_no_match": otherwise} if otherwise else {})
+    return new("xds.type.matcher.v3.Matcher", **fields)

@@ -1,0 +1,116 @@
+"""Chains for workloads that were dialled themselves, not by a service: to exactly the address that was dialled, as exactly who lives there.
+
+There is one pair of chains (HTTP, TCP) for each identity. A chain writes the destination and the identity into the connection's state;
+both are part of the key of the pools on the way, so that a connection to one workload is never used for another. Workloads that take
+no tunnel are dialled in plaintext.
+"""
+
+from typing import Any, Final
+
+from control.envoy.built import Built, built
+from control.envoy.filters import network_filters
+from control.envoy.listeners.chains import Chain, by_first_bytes, http_chain
+from control.envoy.listeners.requests import judges_paths, refusals
+from control.envoy.listeners.tunnel import CLUSTER_MESSAGE, Destinations
+from control.envoy.messages import new
+from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN
+from control.envoy.parts import DESTINATION, IDENTITY_STATE, extension, http_options, internal_address, internal_upstream, shared_state
+from control.envoy.place import Place
+from control.envoy.proxies import ProxyKey, find_proxy
+from control.envoy.world import World
+from meshapi.workload import NetworkMode, TunnelProtocol, Workload
+
+PLAIN: Final = "plaintext"
+
+
+def direct_workloads(world: World, proxy: ProxyKey) -> tuple[Workload, ...]:
+    """The workloads bound to a waypoint that are dialled by an address of their own."""
+    found = world.ask(find_proxy, proxy)
+    if found is None or found.address is None:
+        return ()
+    return tuple(one for one in world.bound_workloads(found.address) if one.addresses and one.network_mode is NetworkMode.STANDARD)
+
+
+def destinations(world: World, proxy: ProxyKey) -> tuple[Destinations, ...]:
+    """What may be asked for by CONNECT: any port of these."""
+    return tuple(Destinations(one.uid, one.addresses) for one in world.ask(direct_workloads, proxy))
+
+
+def direct_chains(world: World, proxy: ProxyKey) -> tuple[Chain, ...]:
+    """The chains of all identities."""
+    identities = sorted({_identity(one) for one in world.ask(direct_workloads, proxy)})
+    return tuple(chain for identity in identities for chain in world.ask(_chains_of, proxy, identity))
+
+
+def matches(world: World, proxy: ProxyKey) -> dict[str, dict[str, Any]]:
+    """By address, which chain."""
+    return {
+        str(address): by_first_bytes(*_names(_identity(one))) for one in world.ask(direct_workloads, proxy) for address in one.addresses
+    }
+
+
+def direct_cluster(_world: World) -> Built:
+    """To the listener that tunnels to what the connection's state says."""
+    message = new(
+        CLUSTER_MESSAGE,
+        name=DIRECT,
+        type="STATIC",
+        load_assignment={"cluster_name": DIRECT, "endpoints": [{"lb_endpoints": [{"endpoint": _listener()}]}]},
+        transport_socket=internal_upstream(),
+        typed_extension_protocol_options=_protocol(),
+    )
+    return built(DIRECT, message)
+
+
+def plaintext_cluster(_world: World) -> Built:
+    """To the very address, without a tunnel."""
+    message = new(
+        CLUSTER_MESSAGE,
+        name=DIRECT_PLAIN,
+        type="ORIGINAL_DST",
+        lb_policy="CLUSTER_PROVIDED",
+        connect_timeout={"seconds": 5},
+        cleanup_interval={"seconds": 60},
+        typed_extension_protocol_options=_protocol(),
+    )
+    return built(DIRECT_PLAIN, message)
+
+
+def _listener() -> dict[str, Any]:
+    return {"address": internal_address(DIRECT_ORIGINATE)}
+
+
+def _protocol() -> dict[str, Any]:
+    return http_options(use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}})
+
+
+def _identity(workload: Workload) -> str:
+    return str(workload.identity) if workload.tunnel_protocol is TunnelProtocol.HBONE else PLAIN
+
+
+def _names(identity: str) -> tuple[str, str]:
+    return f"direct-http|{identity}", f"direct-tcp|{identity}"
+
+
+def _chains_of(world: World, proxy: ProxyKey, identity: str) -> tuple[Chain, ...]:
+    place, cluster = Place(proxy), DIRECT_PLAIN if identity == PLAIN else DIRECT
+    http, tcp = _names(identity)
+    ahead = _state(identity)
+    refused = refusals() if world.ask(judges_paths, place) else []
+    route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": {"seconds": 0}}}
+    hosts = [{"name": "direct", "domains": ["*"], "routes": [*refused, route]}]
+    parts = world.ask(network_filters, place)
+    proxying = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", stat_prefix=tcp, cluster=cluster)
+    by_tcp = new("envoy.config.listener.v3.FilterChain", name=tcp, filters=[*ahead, *parts.filters, proxying])
+    return (
+        http_chain(world, place, http, {"route_config": {"name": "direct", "virtual_hosts": hosts}}, ahead),
+        Chain(by_tcp, parts.sources),
+    )
+
+
+def _state(identity: str) -> tuple[dict[str, Any], ...]:
+    """Where to, and who must be there."""
+    if identity == PLAIN:
+        return ()
+    states = [shared_state(f"{DESTINATION}.local_ip", "%DOWNSTREAM_LOCAL_ADDRESS%"), shared_state(IDENTITY_STATE, identity)]
+    return (extension("destination", "filters.network.set_filter_state.v3.Config", on_new_connection=states),)
