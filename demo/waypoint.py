@@ -28,11 +28,13 @@ class Waypoint:
     pod: Pod
     name: str
     vip: str
+    at: str = ""
+    """Which of several of one Gateway."""
     process: Process | None = None
 
     @property
     def directory(self) -> Path:
-        return self.cluster.directory / self.name
+        return self.cluster.directory / (self.at or self.name)
 
     def objects(self, traffic: str = "service") -> list[Manifest]:
         """What the mesh must know of it: the Gateway, and where it runs and as whom."""
@@ -50,8 +52,8 @@ class Waypoint:
             manifests.service(self.name, app=self.name, vips=(self.vip,), spec={"ports": [{"name": "mesh", "port": HBONE_PORT}]}),
         ]
 
-    def start(self, *, join: bool = True, extra: Sequence[str] = ()) -> None:
-        """Runs it; joined by a one-time token the first time. Returns when Envoy has taken all that there is for it."""
+    def start(self, *, join: bool = True, extra: Sequence[str] = (), wait: bool = True) -> None:
+        """Runs it, joined by a one-time token the first time. With `wait` it has taken all that there is for it when this returns."""
         self.directory.mkdir(exist_ok=True)
         roots = self.directory / "roots.pem"
         roots.write_text(self.cluster.meshctl("root"))
@@ -72,8 +74,9 @@ class Waypoint:
         if join:
             eventually(lambda: self._known, f"the controller to know the Gateway {self.name}")
             command.append(f"--token={self.cluster.meshctl('token', 'create', f'--gateway=default/{self.name}').strip()}")
-        self.process = Process(self.name, command, self.cluster.directory / f"{self.name}.log", self.pod.namespace).start()
-        eventually(lambda: self.synced, f"the waypoint {self.name} to have its configuration", timeout_s=30)
+        self.process = Process(self.at or self.name, command, self.directory.with_suffix(".log"), self.pod.namespace).start()
+        if wait:
+            eventually(lambda: self.synced, f"the waypoint {self.name} to have its configuration", timeout_s=30)
 
     def stop(self, *, signal_number: int | None = None) -> None:
         if self.process is None:

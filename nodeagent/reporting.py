@@ -26,6 +26,7 @@ from nodeagent.admin.reports import (
     WorkloadReport,
 )
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
+from nodeagent.enrolment.tally import OUTBOUND, Tallied
 from nodeagent.probes.known import Way
 from nodeagent.resolve.explain import Capture
 from nodeagent.resolve.explain_probe import KUBELET, explain_probe
@@ -81,10 +82,16 @@ class NodeReports:
             tcp_telemetry=agent.kernel is not None and not agent.kernel.problem,
             kubelet_connections=agent.probes.connections,
             fail_open=[
-                FailingOpen(one.workload.name, one.workload.namespace, one.state is EnrolmentState.OPEN, one.passed_openly)
+                FailingOpen(one.workload.name, one.workload.namespace, one.state is EnrolmentState.OPEN, one.tally.get(Tallied.OPENLY, 0))
                 for one in self.statuses()
                 if one.workload.terms.fail_open
             ],
+            # One that leaves and one that takes its place may have one name.
+            opened={
+                (one.workload.name, one.workload.namespace): {outcome: one.tally[outcome] for outcome in OUTBOUND}
+                for one in self.statuses()
+                if one.tally
+            },
         )
 
     async def status(self) -> StatusReport:

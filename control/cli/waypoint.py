@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from control.cli.options import EXIT_PROBLEM
+from control.cli.token import Duration
 from meshapi import wire
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -34,6 +35,7 @@ def waypoint() -> None:
 @click.option("--trust-domain", default=wire.DEFAULT_TRUST_DOMAIN)
 @click.option("--cluster", default=wire.DEFAULT_CLUSTER)
 @click.option("--instance", default="", help="Tells several Envoys of one Gateway apart, such as the pod's name.")
+@click.option("--certificate-ttl", "ttl_s", type=Duration(), default="24h", help="How long certificates are asked for.")
 @click.option("--drain", "drain_s", type=click.IntRange(0, 3600), default=5, help="Seconds that open connections have when this ends.")
 @click.option("--concurrency", type=click.IntRange(1, 256), help="Envoy's worker threads; one for each CPU, without it.")
 @click.option("--envoy-log-level", "log_level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")

@@ -76,13 +76,12 @@ class WaypointStore:
 
     def put(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> Touched:
         """Looks again at all that the replacement of an object may touch."""
-        instances = self._instances_of(key)
         self._file(key, old, new)
         gateways, suspects = self._concerned(key, old, new)
         for gateway in gateways:
             if self._renew(gateway):
                 suspects |= {gateway} | self._asking_for(gateway)
-        return self._look_again(suspects | instances | self._instances_of(key))
+        return self._look_again(suspects | self._instances_by(old) | self._instances_by(new))
 
     # ---- indexes
 
@@ -164,15 +163,17 @@ class WaypointStore:
             keys |= self._workloads.select(gateway.namespace, service.spec.selector)
         return {key for key in keys if key.kind is not Kind.SERVICE_ENTRY}
 
-    def _instances_of(self, key: ObjectKey) -> set[ObjectKey]:
-        """What a Gateway, or a service that a Gateway is reached by, makes the workloads of a waypoint, and its service."""
-        gateways = {key} if key.kind is Kind.GATEWAY else self._by_service.get(key, set())
-        found: set[ObjectKey] = set()
-        for one in gateways:
-            gateway = self._objects.get(one)
-            service = self._service_of_its_name(gateway) if isinstance(gateway, Gateway) else None
-            found |= self._run_as(one, service) | ({service.key} if service is not None else set())
-        return found
+    def _instances_by(self, item: MeshObject | None) -> set[ObjectKey]:
+        """What a Gateway, or a service that Gateways are reached by, makes the workloads of a waypoint, and its service."""
+        match item:
+            case Gateway():
+                ways = [(item.key, self._service_of_its_name(item))]
+            case Service():
+                ways = [(gateway, item) for gateway in self._by_service.get(item.key, ())]
+            case _:
+                return set()
+        services = {service.key for _, service in ways if service is not None}
+        return services.union(*(self._run_as(gateway, service) for gateway, service in ways))
 
     def _service_of_its_name(self, gateway: Gateway) -> Service | None:
         service = self._objects.get(own_service(gateway, self._settings))

@@ -23,8 +23,9 @@ from meshapi.proto.certificates_pb2 import IstioCertificateRequest, IstioCertifi
 from meshapi.trust import decode_trust
 
 CREATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
-VALIDITY_S = 86_400
 DEADLINE_S = 10.0
+PAUSE_S = 5.0
+"""Between a certificate and its renewal, at least: the last ones of an issuer that ends are past half their life when they come."""
 LOOK_S = 10.0
 """How often the wall clock is looked at: it may jump."""
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Identity:
                 self._renew.set()
                 continue
             backoff.reset()
+            await asyncio.sleep(PAUSE_S)
 
     async def _until_due(self) -> None:
         """Returns at half of the certificate's life, at once without one, and when it is asked for."""
@@ -95,7 +97,7 @@ class Identity:
 
     async def _get(self) -> None:
         key = certificate.new_key()
-        request = IstioCertificateRequest(csr=certificate.request_pem(key, self._name), validity_duration=VALIDITY_S)
+        request = IstioCertificateRequest(csr=certificate.request_pem(key, self._name), validity_duration=self._settings.ttl_s)
         proof = await self._proof()
         async with self._dialler.channel(proof) as channel:
             create = channel.unary_unary(CREATE, None, None)

@@ -42,6 +42,8 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
     addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+    ttl_s: int = 86_400
+    """How long certificates are asked for; the controller may shorten it."""
     drain_s: int = 5
     concurrency: int | None = None
     log_level: str = "warning"

@@ -5,12 +5,13 @@ import os
 import socket
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
-from nodeagent.capture.base import OPENLY, Capture, CaptureState, Inspection
+from nodeagent.capture.base import Capture, CaptureState, Inspection
 from nodeagent.capture.listeners import Listener, open_listeners
+from nodeagent.enrolment.tally import Tally
 from nodeagent.linux import netlink
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
@@ -49,8 +50,10 @@ class Entry:
     sent_descriptors: bool = False
     """The proxy of the current session holds the sockets of this generation."""
 
-    passed_openly: int = 0
-    """Handshakes that went past the absent proxy."""
+    tally: Tally = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.inspection.counters)
 
     @property
     def captured(self) -> bool:
@@ -63,11 +66,8 @@ class Entry:
 
     def look(self, capture: Capture) -> None:
         """Asks the kernel how it is captured now. Blocks; raises KernelError."""
-        found = capture.inspect(self.namespace, self.workload.terms)
-        before, now = _passed_openly(self.inspection), _passed_openly(found)
-        # Counters begin anew with rules that were replaced.
-        self.passed_openly += now - before if now >= before else now
-        self.inspection = found
+        self.inspection = capture.inspect(self.namespace, self.workload.terms)
+        self.tally.add(self.inspection.counters)
 
     def locate(self) -> None:
         """Asks which addresses it has. Blocks; raises KernelError."""
@@ -167,10 +167,6 @@ def adopt(workload: LocalWorkload, capture: Capture, held: Held, fds: tuple[int,
         return entry
 
 
-def _passed_openly(found: Inspection) -> int:
-    return sum(counter.packets for name, counter in found.counters.items() if name in OPENLY)
-
-
 def _addresses(namespace: Namespace, workload: LocalWorkload) -> tuple[str, ...]:
     return workload.terms.addresses or namespace.run(netlink.addresses)
 
@@ -187,14 +183,12 @@ def _socket(fd: int) -> socket.socket:
 def _entry(
     workload: LocalWorkload, capture: Capture, namespace: Namespace, listeners: tuple[Listener, ...], generation: int, now_s: float
 ) -> Entry:
-    found = capture.inspect(namespace, workload.terms)
     return Entry(
         workload=workload,
         generation=generation,
         namespace=namespace,
         listeners=listeners,
         addresses=_addresses(namespace, workload),
-        inspection=found,
+        inspection=capture.inspect(namespace, workload.terms),
         opened_s=now_s,
-        passed_openly=_passed_openly(found),
     )

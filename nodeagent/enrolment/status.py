@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from nodeagent.capture.units import UnitCapture
 from nodeagent.enrolment.entry import Entry
+from nodeagent.enrolment.tally import Tallied
 from nodeagent.linux.nftables import Counter
 from nodeagent.runtime.base import LocalWorkload
 
@@ -36,8 +37,8 @@ class WorkloadStatus(Struct, frozen=True):
     problem: str = ""
     addresses: tuple[str, ...] = ()
     counters: dict[str, Counter] = {}
-    passed_openly: int = 0
-    """Handshakes that went past the absent proxy, since it is captured."""
+    tally: dict[Tallied, int] = {}
+    """Of its connections, since it is captured."""
 
 
 def describe_enrolment(workload: LocalWorkload, entry: Entry | None, problem: str, capture: str, *, connected: bool) -> WorkloadStatus:
@@ -50,11 +51,10 @@ def describe_enrolment(workload: LocalWorkload, entry: Entry | None, problem: st
     state = _state(entry, served=served)
     if not problem and not served:
         problem = "waiting for its identity" if connected else "no proxy is connected"
-    openly = f"passed by the mesh while its proxy was away: {entry.passed_openly}" if entry.passed_openly else ""
+    tally = entry.tally.totals()
+    openly = f"passed by the mesh while its proxy was away: {tally[Tallied.OPENLY]}" if tally[Tallied.OPENLY] else ""
     problem = "; ".join(one for one in (problem, workload.terms_problem, entry.inspection.remark, openly) if one)
-    return WorkloadStatus(
-        workload, state, capture, entry.captured_since_s, problem, entry.addresses, entry.inspection.counters, entry.passed_openly
-    )
+    return WorkloadStatus(workload, state, capture, entry.captured_since_s, problem, entry.addresses, entry.inspection.counters, tally)
 
 
 def _state(entry: Entry, *, served: bool) -> EnrolmentState:

@@ -32,6 +32,8 @@ class Readings:
     """That were recorded, so that they pass as probes."""
     fail_open: Sequence["FailingOpen"] = ()
     """The workloads that are to fail open."""
+    opened: Mapping[tuple[str, str], Mapping[str, int]] = field(default_factory=dict)
+    """By workload and its namespace: connections that it has opened since it is captured, by what the kernel made of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class _AgentCollector(Collector):
             {u: len(n) for u, n in readings.rejected.items()},
         )
         yield from _failing_open(readings.fail_open)
+        yield _opened(readings.opened)
         yield from _certificates(readings.certificates)
         yield CounterMetricFamily(
             "nodemesh_kubelet_connections_recorded",
@@ -131,6 +134,19 @@ def _failing_open(workloads: Sequence[FailingOpen]) -> Iterator[Family]:
         now.add_metric([one.workload, one.namespace], float(one.is_open))
         passed.add_metric([one.workload, one.namespace], one.passed)
     yield from (now, passed)
+
+
+def _opened(workloads: Mapping[tuple[str, str], Mapping[str, int]]) -> Family:
+    family = CounterMetricFamily(
+        "nodemesh_capture_outbound_connections",
+        "Connections that workloads opened, as the kernel saw them: `outside` the mesh and `excluded` ones went past the proxy, "
+        "those of a known cgroup that did not are `marked`.",
+        labels=["workload", "namespace", "outcome"],
+    )
+    for (workload, namespace), outcomes in workloads.items():
+        for outcome, count in outcomes.items():
+            family.add_metric([workload, namespace, outcome], count)
+    return family
 
 
 def _certificates(states: Sequence[IdentityState]) -> Iterator[Family]:

@@ -123,13 +123,13 @@ class Mesh:
             self._held.pop().close()
 
     @contextmanager
-    def stream(self, source: Pod | str, host: object, *, timeout_s: float = 20.0) -> Iterator[Stream]:
+    def stream(self, source: Pod | str, host: object, *, port: int = HTTP, timeout_s: float = 20.0) -> Iterator[Stream]:
         """Calls without a pause until the block ends."""
         stream, ended = Stream(), threading.Event()
 
         def run() -> None:
             while not ended.is_set():
-                stream.calls.append(self.call(source, host, timeout_s=timeout_s))
+                stream.calls.append(self.call(source, host, port, timeout_s=timeout_s))
 
         thread = threading.Thread(target=run, name="stream of calls")
         thread.start()

@@ -19,6 +19,7 @@ from nodeagent.enrolment.entry import Description
 from nodeagent.enrolment.owner import Enrolment
 from nodeagent.enrolment.records import load
 from nodeagent.enrolment.status import EnrolmentState
+from nodeagent.enrolment.tally import Tallied
 from nodeagent.enrolment.timing import Timing
 from nodeagent.linux.namespaces import Namespace, key_at
 from nodeagent.runtime.base import LocalWorkload
@@ -459,12 +460,12 @@ async def test_it_fails_open_where_it_may_and_closes_when_a_proxy_serves_it(netw
                     assert await asyncio.to_thread(made.recv, 100)
         await enrolment.look()
         [status] = enrolment.status()
-        assert status.passed_openly == 2
+        assert status.tally[Tallied.OPENLY] == 2
         assert "no proxy is connected; passed by the mesh while its proxy was away: 2" in status.problem
         fresh = Peer()
         await enrolment.begin_session(fresh.session, (), ())
         assert state(enrolment) == EnrolmentState.CAPTURED
-        assert enrolment.status()[0].passed_openly == 2
+        assert enrolment.status()[0].tally[Tallied.OPENLY] == 2
         enrolment.end_session(fresh.session)
         await until(lambda: state(enrolment) == EnrolmentState.OPEN)
         runtime.say(workload(pod))

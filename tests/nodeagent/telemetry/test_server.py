@@ -32,6 +32,7 @@ READINGS = Readings(
     proxy=ProxyStatus(1, 5, 2, 3, 10, 20, 0, 12345678, {"memory": 4}),
     kubelet_connections=12,
     fail_open=(FailingOpen("web", "shop", is_open=True, passed=3),),
+    opened={("web", "shop"): {"outside": 5, "excluded": 1, "marked": 9}},
 )
 
 
@@ -69,7 +70,7 @@ def samples(body: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(body):
         for sample in family.samples:
-            labels = ",".join(sample.labels.values()) if len(sample.labels) == 1 else ""
+            labels = ",".join(sample.labels.values()) if len(sample.labels) == 1 else sample.labels.get("outcome", "")
             found[f"{sample.name} {labels}".strip()] = sample.value
     return found
 
@@ -132,6 +133,9 @@ async def test_the_page_holds_flows_and_the_agents_own_and_is_fresh() -> None:
         "nodemesh_tcp_telemetry": 0,
         "nodemesh_capture_open": 1,
         "nodemesh_capture_fail_open_total": 3,
+        "nodemesh_capture_outbound_connections_total outside": 5,
+        "nodemesh_capture_outbound_connections_total excluded": 1,
+        "nodemesh_capture_outbound_connections_total marked": 9,
         "nodemesh_proxy_connections": 5,
         "nodemesh_proxy_tunnels inbound": 2,
         "nodemesh_proxy_tunnels outbound": 3,
