@@ -32,8 +32,8 @@ def named_in(message: str, names: Iterable[str]) -> dict[str, str]:
     text = message[found.end() :]
     # Names may be in each other, and reasons may quote names: of each the first place where it is said that one begins.
     starts = sorted((at, name) for name in names if (at := _start(text, name)) is not None)
-    ends = [at for at, _ in starts[1:]] + [len(text)]
-    return {name: text[at + len(name) + 2 : end].strip(", \n") for (at, name), end in zip(starts, ends, strict=True)}
+    ends = (*(at for at, _ in starts[1:]), len(text))
+    return {name: text[at + len(name) + 2 : end].strip(", \n") for (at, name), end in zip(starts, ends, strict=False)}
 
 
 def _start(text: str, name: str) -> int | None:

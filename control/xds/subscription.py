@@ -73,7 +73,7 @@ class Subscription:
     @property
     def news(self) -> bool:
         """Whether something is to be sent that the client does not have; what it has and should not is no news."""
-        return bool(self._dirty_keys) or any(self._wanted(name) is not None for name in self._dirty_names)
+        return any(not self._only_goes(key) for key in self._dirty_keys) or any(self._wanted(one) is not None for one in self._dirty_names)
 
     @property
     def waits_for_answer(self) -> bool:
@@ -131,7 +131,7 @@ class Subscription:
         """
         if self._outstanding:
             return None
-        removed = self._look_at_keys()
+        removed = self._look_at_keys(removals=removals)
         resources = self._look_at_names(removed, removals=removals)
         if not resources and not removed and self._answered:
             return None
@@ -201,11 +201,18 @@ class Subscription:
             del self._keys_of[name]
         self._dirty_names[name] = None
 
-    def _look_at_keys(self) -> dict[str, None]:
+    def _only_goes(self, key: str) -> bool:
+        """Whether all that there is to say of a key is that what it stood for is gone."""
+        return bool(self._names_of[key]) and not self._view.resolve(self._type_url, key)
+
+    def _look_at_keys(self, *, removals: bool) -> dict[str, None]:
         """Resolves the dirty keys again; returns those that stand for nothing and whose asker does not know."""
         absent: dict[str, None] = {}
-        while self._dirty_keys and len(absent) < MAX_RESPONSE_RESOURCES:
-            key = next(iter(self._dirty_keys))
+        for key in tuple(self._dirty_keys):
+            if len(absent) >= MAX_RESPONSE_RESOURCES:
+                break
+            if not removals and self._only_goes(key):
+                continue
             del self._dirty_keys[key]
             before, now = self._names_of[key], self._resolve(key)
             self._names_of[key] = now

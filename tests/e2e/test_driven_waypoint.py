@@ -1,6 +1,8 @@
 """A waypoint that the controller drives: its configuration follows the mesh, its identity is its own, and nothing that is open suffers."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
