@@ -6,6 +6,8 @@ from typing import Final
 from control.kinds.routing import (
     CORSPolicy,
     Destination,
+    FaultAbort,
+    FaultDelay,
     HeaderOperations,
     Headers,
     HTTPFault,
@@ -97,8 +99,8 @@ def match_remarks(match: HTTPMatch, path: Path) -> Iterator[Remark]:
             yield from string_match_remarks(one, (*path, name), absent=False)
     if match.uri is not None:
         for text in (match.uri.exact, match.uri.prefix):
-            if text and not text.startswith("/") and text != "*":
-                yield Remark((*path, "uri"), f"{text[:80]!r} matches no path: it does not begin with /")
+            if text and (not text.startswith("/") or "?" in text or "#" in text):
+                yield Remark((*path, "uri"), f"{text[:80]!r} matches no path: those begin with /, and end ahead of ? and #")
         if match.uri.regex and match.ignore_uri_case:
             yield Remark((*path, "ignoreUriCase"), "does not work with a regular expression", "begin the expression with (?i)")
     for group, named in (("headers", match.headers), ("withoutHeaders", match.without_headers)):
@@ -262,8 +264,7 @@ def _fault_remarks(fault: HTTPFault, path: Path) -> Iterator[Remark]:
             yield Remark(here, "a delay without its length", "say fixedDelay")
         else:
             yield from attempt(positive, fault.delay.fixed_delay, (*here, "fixedDelay"))
-        yield from percent_remarks(fault.delay.percentage, (*here, "percentage"))
-        yield from whole_percent_remarks(fault.delay.percent, (*here, "percent"))
+        yield from _share_remarks(fault.delay, here)
     if fault.abort is not None:
         here = (*path, "abort")
         if (fault.abort.http_status is None) == (not fault.abort.grpc_status):
@@ -274,8 +275,14 @@ def _fault_remarks(fault: HTTPFault, path: Path) -> Iterator[Remark]:
             yield Remark((*here, "httpStatus"), f"{fault.abort.http_status} is no status to answer with: 200 to 599")
         if fault.abort.grpc_status and fault.abort.grpc_status not in GRPC_CODES:
             yield Remark((*here, "grpcStatus"), f"{fault.abort.grpc_status[:40]!r} is no status of gRPC", "such as UNAVAILABLE")
-        yield from percent_remarks(fault.abort.percentage, (*here, "percentage"))
-        yield from whole_percent_remarks(fault.abort.percent, (*here, "percent"))
+        yield from _share_remarks(fault.abort, here)
+
+
+def _share_remarks(part: FaultDelay | FaultAbort, path: Path) -> Iterator[Remark]:
+    yield from percent_remarks(part.percentage, (*path, "percentage"))
+    yield from whole_percent_remarks(part.percent, (*path, "percent"))
+    if part.percentage is None and part.percent is None:
+        yield warning(path, "without a percentage no request meets it", "say percentage")
 
 
 def _cors_remarks(cors: CORSPolicy, path: Path) -> Iterator[Remark]:
@@ -286,7 +293,7 @@ def _cors_remarks(cors: CORSPolicy, path: Path) -> Iterator[Remark]:
         if cors.allow_credentials and (origin.exact == "*" or origin.regex in {".*", ".+"}):
             yield warning((*path, "allowOrigins", index), "every site may make requests with its visitors' credentials")
     for index, method in enumerate(cors.allow_methods):
-        if method not in METHODS_ALLOWED:
+        if method not in http_text.METHODS | {"*"}:
             yield Remark((*path, "allowMethods", index), f"{method[:40]!r} is no method", "in capital letters, or *")
     for group, names in (("allowHeaders", cors.allow_headers), ("exposeHeaders", cors.expose_headers)):
         for index, name in enumerate(names):
@@ -295,6 +302,3 @@ def _cors_remarks(cors: CORSPolicy, path: Path) -> Iterator[Remark]:
         yield from attempt(seconds, cors.max_age, (*path, "maxAge"))
     if cors.unmatched_preflights not in {"UNSPECIFIED", "FORWARD", "IGNORE"}:
         yield Remark((*path, "unmatchedPreflights"), f"{cors.unmatched_preflights[:40]!r} is neither FORWARD nor IGNORE")
-
-
-METHODS_ALLOWED: Final = http_text.METHODS | {"*"}

@@ -92,7 +92,8 @@ def test_everything_that_istio_has_is_read() -> None:
         ("hosts: ['a*b']\nhttp: [{" + TO + "}]", "no host name"),
         (http("{match: [{uri: {exact: /a, prefix: /a}}], " + TO + "}"), "exact and prefix at once"),
         (http("{match: [{uri: {}}], " + TO + "}"), "neither exact, prefix nor regex"),
-        (http("{match: [{uri: {exact: a}}], " + TO + "}"), "does not begin with /"),
+        (http("{match: [{uri: {exact: a}}], " + TO + "}"), "matches no path"),
+        (http("{match: [{uri: {prefix: '/a?b=c'}}], " + TO + "}"), "matches no path"),
         (http("{match: [{uri: {regex: '(?=a)'}}], " + TO + "}"), "no regular expression of RE2"),
         (http("{match: [{uri: {regex: '\\pL{50}'}}], " + TO + "}"), "is too costly"),
         (http("{match: [{uri: {regex: '" + "a" * 2000 + "'}}], " + TO + "}"), "2000 characters"),
@@ -145,6 +146,7 @@ def test_what_is_refused(spec: str, what: str) -> None:
 
 
 def test_what_is_accepted_with_a_warning() -> None:
+    assert warnings(http("{fault: {abort: {httpStatus: 500}}, " + TO + "}")) == ["without a percentage no request meets it"]
     assert warnings(http("{" + TO + "}, {" + TO + "}")) == ["is never reached: http[0] takes every request"]
     two = "{route: [{destination: {host: a}, weight: 1}, {destination: {host: b}, weight: 2}]}"
     assert warnings(http(two)) == ["the weights add up to 3: each is a share of that, and no percentage"]
