@@ -82,6 +82,8 @@ class Residents:
     def _set_ports(self, workloads: Iterable[LocalWorkload]) -> None:
         probe_ports = {WorkloadUID(one.uid): frozenset(one.probe_ports) for one in workloads if one.probe_ports}
         unit_ports = {WorkloadUID(one.uid): frozenset(one.terms.include_inbound_ports or ()) for one in workloads if one.process_group}
+        # Of one that has gone: until its tunnels have, too, they lead nowhere, least of all to other ports of the host.
+        unit_ports |= dict.fromkeys(self._unit_ports.keys() - {one.uid for one in workloads}, frozenset())
         update = Update(probe_ports=_changed(self._probe_ports, probe_ports), unit_ports=_changed(self._unit_ports, unit_ports))
         self._probe_ports, self._unit_ports = probe_ports, unit_ports
         if update != Update():

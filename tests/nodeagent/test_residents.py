@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import TunnelProtocol, Workload, WorkloadUID
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.residents import ObservedRuntime, Residents
 from nodeagent.runtime.base import LocalWorkload
 from nodeagent.snapshot.interest import Interest
@@ -81,6 +82,17 @@ def test_the_ports_for_probes_follow_the_set() -> None:
     scene.residents.set([replace(WEB, probe_ports=(80,))])
     scene.residents.set([])
     assert not scene.store.current.probes(WorkloadUID("web")).ports
+
+
+def test_a_unit_that_has_gone_has_no_ports_and_a_pod_of_its_uid_has_all() -> None:
+    scene, uid = Scene(), WorkloadUID("web")
+    unit = replace(WEB, process_group=True, terms=Terms(include_inbound_ports=(80,)))
+    seen = []
+    for workloads in ([unit, API], [replace(unit, terms=TOTAL)], [API], [], [unit], [], [WEB], []):
+        scene.residents.set(workloads)
+        seen.append(scene.store.current.unit_ports_of(uid))
+        assert scene.store.current.unit_ports_of(WorkloadUID("api")) is None
+    assert seen == [{80}, frozenset(), frozenset(), frozenset(), {80}, frozenset(), None, None]
 
 
 def test_another_service_account_under_the_same_uid_is_another_identity() -> None:

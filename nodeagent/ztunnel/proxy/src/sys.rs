@@ -2,7 +2,7 @@
 
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -78,12 +78,15 @@ pub fn prepare_to_application(socket: &Socket, client: SocketAddr, v6: bool, own
 }
 
 /// Makes a socket one that reaches an application at an address of this host, from that very address: by which the kernel's part of the
-/// capture knows that it does not come from outside.
-pub fn prepare_within_host(socket: &Socket, own: IpAddr) -> io::Result<()> {
+/// capture knows that it does not come from outside. The kernel may give it a port that another one of these has: then connecting fails.
+pub fn prepare_within_host(socket: &Socket, to: SocketAddr) -> io::Result<()> {
     prepare_outgoing(socket)?;
     stays_on_node(&SockRef::from(socket));
     socket.set_reuse_address(true)?;
-    socket.bind(&SockAddr::from(SocketAddr::new(own, 0)))
+    socket.bind(&SockAddr::from(SocketAddr::new(to.ip(), 0)))?;
+    // Nobody may listen there, and then it would connect to itself.
+    let own = socket.local_addr()?.as_socket().map(|own| own.port());
+    if own == Some(to.port()) { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) }
 }
 
 fn prepare(socket: &Socket) -> io::Result<()> {

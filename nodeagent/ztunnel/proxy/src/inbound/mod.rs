@@ -6,6 +6,7 @@ pub mod plaintext;
 use crate::failure::{Failure, Flag};
 use crate::sys;
 use crate::worker::{Conn, Worker};
+use socket2::Socket;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -28,22 +29,10 @@ async fn connect_application(worker: &Rc<Worker>, conn: &Conn) -> Result<TcpStre
 }
 
 async fn connect(worker: &Rc<Worker>, conn: &Conn, to: SocketAddr) -> io::Result<TcpStream> {
-    if !conn.workload.spec().shares_network {
-        return connect_from_client(worker, conn, to).await;
-    }
-    // Answers to a client's address would leave the host: it takes settings of the whole network to bring them back here.
-    let socket = worker.socket(&conn.workload, to.is_ipv6()).await?;
-    sys::prepare_within_host(&socket, to.ip())?;
-    TcpSocket::from_std_stream(socket.into()).connect(to).await
-}
-
-async fn connect_from_client(worker: &Rc<Worker>, conn: &Conn, to: SocketAddr) -> io::Result<TcpStream> {
-    let own = conn.workload.spec().addresses.contains(&conn.source.ip());
     let mut tries = 0;
     loop {
         let socket = worker.socket(&conn.workload, to.is_ipv6()).await?;
-        let client = SocketAddr::new(conn.source.ip(), source_port(conn.source.port(), worker.random()));
-        let connected = match sys::prepare_to_application(&socket, client, to.is_ipv6(), own) {
+        let connected = match prepare(worker, conn, &socket, to) {
             Ok(()) => TcpSocket::from_std_stream(socket.into()).connect(to).await,
             Err(error) => Err(error),
         };
@@ -53,6 +42,17 @@ async fn connect_from_client(worker: &Rc<Worker>, conn: &Conn, to: SocketAddr) -
             done => return done,
         }
     }
+}
+
+fn prepare(worker: &Rc<Worker>, conn: &Conn, socket: &Socket, to: SocketAddr) -> io::Result<()> {
+    let spec = conn.workload.spec();
+    if spec.shares_network {
+        // Answers to a client's address would leave the host: it takes settings of the whole network to bring them back here.
+        return sys::prepare_within_host(socket, to);
+    }
+    let own = spec.addresses.contains(&conn.source.ip());
+    let client = SocketAddr::new(conn.source.ip(), source_port(conn.source.port(), worker.random()));
+    sys::prepare_to_application(socket, client, to.is_ipv6(), own)
 }
 
 fn port_is_taken(error: &io::Error) -> bool {
