@@ -11,7 +11,7 @@ from pathlib import Path
 
 from control.ca.private_files import make_private_directory
 from control.ca.service_accounts import Accounts, TrustedAccounts
-from control.ca.token_records import TokenStore
+from control.ca.shared import Shared
 from control.ca.token_review import TokenReviewer
 from control.cluster.duties import do_duties
 from control.cluster.election import Terms
@@ -51,13 +51,13 @@ async def no_work(_mesh: Mesh, _controller: Controller) -> None:
 class Backing:
     """Where configuration comes from, and whose word counts about who calls; without `accounts` only join tokens do.
 
-    `authority_dir`: an authority that is not the controller's own. `token_store`: where join tokens are that are not its alone.
+    `authority_dir`: an authority that is not the controller's own. `shared`: what is not its alone.
     """
 
     source: Source
     accounts: Accounts | None = None
     authority_dir: Path | None = None
-    token_store: TokenStore | None = None
+    shared: Shared | None = None
     work: Work = no_work
 
 
@@ -132,7 +132,7 @@ def kubernetes(settings: KubernetesSettings) -> OpenBacking:
                 source=KubernetesSource(client, settings.root_namespace, metrics),
                 accounts=Accounts(settings.trusted, TokenReviewer(client, time.monotonic)),
                 authority_dir=settings.state_dir / "ca" if root is not None and root.given else settings.authority_dir,
-                token_store=tokens,
+                shared=Shared(tokens, None if root is None or root.given else root),
                 work=_work(_Parts(client, namespace, settings.terms, settings.grace_s, metrics), root, revocations, tokens),
             )
 

@@ -24,10 +24,12 @@ from control.ca.leaf import DEFAULT_TTL_S
 from control.ca.limits import CallerLimits, Limits
 from control.ca.private_files import make_private_directory
 from control.ca.revocations import Revocations
+from control.ca.root_files import RootDirectory, RootStore
 from control.ca.server_certificate import DEFAULT_HOSTNAMES, ServerCertificate
 from control.ca.service import certificate_handler
 from control.ca.service_accounts import Accounts, ServiceAccountAuthenticator
-from control.ca.token_records import TokenFile, TokenStore
+from control.ca.shared import Shared
+from control.ca.token_records import TokenFile
 from control.listeners import MAX_AGENT_REQUEST_BYTES, MAX_STRANGER_REQUEST_BYTES, ServerTLS, make_listener
 from control.metrics import CONTENT_TYPE, Metrics
 from control.resources import Placement, ResourceView, TypeURL
@@ -96,13 +98,13 @@ class Controller:
         *,
         metrics: Metrics | None = None,
         accounts: Accounts | None = None,
-        token_store: TokenStore | None = None,
+        shared: Shared | None = None,
         proxies: Proxies | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """With `accounts`, agents may prove themselves by service-account tokens, too; with `proxies`, Envoys are configured.
 
-        Without `token_store`, join tokens are its alone.
+        Without `shared`, join tokens and root are its alone.
         """
         self._settings = settings
         self._accounts = accounts
@@ -115,7 +117,7 @@ class Controller:
             clock=clock,
         )
         self._revocations = Revocations(settings.state_dir / REVOCATIONS_FILE)
-        self._tokens = JoinTokens(token_store or TokenFile(settings.state_dir / "join-tokens.json"))
+        self._tokens = JoinTokens(shared.tokens if shared else TokenFile(settings.state_dir / "join-tokens.json"))
         self._audit = AuditLog(settings.state_dir / "audit.log", clock)
         self._metrics = metrics or Metrics()
         trust = TrustView(self._authority, self._revocations, settings.trust_domain)
@@ -145,6 +147,7 @@ class Controller:
             clock=clock,
             ready=lambda: self.ports is not None,
             joining=self._joining,
+            root=shared.root if shared else self._own_root(),
         )
         self.machines = Machines()
         """Virtual machines that are connected; somebody must see to their entries."""
@@ -155,6 +158,11 @@ class Controller:
             reload_failed=lambda: self._authority.reload_error is not None,
             issuer_end_s=self._issuer_end_s,
         )
+
+    def _own_root(self) -> RootStore | None:
+        settings = self._settings
+        own = settings.authority_dir is None
+        return RootDirectory(settings.state_dir / "ca", settings.trust_domain, self._clock) if own else None
 
     def _joining(self) -> JoiningInfo | None:
         settings = self._settings

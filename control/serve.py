@@ -51,7 +51,7 @@ async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready:
             partial(objects, mesh),
             metrics=metrics,
             accounts=backing.accounts,
-            token_store=backing.token_store,
+            shared=backing.shared,
             proxies=Proxies(mesh),
         )
         async with asyncio.TaskGroup() as tasks:

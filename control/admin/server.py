@@ -13,10 +13,12 @@ import msgspec
 from aiohttp import web
 
 from control.admin.proxies import proxy_routes
+from control.admin.rotation import RotationParts, rotation_routes
 from control.ca.authority import Authority, Clock
 from control.ca.join_tokens import JoinTokens, TooManyTokensError
 from control.ca.refusal import UnavailableError
 from control.ca.revocations import Revocations, parse_identity
+from control.ca.root_files import RootStore
 from control.ca.token_records import TokenRecord
 from control.resources import Placement
 from control.xds.hub import Hub
@@ -80,6 +82,8 @@ class AdminParts:
     ready: Callable[[], bool]
     joining: Callable[[], JoiningInfo | None]
     """None until agents can connect."""
+    root: RootStore | None
+    """None: an operator's."""
 
 
 def make_app(parts: AdminParts) -> web.Application:
@@ -92,6 +96,7 @@ def make_app(parts: AdminParts) -> web.Application:
             web.get("/agents", admin.agents),
             *proxy_routes(parts.hub, parts.proxies),
             web.get("/root", admin.root),
+            *rotation_routes(RotationParts(parts.root, parts.authority, parts.hub.followers, parts.trust_domain, parts.clock)),
             web.get("/objects", admin.objects),
             web.get("/joining", admin.joining),
             web.get("/tokens", admin.tokens),

@@ -28,6 +28,7 @@ class Authority:
         self._trust_domain = trust_domain
         self._own = own
         self._clock = clock
+        self._turn = asyncio.Lock()
         self._watchers: list[Callable[[], None]] = []
         self.reload_error: str | None = None
         """Why the files on disk are not in force, None if they are."""
@@ -56,7 +57,8 @@ class Authority:
 
     async def refresh(self) -> bool:
         """Looks at the files once; whether the issuer was replaced."""
-        replaced = await asyncio.to_thread(self._refresh)
+        async with self._turn:
+            replaced = await asyncio.to_thread(self._refresh)
         if replaced:
             for watcher in self._watchers:
                 watcher()

@@ -12,12 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from control.ca.issuer import CERTIFICATE_FILE, CHAIN_FILE, KEY_FILE, ROOTS_FILE, IssuerError, load_issuer
+from control.ca.issuer import CERTIFICATE_FILE, CHAIN_FILE, KEY_FILE, ROOTS_FILE, IssuerError, issued, load_issuer
 from control.ca.private_files import make_private_directory, write_private
 from control.ca.x509_errors import UNREADABLE
 
 ROOT_KEY_FILE = "root-key.pem"
 OWN_ROOT_FILE = "own-root-cert.pem"
+NEXT_ROOT_FILE = "next-root-cert.pem"
+NEXT_KEY_FILE = "next-root-key.pem"
 ROOT_LIFETIME = timedelta(days=3653)
 INTERMEDIATE_LIFETIME = timedelta(days=365)
 RENEW_INTERMEDIATE_BEFORE = timedelta(days=120)
@@ -31,8 +33,10 @@ def ensure_own_authority(directory: Path, trust_domain: str, now_s: float) -> bo
     root_key_path, own_root_path = directory / ROOT_KEY_FILE, directory / OWN_ROOT_FILE
     if not root_key_path.exists() and not (directory / KEY_FILE).exists():
         _make_root(directory, trust_domain, now_s)
-    elif _intermediate_serves(directory, now):
-        return False
+    else:
+        _end_activation(directory)
+        if _intermediate_serves(directory, now):
+            return False
     root_key = _load_own_key(root_key_path)
     root = _load_own_root(own_root_path)
     _make_intermediate(directory, trust_domain, (root, root_key), now)
@@ -44,7 +48,23 @@ def _intermediate_serves(directory: Path, now: datetime) -> bool:
         issuer = load_issuer(directory, now.timestamp())
     except IssuerError:
         return False
-    return issuer.certificate.not_valid_after_utc - now > RENEW_INTERMEDIATE_BEFORE
+    if issuer.certificate.not_valid_after_utc - now <= RENEW_INTERMEDIATE_BEFORE:
+        return False
+    try:
+        # Below a former root it does not; where the own one can't be read, it does as long as it lasts.
+        return issued(_load_own_root(directory / OWN_ROOT_FILE), issuer.certificate)
+    except IssuerError:
+        return True
+
+
+def _end_activation(directory: Path) -> None:
+    """Where a rotation was interrupted between the new root's key and its certificate, the certificate follows."""
+    own, coming, key = (directory / name for name in (OWN_ROOT_FILE, NEXT_ROOT_FILE, ROOT_KEY_FILE))
+    if not (own.exists() and coming.exists() and key.exists()):
+        return
+    public = _load_own_key(key).public_key()
+    if _load_own_root(own).public_key() != public and _load_own_root(coming).public_key() == public:
+        write_private(own, coming.read_bytes())
 
 
 def make_root(trust_domain: str, now_s: float) -> tuple[bytes, bytes]:

@@ -95,6 +95,10 @@ class Hub:
         agents = (connection.status() for connection in self._connections if not isinstance(connection.agent, ProxyRunner))
         return sorted(agents, key=lambda one: (one.node, one.since_s))
 
+    def followers(self) -> list[AgentStatus]:
+        """Of whoever is told what is trusted: agents, and who runs an Envoy."""
+        return [connection.status() for connection in self._connections if connection.proxy is None]
+
     def proxy_status(self) -> list[ProxyStatus]:
         """Of the Envoys."""
         found = (connection.proxy_status() for connection in self._connections)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from control.cli.main import main
 from tests.control.agent import Agent
@@ -247,3 +248,28 @@ def test_it_starts_where_one_was_killed(tmp_path: Path) -> None:
     served.await_ready()
     assert served.stop() == 0
     served.log.close()
+
+
+def test_the_root_is_rolled_over_in_three_steps(served: Served) -> None:
+    def roots() -> list[x509.Certificate]:
+        return x509.load_pem_x509_certificates(served.run("root").stdout.encode())
+
+    (former,) = roots()
+    assert "nothing is under way" in served.run("root", "rotate", "--status").stdout
+    assert "a second root is trusted" in served.run("root", "rotate").stdout
+    assert [one == former for one in roots()] == [True, False]
+    early = served.run("root", "rotate")
+    assert early.exit_code == 1
+    assert "s to learn of the new root (--force goes on all the same)" in early.stderr
+    assert "the second root signs" in served.run("root", "rotate", "--force").stdout
+    token = served.run("token", "create", "--node", "n1").stdout.strip()
+    # Who trusts the new root alone can join by now, and who trusts both.
+    agent = Agent("n1", roots()[1].public_bytes(Encoding.PEM), *served.ports())
+    asyncio.run(agent.join(token))
+    assert "nothing is under way" in served.run("root", "rotate", "--force").stdout
+    (last,) = roots()
+    assert last != former
+    found = json.loads(served.run("root", "rotate", "--status", "-o", "json").stdout)
+    assert [(one["signs"], one["subject"]) for one in found["roots"]] == [(True, "CN=nodemesh root of cluster.local")]
+    assert "no rotation is under way" in served.run("root", "rotate", "--cancel").stderr
+    assert "exclude each other" in served.run("root", "rotate", "--cancel", "--force").stderr
