@@ -16,7 +16,7 @@ def proxy_routes(hub: Hub, proxies: Proxies | None) -> list[web.RouteDef]:
     async def status(_request: web.Request) -> web.Response:
         return _json(hub.proxy_status())
 
-    return [web.get("/proxies", status), web.get("/proxies/config", _config(proxies))]
+    return [web.get("/proxies", status), web.get("/proxies/config", _config(proxies)), web.get("/describe", _describe(proxies))]
 
 
 def _config(proxies: Proxies | None) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -34,6 +34,20 @@ def _config(proxies: Proxies | None) -> Callable[[web.Request], Awaitable[web.Re
             return _json({"error": str(error.args[0])}, status=404)
 
     return config
+
+
+def _describe(proxies: Proxies | None) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def describe(request: web.Request) -> web.Response:
+        from control.analysis.describe import describe as describe_service
+
+        if proxies is None:
+            return _json({"error": "no configuration is read here"}, status=404)
+        try:
+            return _json(describe_service(proxies.mesh, proxies.world, request.query.get("name", ""), request.query.get("namespace", "")))
+        except LookupError as error:
+            return _json({"error": str(error.args[0])}, status=404)
+
+    return describe
 
 
 def _json(data: object, *, status: int = 200) -> web.Response:

@@ -5,6 +5,7 @@ import click
 from control.cli.agents import agents, status
 from control.cli.analyze import analyze
 from control.cli.convert import convert
+from control.cli.describe import describe
 from control.cli.get import get
 from control.cli.install import check, install, uninstall, version
 from control.cli.proxies import proxy_config, proxy_status
@@ -34,6 +35,7 @@ COMMANDS = (
     status,
     root,
     get,
+    describe,
     validate,
     analyze,
     convert,

@@ -21,7 +21,7 @@ class Proxies:
     """The views. Nothing is translated before the first Envoy asks."""
 
     def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
+        self.mesh = mesh
         self._world: World | None = None
         self._views: dict[tuple[ProxyKey, tuple[str, ...]], _Shared] = {}
         mesh.watch_batches(self._follow)
@@ -29,7 +29,7 @@ class Proxies:
     @property
     def world(self) -> World:
         if self._world is None:
-            self._world = World(self._mesh)
+            self._world = World(self.mesh)
         return self._world
 
     def join(self, key: ProxyKey, listen: tuple[str, ...], watcher: Watcher) -> ProxyView:

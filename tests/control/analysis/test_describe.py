@@ -1,0 +1,72 @@
+"""control/analysis/describe.py: what holds for a service, in its order."""
+
+import pytest
+
+from control.analysis.describe import Described, describe
+from control.envoy.world import World
+from tests.control.analysis.test_run import WELL, authorization, destination_rule, virtual_service
+from tests.control.model.builders import Config
+
+AT_WAYPOINT = "targetRefs: [{kind: Gateway, name: waypoint, group: gateway.networking.k8s.io}]"
+MORE = "\n---\n".join(
+    (
+        authorization(
+            "b-deny", "{targetRefs: [{kind: Gateway, name: waypoint, group: gateway.networking.k8s.io}], action: DENY, rules: [{}]}"
+        ),
+        authorization("of-agents", "{selector: {matchLabels: {app: cart}}, rules: [{}]}"),
+        "kind: PeerAuthentication\napiVersion: security.istio.io/v1\nmetadata: {name: p, namespace: shop}\nspec: {mtls: {mode: STRICT}}",
+        virtual_service("later", "{hosts: [cart], http: [{route: [{destination: {host: cart}}]}]}"),
+        destination_rule("more", "{host: cart, subsets: [{name: v2, labels: {version: v2}}]}"),
+    )
+)
+CANARY = """kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: cart, namespace: shop}
+spec:
+  hosts: [cart]
+  http:
+  - {match: [{headers: {end-user: {exact: jason}}, uri: {prefix: /a}}, {method: {exact: PUT}}], directResponse: {status: 418}}
+  - {route: [{destination: {host: cart, subset: v1}, weight: 90}, {destination: {host: nowhere}, weight: 10}], timeout: 5s}
+"""
+
+
+def described(text: str, name: str = "cart", namespace: str = "shop") -> Described:
+    mesh = Config(text).mesh
+    (one,) = describe(mesh, World(mesh), name, namespace)
+    return one
+
+
+def test_what_applies_and_in_which_order() -> None:
+    found = described(f"{WELL}\n---\n{MORE}")
+    assert (found.service, found.owner) == ("shop/cart.shop.svc.cluster.local", "Service shop/cart")
+    assert (found.addresses, found.ports) == (("10.96.0.1",), ("80 http HTTP11",))
+    assert found.endpoints == "1, 1 of them ready, 1 in mutual TLS"
+    assert found.mutual_tls == ("STRICT",)
+    assert found.waypoint == "shop/waypoint"
+    assert found.policies == ("DENY shop/b-deny", "ALLOW shop/cart")
+    assert found.agent_policies == ("ALLOW shop/of-agents",)
+    assert found.routing == ("VirtualService shop/cart", "VirtualService shop/later (has no effect: the first one holds)")
+    assert found.routes == ("anything -> cart:80 subset v1",)
+    assert found.rules == ("DestinationRule shop/cart", "DestinationRule shop/more")
+    assert found.subsets == ("v1 (version=v1): 1 endpoint", "v2 (version=v2): 0 endpoints")
+
+
+def test_routes_in_words_and_what_they_ask_for_in_vain() -> None:
+    parts = [part for part in WELL.split("---") if "kind: VirtualService" not in part]
+    found = described("---".join((*parts, f"\n{CANARY}")))
+    assert found.routes == (
+        "uri prefix /a and header end-user exact jason or method exact PUT -> answer 418",
+        "anything -> cart subset v1 90%, nowhere 10% (with timeout)",
+    )
+    assert any("nowhere" in problem for problem in found.problems)
+
+
+def test_without_a_waypoint_only_connections_are_judged() -> None:
+    found = described(WELL.replace("labels: {istio.io/use-waypoint: waypoint}", "labels: {}"))
+    assert found.waypoint == "none"
+    assert found.policies == found.routes == ()
+
+
+def test_a_service_that_is_not_there() -> None:
+    with pytest.raises(LookupError, match="there is no service"):
+        described(WELL, "till")
