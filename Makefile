@@ -19,7 +19,7 @@ APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
 APT_TEST := groff-base etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap containerd runc
 APT_KERNELS := qemu-system-x86 kmod iptables
 
-.PHONY: demo test test-kernels bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel man
+.PHONY: demo demo-vm test test-kernels bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel man
 
 setup: packages $(VENV)/.installed proxy cni bpf
 
@@ -69,6 +69,10 @@ demo: setup
 
 # Files of tests share nothing, and wait more than they compute: three at once take the time of the longest ones.
 TEST_WORKERS ?= 3
+# A virtual machine joins a mesh that has pods.
+demo-vm: setup
+	@$(BIN)/python -m demo --vm
+
 test: setup envoy kube
 	@$(BIN)/python tools/preflight.py
 	cd $(PROXY) && cargo test --locked --quiet --workspace

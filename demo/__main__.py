@@ -1,4 +1,4 @@
-"""`python -m demo [--keep]`: the whole mesh on this machine, shown step by step; exit code 0 only if everything held."""
+"""`python -m demo [--vm] [--keep]`: the whole mesh on this machine, shown step by step; exit code 0 only if everything held."""
 
 import argparse
 import signal
@@ -10,6 +10,7 @@ from demo.cluster import BIN, Cluster
 from demo.report import Report
 from demo.story import Story
 from demo.topology import Topology
+from demo.vm_story import VMStory
 
 
 def look_around(cluster: Cluster, report: Report) -> None:
@@ -32,8 +33,11 @@ def look_around(cluster: Cluster, report: Report) -> None:
 def main() -> int:
     """Runs the story; cleans up whatever happens."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vm", action="store_true", help="the story of a virtual machine that joins a mesh")
     parser.add_argument("--keep", action="store_true", help="leave the mesh running at the end, until Ctrl-C")
     options = parser.parse_args()
+    if options.vm and options.keep:
+        parser.error("--keep is for the story of the mesh: the machine's ends with its leaving")
     preflight = Path(__file__).parent.parent / "tools" / "preflight.py"
     if subprocess.run([sys.executable, str(preflight)], check=False).returncode:
         return 2
@@ -41,7 +45,7 @@ def main() -> int:
     report = Report()
     try:
         with Topology() as topology, Cluster(topology) as cluster:
-            Story(cluster, report).tell()
+            (VMStory if options.vm else Story)(cluster, report).tell()
             if options.keep:
                 report.table()
                 look_around(cluster, report)

@@ -17,7 +17,7 @@ import yaml
 from demo import cgroups, manifests
 from demo.admin import ask
 from demo.manifests import Manifest
-from demo.shell import CommandError, Process, run
+from demo.shell import CommandError, Process, run, with_resolver
 from demo.topology import Pod, Topology
 
 T = TypeVar("T")
@@ -242,10 +242,22 @@ class Cluster:
 
     # ---- traffic
 
-    def get(self, namespace: str, host: object, port: int, *, count: int = 1, timeout_s: float = 5.0, path: str = "/") -> list[Any]:
-        """HTTP requests from a namespace, each on its own connection: what the client prints."""
+    def get(
+        self,
+        namespace: str,
+        host: object,
+        port: int,
+        *,
+        count: int = 1,
+        timeout_s: float = 5.0,
+        path: str = "/",
+        resolver: Path | None = None,
+    ) -> list[Any]:
+        """HTTP requests from a namespace, each on its own connection: what the client prints. `resolver`: its /etc/resolv.conf."""
         command = [*_client(timeout_s), "get", str(host), str(port), f"--count={count}", f"--path={path}"]
-        output = run(["env", f"PYTHONPATH={Path(__file__).parent.parent}", *command], namespace=namespace, timeout_s=30 + count * timeout_s)
+        command = ["env", f"PYTHONPATH={Path(__file__).parent.parent}", *command]
+        line = command if resolver is None else with_resolver(resolver, command)
+        output = run(line, namespace=namespace, timeout_s=30 + count * timeout_s)
         return [json.loads(line) for line in output.splitlines()]
 
     def keep_calling(self, namespace: str, host: object, port: int, *, name: str) -> Callable[[], list[Any]]:

@@ -21,6 +21,11 @@ def in_namespace(namespace: str | None, command: Sequence[str]) -> list[str]:
     return list(command) if namespace is None else ["nsenter", f"--net=/run/netns/{namespace}", "--", *command]
 
 
+def with_resolver(configuration: Path, command: Sequence[str]) -> list[str]:
+    """The command line that runs `command` with another /etc/resolv.conf, which no other process sees."""
+    return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(configuration), *command]
+
+
 def run(
     command: Sequence[str],
     *,
