@@ -7,7 +7,7 @@ from control.kinds.security import PolicyTarget
 from control.model.settings import MeshSettings
 from control.model.store import Store
 from control.model.waypoint_guards import ClassTarget, target_of
-from control.model.waypoint_reach import gates_of, without_tunnels
+from control.model.waypoint_reach import gates_of, rivals, without_tunnels
 from meshapi import wire
 
 
@@ -16,6 +16,9 @@ def waypoint_notes(item: MeshObject, store: Store, settings: MeshSettings) -> It
     bound = store.waypoints.of(item.key)
     if bound.binding.message and not (bound.binding.reason == "UnsupportedTrafficType" and _is_inherited(item)):
         yield f"is not reached through a waypoint: {bound.binding.message}"
+    if bound.guarded and isinstance(item, Service | ServiceEntry):
+        for rival in sorted(rivals(store, item.key)):
+            yield f"shares workloads with {rival}, which is behind another waypoint: policies protect both, so each keeps the other's out"
     match item:
         case AuthorizationPolicy() | RequestAuthentication():
             for target in item.targets:

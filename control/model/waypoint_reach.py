@@ -26,6 +26,17 @@ def gates_of(store: Store, key: ObjectKey) -> set[ObjectKey]:
     return {way.binding.waypoint.key for way in ways if way.binding.waypoint is not None}
 
 
+def rivals(store: Store, service: ObjectKey) -> set[ObjectKey]:
+    """Guarded services that share workloads with this one, and a waypoint with others."""
+    own = store.waypoints.of(service).binding.waypoint
+    found: set[ObjectKey] = set()
+    for key in store.served_by(service):
+        item = store.get(key)
+        found |= {one.key for one in store.serving(key, workload_labels(item))} if item is not None else set()
+    held = {one: store.waypoints.of(one) for one in found - {service}}
+    return {one for one, bound in held.items() if bound.guarded and (gate := bound.binding.waypoint) and own and gate.key != own.key}
+
+
 def without_tunnels(store: Store, target: ObjectKey, settings: MeshSettings) -> int:
     """How many of the workloads behind a target are called in plaintext: they are not in the mesh, or want it so."""
     found = 0

@@ -387,6 +387,16 @@ def test_a_policy_says_when_nothing_keeps_callers_from_going_around() -> None:
     ]
 
 
+def test_services_of_two_waypoints_with_the_same_workloads_say_that_they_lock_each_other_out() -> None:
+    second = API.replace("name: api", "name: twin").replace("10.96.0.1", "10.96.0.2") % "istio.io/use-waypoint: other"
+    other = gateway(name="other") + GATE_SERVICE.replace("name: gate", "name: other").replace("10.96.0.9", "10.96.0.8") % "shop"
+    config = Config(NAMESPACE % "" + API % USE + second + pod() + waypoint() + other + policy())
+    assert said(config, "Service", "api") == []
+    config.write("twin.yaml", policy(name="twin").replace("name: p,", "name: q,"))
+    (words,) = said(config, "Service", "api")
+    assert words.startswith("shares workloads with Service shop/twin, which is behind another waypoint")
+
+
 def test_a_policy_for_waypoints_counts_who_is_behind_them() -> None:
     config = Config(API % USE + pod() + waypoint() + policy())
     (found,) = objects(config.mesh, "AuthorizationPolicy", "shop", "p").objects
