@@ -87,6 +87,17 @@ def state_of(host: Side) -> dict[str, str]:
     return {command: host.shell(*command.split()) for command in commands}
 
 
+def settled(host: Side) -> dict[str, str]:
+    """That, once the kernel has given its devices their addresses of the link, and the routes that go with these."""
+
+    def there() -> bool:
+        listed = host.shell("ip", "-6", "address", "show", "dev", "eth0", "scope", "link")
+        return "inet6" in listed and "tentative" not in listed
+
+    eventually(there)
+    return state_of(host)
+
+
 def test_each_has_its_own_and_all_others_none(
     host: Side, network: Pair, groups: tuple[Group, Group], capture: UnitCapture, family: int
 ) -> None:
@@ -118,7 +129,7 @@ def test_ipv4_through_an_ipv6_socket(host: Side, network: Pair, groups: tuple[Gr
 
 
 def test_removal_leaves_the_host_as_it_was(host: Side, capture: UnitCapture, pins: Path) -> None:
-    before = state_of(host)
+    before = settled(host)
     with group(host) as one, group(host) as other:
         for each in (one, other):
             capture.apply(each.unit, each.listeners)
@@ -136,7 +147,7 @@ def test_removal_leaves_the_host_as_it_was(host: Side, capture: UnitCapture, pin
 def test_what_others_made_stays_when_ours_goes(host: Side, capture: UnitCapture) -> None:
     host.shell("nft", "add table inet nodemesh_others; add chain inet nodemesh_others kept")
     host.shell("ip", "rule", "add", "fwmark", "0x111/0xfff", "lookup", "100")
-    before = state_of(host)
+    before = settled(host)
     with group(host) as one:
         capture.apply(one.unit, one.listeners)
         capture.remove(one.unit)
@@ -267,7 +278,7 @@ def test_another_cgroup_of_the_same_name_has_nothing_of_the_former_and_that_is_s
     host: Side, network: Pair, capture: UnitCapture
 ) -> None:
     there = network.client.addresses[socket.AF_INET]
-    before = state_of(host)
+    before = settled(host)
     with Application(network.client, PORT):
         with group(host) as one:
             capture.apply(one.unit, one.listeners)
