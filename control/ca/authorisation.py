@@ -1,6 +1,6 @@
 """For whom a caller gets a certificate: a pure function of who it is, what it asks, and where workloads run."""
 
-from control.ca.callers import Caller, JoiningNode, JoiningProxy, ProxyRunner
+from control.ca.callers import Caller, GatewayPod, JoiningNode, JoiningProxy, ProxyRunner
 from control.ca.refusal import ForbiddenError, MalformedError
 from control.ca.revocations import Identity
 from control.resources import Placement
@@ -9,7 +9,7 @@ from meshapi.spiffe import AgentIdentity, IdentityError, WorkloadIdentity
 
 def authorise(caller: Caller, impersonated: str | None, placement: Placement, trust_domain: str) -> Identity:
     """The identity that is granted: the caller's own without `impersonated`; raises ForbiddenError or MalformedError."""
-    if isinstance(caller, JoiningProxy | ProxyRunner):
+    if isinstance(caller, JoiningProxy | GatewayPod | ProxyRunner):
         return _of_gateway(caller, impersonated, placement, trust_domain)
     own = AgentIdentity(trust_domain, caller.node)
     if not placement.has_node(caller.node):
@@ -29,7 +29,9 @@ def authorise(caller: Caller, impersonated: str | None, placement: Placement, tr
     return identity
 
 
-def _of_gateway(caller: JoiningProxy | ProxyRunner, impersonated: str | None, placement: Placement, trust_domain: str) -> Identity:
+def _of_gateway(
+    caller: JoiningProxy | GatewayPod | ProxyRunner, impersonated: str | None, placement: Placement, trust_domain: str
+) -> Identity:
     """Who runs an Envoy gets the Gateway's identity, and no other."""
     own = WorkloadIdentity(trust_domain, caller.namespace, caller.gateway)
     if not placement.has_gateway(caller.namespace, caller.gateway):

@@ -56,6 +56,20 @@ class JoiningProxy:
 
 
 @dataclass(frozen=True)
+class GatewayPod:
+    """A pod of a Gateway, by the service-account token that it was given: may get the certificate of its account, and nothing else."""
+
+    namespace: str
+    gateway: str
+    pod: str
+
+    @property
+    def node(self) -> str:
+        """As of JoiningProxy."""
+        return f"{self.namespace}/{self.gateway}"
+
+
+@dataclass(frozen=True)
 class ProxyRunner:
     """Runs an Envoy of a Gateway, by the certificate of the Gateway's identity."""
 
@@ -92,7 +106,8 @@ class AgentPod:
 
 
 Agent = NodeAgent | AgentPod
-Joining = JoiningNode | JoiningProxy
+Joining = JoiningNode | JoiningProxy | GatewayPod
+"""Who may ask for a certificate, and for nothing else."""
 Caller = Joining | Agent | ProxyRunner
 
 
@@ -118,7 +133,7 @@ class TokenAuthenticator:
         self._tokens = tokens
         self._clock = clock
 
-    async def authenticate(self, credentials: Credentials) -> Joining:
+    async def authenticate(self, credentials: Credentials) -> JoiningNode | JoiningProxy:
         record = self._tokens.check(bearer_token(credentials), self._clock())
         if record.gateway:
             namespace, _, name = record.gateway.partition("/")

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from control.ca.audit import AuditLog, AuditRecord
 from control.ca.authorisation import authorise
 from control.ca.authority import Authority, Clock
-from control.ca.callers import Authenticator, Caller, Credentials, JoiningNode, JoiningProxy, ProxyRunner
+from control.ca.callers import Authenticator, Caller, Credentials, GatewayPod, JoiningNode, JoiningProxy, ProxyRunner
 from control.ca.csr import check_csr
 from control.ca.issuer import Issuer
 from control.ca.join_tokens import JoinTokens
@@ -156,7 +156,7 @@ class Issuance:
 
 def _key(caller: Caller) -> str:
     # An agent is the same one by its token and by its certificate.
-    if isinstance(caller, ProxyRunner):
+    if isinstance(caller, ProxyRunner | GatewayPod):
         return f"gateway/{caller.node}"
     return f"token/{caller.token_id}" if isinstance(caller, JoiningNode | JoiningProxy) else f"node/{caller.node}"
 

@@ -6,6 +6,7 @@ shows the token comes from there. What the token says of itself counts for nothi
 """
 
 import base64
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final, Protocol
@@ -14,11 +15,11 @@ import msgspec
 from msgspec import Struct
 
 from control.ca.authority import Clock
-from control.ca.callers import AgentPod, Credentials, bearer_token
+from control.ca.callers import AgentPod, Credentials, GatewayPod, bearer_token
 from control.ca.peers import peer_address
 from control.ca.refusal import UnauthenticatedError
 from control.ca.revocations import Revocations
-from control.resources import PlacedNode, Placement
+from control.resources import Placement
 from meshapi.spiffe import AgentIdentity
 
 POD_NAME: Final = "authentication.kubernetes.io/pod-name"
@@ -91,12 +92,15 @@ class ServiceAccountAuthenticator:
         self._trust_domain = trust_domain
         self._clock = clock
 
-    async def authenticate(self, credentials: Credentials) -> AgentPod:
+    async def authenticate(self, credentials: Credentials) -> AgentPod | GatewayPod:
         token = bearer_token(credentials)
         claims = _claims(token)
         self._check_promising(claims)
         review = await self._reviewer.review(token, self._trusted.audience)
-        agent = self._agent(review, claims)
+        namespace, account = self._account(review)
+        if f"{namespace}/{account}" not in self._trusted.accounts:
+            return self._gateway_pod(review, namespace, account, credentials)
+        agent = self._agent(review, claims, namespace)
         self.check_still_valid(agent, credentials)
         return agent
 
@@ -124,9 +128,10 @@ class ServiceAccountAuthenticator:
             raise UnauthenticatedError("node-unknown", f"there is no node {agent.node}")
         self._check_pod(agent)
         if not self._trusted.any_source:
-            _check_source(credentials.peer, agent, node)
+            _check_source(credentials.peer, f"node {agent.node}", node.networks)
 
-    def _agent(self, review: Review, claims: _Claims) -> AgentPod:
+    def _account(self, review: Review) -> tuple[str, str]:
+        """Namespace and name of the account that Kubernetes takes the token for."""
         if not review.authenticated:
             raise UnauthenticatedError("token-unknown", f"Kubernetes does not take the token: {review.error[:200]}")
         # An API server that knows of no audiences takes tokens for anybody, and names none.
@@ -134,8 +139,26 @@ class ServiceAccountAuthenticator:
             raise UnauthenticatedError("token-audience", f"Kubernetes takes the token for {review.audiences}")
         prefix, _, account = review.username.partition("system:serviceaccount:")
         namespace, _, name = account.partition(":")
-        if prefix or f"{namespace}/{name}" not in self._trusted.accounts:
-            raise UnauthenticatedError("token-account", f"{review.username[:200]} is no agent's account")
+        if prefix or not name:
+            raise UnauthenticatedError("token-account", f"{review.username[:200]} is no service account")
+        return namespace, name
+
+    def _gateway_pod(self, review: Review, namespace: str, account: str, credentials: Credentials) -> GatewayPod:
+        """A pod that runs the Envoy of the Gateway of its account's name; it must show the token itself."""
+        if not self._placement.has_gateway(namespace, account):
+            raise UnauthenticatedError("token-account", f"{namespace}/{account} is no agent's account, and no Gateway's")
+        name, uid = _one(review, POD_NAME), _one(review, POD_UID)
+        pod = self._placement.pod(namespace, name)
+        shown = f"pod {namespace}/{name}"
+        if pod is None or pod.uid != uid:
+            raise UnauthenticatedError("pod-unknown", f"{shown} with uid {uid} is not there")
+        if not pod.live or pod.service_account != account:
+            raise UnauthenticatedError("pod-ended", f"{shown} has ended, or is of another account")
+        if not self._trusted.any_source:
+            _check_source(credentials.peer, shown, pod.addresses)
+        return GatewayPod(namespace, account, name)
+
+    def _agent(self, review: Review, claims: _Claims, namespace: str) -> AgentPod:
         agent = AgentPod(
             node=_one(review, NODE_NAME),
             namespace=namespace,
@@ -183,13 +206,13 @@ def _one(review: Review, key: str) -> str:
     raise UnauthenticatedError("token-unbound", f"the token names no {key.partition('/')[2]}: it must be bound to a pod that has a node")
 
 
-def _check_source(peer: str, agent: AgentPod, node: PlacedNode) -> None:
+def _check_source(peer: str, whose: str, networks: Collection[str]) -> None:
     """Whoever shows a token that was taken elsewhere comes from elsewhere. `peer` is as gRPC names it."""
     address = peer_address(peer)
     if address is None:
         raise UnauthenticatedError("token-source", f"{peer[:80]} has no address")
-    if not any(_within(address, network) for network in node.networks):
-        raise UnauthenticatedError("token-source", f"{address} is no address of node {agent.node}")
+    if not any(_within(address, network) for network in networks):
+        raise UnauthenticatedError("token-source", f"{address} is no address of {whose}")
 
 
 def _within(address: IPv4Address | IPv6Address, network: str) -> bool:

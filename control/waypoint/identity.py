@@ -111,10 +111,11 @@ class Identity:
         self._changed()
 
     async def _proof(self) -> Proof:
-        if self._usable:
-            return Proof(self.roots_pem, svid=self.svid)
         token = self._settings.token
+        if self._usable and self._settings.token_file is None:
+            return Proof(self.roots_pem, svid=self.svid)
         if self._settings.token_file is not None:
+            # Kubernetes knows whether this pod is still there; a certificate says only that it was.
             token = (await asyncio.to_thread(self._settings.token_file.read_text)).strip()
         if token is None:
             raise NoProofError(f"there is no certificate of {self._name} that is still good, and no token to get one with")

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 
 from control.ca.audit import AuditLog, AuditRecord
-from control.ca.callers import Authenticator, JoiningNode, JoiningProxy
+from control.ca.callers import Authenticator, Joining
 from control.ca.limits import CallerLimits, Limits
 from control.ca.refusal import ForbiddenError, MalformedError, RefusedError, UnauthenticatedError
 from control.metrics import Metrics
@@ -69,7 +69,7 @@ class DiscoveryService:
         caller = await self._access.authenticator.authenticate(credentials)
         if credentials.cluster not in {None, self._access.cluster}:
             raise UnauthenticatedError("cluster", f"node {caller.node} claims cluster {credentials.cluster!r}")
-        if isinstance(caller, JoiningNode | JoiningProxy):
+        if isinstance(caller, Joining):
             raise ForbiddenError("token-scope", f"{caller.node} has no certificate yet")
         async with self._access.openings.admitted(caller.node):
             return self._hub.open(caller, credentials)

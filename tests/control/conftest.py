@@ -10,5 +10,5 @@ from tests.control.world import World, running
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with running(tmp_path) as world:
+    async with running(World(tmp_path)) as world:
         yield world

@@ -64,7 +64,7 @@ async def test_discovery_follows_the_model(world: World) -> None:
 
 
 async def test_a_restarted_controller_sends_nothing_again_and_knows_its_nodes(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+    async with running(World(tmp_path)) as world:
         agent = await world.agent()
         used = (await world.admin("POST", "/tokens", json={"node": "n1"}))["token"]
         await (await world.stranger()).join(used)
@@ -74,7 +74,7 @@ async def test_a_restarted_controller_sends_nothing_again_and_knows_its_nodes(tm
                 await stream.ask(type_url)
                 await stream.read()
             held = stream.holds
-    async with running(tmp_path) as world:
+    async with running(World(tmp_path)) as world:
         agent.token_port, agent.agent_port = world.ports.token, world.ports.agent
         async with agent.by_certificate() as channel:
             stream = Discovery(channel)
@@ -89,7 +89,7 @@ async def test_a_restarted_controller_sends_nothing_again_and_knows_its_nodes(tm
 
 
 async def test_the_controller_stopping_closes_streams_cleanly(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
+    async with running(World(tmp_path)) as world:
         agent = await world.agent()
         channel_context = agent.by_certificate()
         channel = await channel_context.__aenter__()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -12,7 +13,9 @@ import pytest
 
 from control import controller as controller_module
 from control.controller import Controller, Settings
+from control.model.mesh import Mesh
 from control.rpc import aio, grpc
+from control.xds.proxies import Proxies
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import Workload
 from tests.control.agent import WAIT_S, Agent
@@ -24,10 +27,14 @@ ON_N2 = WorkloadIdentity(TD, "shop", "on-n2")
 POD = Workload("K//Pod/shop/cart", "cart", "shop", (ip_address("10.0.0.1"),))
 
 
+W = TypeVar("W", bound="World")
+
+
 class World:
     """A running controller."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mesh: Mesh | None = None) -> None:
+        """With `mesh`, that is its model, and Envoys are configured, too."""
         self.state = path / "state"
         self.socket = path / "admin.sock"
         self.model = FakeModel(running={(CART, "n1"), (ON_N2, "n2")})
@@ -43,7 +50,10 @@ class World:
         )
         self.synced = asyncio.Event()
         self.ready = asyncio.Event()
-        self.controller = Controller(self.settings, self.model, lambda kind, namespace, name: [kind, namespace, name])
+        proxies = Proxies(mesh) if mesh is not None else None
+        self.controller = Controller(
+            self.settings, mesh or self.model, lambda kind, namespace, name: [kind, namespace, name], proxies=proxies
+        )
 
     @property
     def ports(self) -> controller_module.Ports:
@@ -77,8 +87,7 @@ class World:
 
 
 @asynccontextmanager
-async def running(path: Path) -> AsyncIterator[World]:
-    world = World(path)
+async def running(world: W) -> AsyncIterator[W]:
     task = asyncio.ensure_future(world.controller.run(world.synced, world.ready))
     world.synced.set()
     async with asyncio.timeout(WAIT_S):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from control.ca.authorisation import authorise
-from control.ca.callers import JoiningNode, NodeAgent
+from control.ca.callers import Caller, GatewayPod, JoiningNode, JoiningProxy, NodeAgent, ProxyRunner
 from control.ca.refusal import ForbiddenError, MalformedError, RefusedError
 from meshapi.spiffe import AgentIdentity, WorkloadIdentity
 from tests.control.fakes import FakeModel
@@ -65,3 +65,21 @@ def test_the_corpus_of_identities(line: str) -> None:
     with pytest.raises(RefusedError) as refused:
         authorise(AGENT, json.loads(text), FakeModel(), TD)
     assert isinstance(refused.value, MalformedError if verdict == "refuse" else ForbiddenError)
+
+
+GATE = WorkloadIdentity("cluster.local", "shop", "gate")
+
+
+RUNNERS = JoiningProxy("shop", "gate", "t"), GatewayPod("shop", "gate", "gate-1"), ProxyRunner("shop", "gate", 0, 10)
+
+
+@pytest.mark.parametrize("caller", RUNNERS)
+def test_who_runs_an_envoy_gets_its_gateways_identity_and_no_other(caller: Caller) -> None:
+    model = FakeModel(gateways={("shop", "gate")}, running={(CART, "n1")})
+    assert authorise(caller, None, model, "cluster.local") == GATE
+    assert authorise(caller, str(GATE), model, "cluster.local") == GATE
+    for other in (str(CART), "spiffe://cluster.local/nodemesh/node/n1", "spiffe://other/ns/shop/sa/gate", "gate"):
+        with pytest.raises(ForbiddenError, match="and nobody else"):
+            authorise(caller, other, model, "cluster.local")
+    with pytest.raises(ForbiddenError, match="there is no Gateway"):
+        authorise(caller, None, FakeModel(), "cluster.local")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from control.ca.callers import AgentPod, Credentials
+from control.ca.callers import AgentPod, Credentials, GatewayPod
 from control.ca.refusal import UnauthenticatedError
 from control.ca.revocations import Revocations
 from control.ca.service_accounts import Accounts, Review, ServiceAccountAuthenticator, TrustedAccounts
@@ -60,7 +60,7 @@ class Desk:
         accounts = Accounts(TrustedAccounts(frozenset({"mesh/agent"}), "istio-ca", any_source=any_source), self.kubernetes)
         self.authenticator = ServiceAccountAuthenticator(accounts, self.model, self.revocations, trust_domain=TD, clock=self.clock)
 
-    async def ask(self, shown: str | None = None, peer: str = "ipv4:127.0.0.1:4000") -> AgentPod:
+    async def ask(self, shown: str | None = None, peer: str = "ipv4:127.0.0.1:4000") -> AgentPod | GatewayPod:
         return await self.authenticator.authenticate(Credentials(peer, authorization=(f"Bearer {shown or token()}",)))
 
     async def refusal(self, shown: str | None = None, peer: str = "ipv4:127.0.0.1:4000") -> str:
@@ -72,6 +72,45 @@ class Desk:
 async def test_an_agent(tmp_path: Path) -> None:
     agent = await Desk(tmp_path).ask()
     assert agent == AgentPod("n1", "mesh", "agent-x", "u1", int(NOW_S) - 60, int(NOW_S) + 600)
+
+
+GATEWAY_POD = {
+    "authentication.kubernetes.io/pod-name": ("gate-1",),
+    "authentication.kubernetes.io/pod-uid": ("u2",),
+    "authentication.kubernetes.io/node-name": ("n1",),
+}
+ITS_REVIEW = answered(("istio-ca",), "system:serviceaccount:shop:gate", GATEWAY_POD)
+ITS_TOKEN = {"kubernetes.io": {"namespace": "shop", "pod": {"name": "gate-1", "uid": "u2"}}}
+ITS_POD = PlacedPod("u2", "n1", "gate", live=True, addresses=("10.0.0.9",))
+
+
+def gateway_desk(path: Path, pod: PlacedPod = ITS_POD, gateways: frozenset[tuple[str, str]] = frozenset({("shop", "gate")})) -> Desk:
+    desk = Desk(path, ITS_REVIEW)
+    desk.model.pods[("shop", "gate-1")] = pod
+    desk.model.gateways = set(gateways)
+    return desk
+
+
+async def test_a_pod_of_a_gateway(tmp_path: Path) -> None:
+    """It is of the Gateway of its account's name, and shows its token from its own address."""
+    found = await gateway_desk(tmp_path).ask(token(**ITS_TOKEN), "ipv4:10.0.0.9:4000")
+    assert found == GatewayPod("shop", "gate", "gate-1")
+
+
+@pytest.mark.parametrize(
+    ("change", "peer", "check"),
+    [
+        ({"pod": PlacedPod("u2", "n1", "gate", live=True, addresses=("10.0.0.8",))}, "ipv4:10.0.0.9:4000", "token-source"),
+        ({}, "ipv4:127.0.0.1:4000", "token-source"),
+        ({"pod": PlacedPod("u3", "n1", "gate", live=True, addresses=("10.0.0.9",))}, "ipv4:10.0.0.9:4000", "pod-unknown"),
+        ({"pod": PlacedPod("u2", "n1", "gate", live=False, addresses=("10.0.0.9",))}, "ipv4:10.0.0.9:4000", "pod-ended"),
+        ({"pod": PlacedPod("u2", "n1", "cart", live=True, addresses=("10.0.0.9",))}, "ipv4:10.0.0.9:4000", "pod-ended"),
+        ({"gateways": frozenset()}, "ipv4:10.0.0.9:4000", "token-account"),
+        ({"gateways": frozenset({("other", "gate")})}, "ipv4:10.0.0.9:4000", "token-account"),
+    ],
+)
+async def test_a_pod_that_is_no_gateways(tmp_path: Path, change: dict[str, Any], peer: str, check: str) -> None:
+    assert await gateway_desk(tmp_path, **change).refusal(token(**ITS_TOKEN), peer) == check
 
 
 def extra(**changed: tuple[str, ...] | None) -> Review:

@@ -1,0 +1,111 @@
+"""An Envoy at a running controller: its certificate decides what it is served, whatever it says of itself."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from control.envoy.built import CLUSTER, LISTENER
+from control.rpc import grpc
+from control.xds.proxies import listening
+from meshapi import discovery, wire
+from tests.control.agent import Agent, Discovery, bearer, create
+from tests.control.fakes import csr_pem
+from tests.control.model.builders import Config
+from tests.control.world import World, refused, running
+
+GATEWAYS = """
+    kind: Gateway
+    apiVersion: gateway.networking.k8s.io/v1
+    metadata: {name: gate, namespace: shop}
+    spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+"""
+FOREIGN = GATEWAYS.replace("istio-waypoint", "another")
+GATE = "spiffe://cluster.local/ns/shop/sa/gate"
+
+
+class Meshed(World):
+    """A controller with the real model."""
+
+    def __init__(self, path: Path) -> None:
+        self.config = Config(GATEWAYS)
+        super().__init__(path, self.config.mesh)
+
+    async def runner(self, gateway: str = "shop/gate") -> Agent:
+        """Who runs an Envoy of a Gateway, joined by a token."""
+        runner = await self.stranger()
+        runner.identity = f"spiffe://cluster.local/ns/{gateway.replace('/', '/sa/')}"
+        await runner.join((await self.admin("POST", "/tokens", json={"gateway": gateway}))["token"])
+        return runner
+
+
+@pytest.fixture
+async def meshed(tmp_path: Path) -> AsyncIterator[Meshed]:
+    async with running(Meshed(tmp_path)) as world:
+        yield world
+
+
+async def test_it_gets_its_own_configuration_and_nothing_of_the_agents(meshed: Meshed) -> None:
+    runner = await meshed.runner()
+    async with runner.by_certificate() as channel:
+        stream = Discovery(channel)
+        await stream.ask(CLUSTER)
+        assert {one.name for one in (await stream.read()).resources} == {"main_internal", "connect_originate"}
+        # Without an answer: the next one is that to the request behind it.
+        await stream.ask(wire.ADDRESS_TYPE)
+        await stream.ask(LISTENER)
+        assert (await stream.read()).type_url == LISTENER
+        (status,) = await meshed.admin("GET", "/proxies")
+        assert status["proxy"] == "shop/gate"
+        assert await meshed.admin("GET", "/agents") == []
+
+
+async def test_a_gateway_that_is_gone_or_anothers_ends_the_stream(meshed: Meshed) -> None:
+    runner = await meshed.runner()
+    for text in (FOREIGN, ""):
+        meshed.config.write("a.yaml", GATEWAYS)
+        async with runner.by_certificate() as channel:
+            stream = Discovery(channel)
+            await stream.ask(CLUSTER)
+            await stream.read()
+            meshed.config.write("a.yaml", text)
+            assert (await stream.ended())[0] == grpc.StatusCode.UNAUTHENTICATED
+            await refused(create(channel, csr_pem(GATE, runner.key)))
+
+
+async def test_a_revoked_identity_ends_the_stream(meshed: Meshed) -> None:
+    runner = await meshed.runner()
+    async with runner.by_certificate() as channel:
+        stream = Discovery(channel)
+        await stream.ask(CLUSTER)
+        await stream.read()
+        await meshed.admin("POST", "/revocations", json={"identity": GATE})
+        assert (await stream.ended())[0] == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_token_of_a_gateway_is_for_its_identity_once(meshed: Meshed) -> None:
+    token = (await meshed.admin("POST", "/tokens", json={"gateway": "shop/gate"}))["token"]
+    runner = await meshed.stranger()
+    async with runner.by_token() as channel:
+        assert await Discovery(channel, bearer(token)).ended() == (grpc.StatusCode.PERMISSION_DENIED, "permission denied")
+        other = "spiffe://cluster.local/ns/shop/sa/cart"
+        await refused(create(channel, csr_pem(other, runner.key), bearer(token), impersonated=other))
+        await create(channel, csr_pem(GATE, runner.key), bearer(token))
+        await refused(create(channel, csr_pem(GATE, runner.key), bearer(token)))
+
+
+async def test_what_it_is_served_can_be_looked_at(meshed: Meshed) -> None:
+    (found,) = [
+        one for one in await meshed.admin("GET", "/proxies/config?proxy=shop/gate&kind=listeners") if one["name"] == "connect_terminate"
+    ]
+    assert found["summary"] == ":::15008, 1 filter chain(s)"
+    assert found["content"]["name"] == "connect_terminate"
+
+
+def test_where_an_envoy_says_that_it_is() -> None:
+    def of(text: str) -> tuple[str, ...]:
+        return listening(discovery.Node("x", {"INSTANCE_IPS": text}))
+
+    assert of("10.0.0.1, fd00::1,10.0.0.1") == ("10.0.0.1", "fd00::1")
+    assert of("garbage,300.1.1.1,/etc/passwd") == ()
+    assert len(of(",".join(f"10.0.0.{last}" for last in range(100)))) == 8
