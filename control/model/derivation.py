@@ -27,6 +27,7 @@ from control.model.services import (
     bound_service,
     entry_services,
     foreign_host,
+    is_reached,
     kubernetes_service,
     named,
     needs_addresses,
@@ -127,7 +128,7 @@ def _service_entry(entry: ServiceEntry, store: Store, settings: MeshSettings) ->
     namespace = entry.metadata.namespace
     made = tuple(_reached(service, entry, store) for service in entry_services(entry, settings))
     if needs_addresses(entry):
-        made = tuple(_with_handed_out(service, store, settings) for service in made)
+        made = tuple(_with_handed_out(service, store, settings) if is_reached(entry, service) else service for service in made)
     ports = bound_entry(entry, settings).ports
     services = tuple(_service(service, named(service, ports, settings)) for service in made)
     names = tuple(claim for service in services for claim in service.claims if not claim.startswith("address "))

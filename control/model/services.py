@@ -130,9 +130,14 @@ def stated_addresses(entry: ServiceEntry) -> tuple[IPAddress, ...]:
 
 
 def needs_addresses(entry: ServiceEntry) -> bool:
-    """Whether its hosts are to be given addresses, so that their names lead to them: their own are those of endpoints, if any."""
+    """Whether its hosts are to be given addresses, so that their names lead to the mesh."""
     wanted = entry.metadata.labels.get(AUTO_ADDRESS_LABEL) != "false"
-    return wanted and entry.spec.resolution == "STATIC" and not stated_addresses(entry)
+    return wanted and entry.spec.resolution in {"STATIC", "DNS", "DNS_ROUND_ROBIN"} and not stated_addresses(entry)
+
+
+def is_reached(entry: ServiceEntry, service: mesh.Service) -> bool:
+    """Whether an address of the mesh's own would lead to a host: node agents look no names up, a waypoint does."""
+    return entry.spec.resolution == "STATIC" or service.waypoint is not None
 
 
 def with_addresses(service: mesh.Service, addresses: tuple[IPAddress, ...], settings: MeshSettings) -> mesh.Service:

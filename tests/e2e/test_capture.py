@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from demo import manifests
+from demo.cluster import API_VIPS
 from demo.shell import run
 from demo.topology import Pod
+from nodeagent.linux.namespaces import Namespace
 from tests.e2e.mesh import HTTP, SECRET, Call, Mesh, echoes, principal, reset, spiffe
 from tests.nodeagent import cgroups
+from tests.nodeagent.dns.resolver import addresses, ask
 
 PROXY_MARK = 0x539
 TO_APPLICATION_MARK = 0x111
@@ -149,6 +152,9 @@ def test_a_whole_host_is_one_workload(mesh: Mesh) -> None:
         mesh.cluster.start_agent("vm")
         mesh.cluster.list_host("vm", "vm", service_account="vm")
         mesh.wait(lambda: entry().get("ready"), "the host to be captured with an identity")
+        mesh.wait(
+            lambda: _asks(mesh, host.namespace, "api") == [API_VIPS[0]], "its questions to be answered, from its workload's namespace"
+        )
         with mesh.policies(only_vm, only_api), mesh.wiretap("vm") as tap:
             for mine, theirs in ((host.ipv4, far.ipv4), (host.ipv6, far.ipv6)):
                 mesh.wait(lambda theirs=theirs: mesh.call(host.namespace, theirs).pod == "api-2", "the host to be let in")  # type: ignore[misc]
@@ -168,6 +174,15 @@ def test_a_whole_host_is_one_workload(mesh: Mesh) -> None:
     assert "nodemesh" not in left
     assert "0x111" not in left
     app.stop()
+
+
+def _asks(mesh: Mesh, namespace: str, name: str) -> list[str]:
+    """What somebody's resolver answers, which is nobody's."""
+    try:
+        with Namespace.open(f"/run/netns/{namespace}") as opened:
+            return addresses(ask(opened, str(mesh.topology.hosts["outside"].ipv4), name, timeout_s=2.0))
+    except OSError:
+        return []
 
 
 # ---- C1: comings and goings

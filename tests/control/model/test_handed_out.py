@@ -118,3 +118,30 @@ def test_nobody_states_what_is_handed_out() -> None:
     assert ip_address("240.240.1.2") not in [one.address for one in config.service("shop/db.example").addresses]
     [record] = config.mesh.records.values()
     assert any("is not used" in str(finding) for finding in record.findings)
+
+
+WAYPOINT = """
+    apiVersion: gateway.networking.k8s.io/v1
+    kind: Gateway
+    metadata: {name: gate, namespace: shop}
+    spec:
+      gatewayClassName: istio-waypoint
+      listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+    ---
+    apiVersion: v1
+    kind: Service
+    metadata: {name: gate, namespace: shop}
+    spec: {clusterIP: 10.96.0.9, selector: {is: gate}, ports: [{name: mesh, port: 15008}]}
+    """
+
+
+def test_what_is_looked_up_gets_some_while_a_waypoint_does_it() -> None:
+    labels = ", labels: {istio.io/use-waypoint: gate}"
+    config = Config(ENTRY.replace(', "*.wild.example"', "") % (labels, "", "DNS", ""))
+    assert config.service("shop/db.example").addresses == ()
+    config.write("b.yaml", WAYPOINT)
+    service = config.service("shop/db.example")
+    assert service.waypoint is not None
+    assert [values.is_handed_out(one.address) for one in service.addresses] == [True, True]
+    config.write("b.yaml", "")
+    assert config.service("shop/db.example").addresses == ()
