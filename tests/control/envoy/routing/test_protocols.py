@@ -1,0 +1,116 @@
+"""gRPC, HTTP/2 and WebSocket through a real Envoy with what the controller serves."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import grpc
+import pytest
+
+from tests.control.envoy.echo import Upstream
+from tests.control.envoy.routed import Routed, routed
+from tests.control.envoy.test_waypoint import Served, pod, service
+
+PORT = "[{name: %s, port: 80, targetPort: 8080}]"
+ROUTE = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: calls, namespace: shop}
+spec:
+  hosts: [calls]
+  http:
+  - match: [{uri: {exact: /test.Echo/Old}}]
+    rewrite: {uri: /test.Echo/Say}
+    route: [{destination: {host: calls}, headers: {response: {set: {x-by: rule}}}}]
+  - match: [{headers: {x-chaos: {}}}]
+    fault: {abort: {grpcStatus: RESOURCE_EXHAUSTED, percentage: {value: 100}}}
+    route: [{destination: {host: calls}}]
+  - route: [{destination: {host: calls}}]
+"""
+
+
+class Echo(grpc.GenericRpcHandler):
+    """Answers each call with its method and message."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(lambda message, _context: f"{details.method} {message.decode()}".encode())
+
+
+@contextmanager
+def grpc_upstream() -> Iterator[Upstream]:
+    server = grpc.server(ThreadPoolExecutor(2), handlers=(Echo(),))
+    found = Upstream("calls", server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    try:
+        yield found
+    finally:
+        server.stop(None).wait()
+
+
+@contextmanager
+def socket_upstream() -> Iterator[Upstream]:
+    """Takes the upgrade to a WebSocket, then returns what it gets."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += connection.recv(4096)
+                upgrade = b"upgrade: websocket" in head.lower()
+                connection.sendall(
+                    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n" if upgrade else b""
+                )
+                while data := connection.recv(4096):
+                    connection.sendall(data)
+
+    thread = threading.Thread(target=serve, name="socket upstream")
+    thread.start()
+    try:
+        yield Upstream("chat", listener.getsockname()[1])
+    finally:
+        # Closing alone would leave it waiting.
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
+    with ExitStack() as stack:
+        calls, chat = stack.enter_context(grpc_upstream()), stack.enter_context(socket_upstream())
+        served = Served()
+        served.write("calls.yaml", service("calls", "10.96.0.1", PORT % "grpc"), pod("c", "calls", "10.0.0.1", mesh="none"), ROUTE)
+        served.write("chat.yaml", service("chat", "10.96.0.2", PORT % "http"), pod("w", "chat", "10.0.0.2", mesh="none"))
+        yield stack.enter_context(routed(tmp_path_factory.mktemp("envoy"), served, {"10.0.0.1": calls, "10.0.0.2": chat}))
+
+
+def test_grpc_is_http2_to_the_end_and_is_routed_by_method(mesh: Routed) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{mesh.envoy.ports['calls']}") as channel:
+        say = channel.unary_unary("/test.Echo/Say")
+        assert say(b"hello", timeout=20) == b"/test.Echo/Say hello"
+        answer, call = channel.unary_unary("/test.Echo/Old").with_call(b"hi", timeout=20)
+        assert answer == b"/test.Echo/Say hi"
+        assert dict(call.initial_metadata())["x-by"] == "rule"
+        with pytest.raises(grpc.RpcError) as error:
+            say(b"hello", timeout=20, metadata=[("x-chaos", "1")])
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_websocket_is_carried_both_ways(mesh: Routed) -> None:
+    with socket.create_connection(("127.0.0.1", mesh.envoy.ports["chat"]), timeout=20) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nhost: chat\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\r\n")
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(4096)
+        assert head.startswith(b"HTTP/1.1 101")
+        for text in (b"one", b"two"):
+            client.sendall(text)
+            assert client.recv(4096) == text
