@@ -12,7 +12,7 @@ from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer, chain_name
 from control.envoy.place import Place
 from control.envoy.routing.http_table import RouteList, body_limit, http_rule_routes
-from control.envoy.routing.l4_table import carrier, tcp_rule
+from control.envoy.routing.l4_table import carrier, tcp_rule, tls_rules
 from control.envoy.routing.retries import retry_policy
 from control.envoy.routing.scope import Problem, Scope, Target
 from control.envoy.routing.virtual_services import mesh_rules
@@ -35,6 +35,8 @@ class TCPTarget(Struct, frozen=True):
     clusters: tuple[ClusterRef, ...]
     sources: tuple[ObjectKey, ...] = ()
     problems: tuple[Problem, ...] = ()
+    server_names: tuple[str, ...] = ()
+    """For which of TLS alone; none = for all."""
 
 
 def http_routes(world: World, place: Place) -> RouteTable | None:
@@ -83,6 +85,16 @@ def tcp_target(world: World, place: Place) -> TCPTarget | None:
         return TCPTarget(carried.filter, carried.clusters, (service.owner, rules[0]), carried.problems)
     cluster = ClusterRef(service.key, place.port, Layer.TCP)
     return TCPTarget(carrier(world, scope, [(Target(cluster.name, cluster), 0)]), (cluster,), (service.owner,))
+
+
+def server_name_targets(world: World, place: Place) -> tuple[TCPTarget, ...]:
+    """Where TLS connections of a place go by the name that they ask for, in the order in which that is tried."""
+    service = world.service(place.service) if place.service is not None else None
+    rules = rules_of(world, place, service) if service is not None else ()
+    if service is None or not rules:
+        return ()
+    found = tls_rules(world, Scope(place.proxy, place.port), rules[0], service.addresses)
+    return tuple(TCPTarget(one.filter, one.clusters, (service.owner, rules[0]), one.problems, one.server_names) for one in found)
 
 
 def _plain(world: World, place: Place, service: CatalogService, ruled: RouteList) -> RouteList:

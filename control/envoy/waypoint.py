@@ -18,7 +18,7 @@ from control.envoy.listeners.workloads import destinations, direct_cluster, dire
 from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN, INTERNAL, ORIGINATE, TERMINATE, ClusterRef, Layer
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
-from control.envoy.routes import http_route_resource, http_routes, tcp_target
+from control.envoy.routes import http_route_resource, http_routes, server_name_targets, tcp_target
 from control.envoy.security import asked_clusters, key_cluster, key_servers
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
@@ -79,6 +79,8 @@ def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Re
         place = Place(proxy, key, port.number)
         found += [Recipe(CLUSTER, server.cluster, key_cluster, (server,)) for server in world.ask(key_servers, place)]
         clusters |= dict.fromkeys(world.ask(asked_clusters, place))
+        if not port.http:
+            clusters |= dict.fromkeys(ref for target in world.ask(server_name_targets, place) for ref in target.clusters)
         for layer in layers(port):
             table = world.ask(http_routes, place) if layer is Layer.HTTP else world.ask(tcp_target, place)
             if table is None:

@@ -1,5 +1,6 @@
 """Filter chains of services and workloads, and the matchers that choose among them."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -53,10 +54,29 @@ def then(matcher: Message) -> dict[str, Any]:
     return {"matcher": matcher}
 
 
-def by_first_bytes(http: str, tcp: str) -> dict[str, Any]:
-    """One chain for what begins as HTTP, another for all else."""
+def by_first_bytes(http: str, otherwise: dict[str, Any]) -> dict[str, Any]:
+    """One chain for what begins as HTTP; `otherwise`: how to go on."""
     versions = dict.fromkeys((f"'{version}'" for version in HTTP_VERSIONS), choose(http))
-    return then(exactly("ApplicationProtocolInput", versions, choose(tcp)))
+    return then(exactly("ApplicationProtocolInput", versions, otherwise))
+
+
+def by_server_name(chains: Iterable[tuple[tuple[str, ...], str]], otherwise: str) -> dict[str, Any]:
+    """The first of several chains, each with its names (also `*.name`, `*`), that the client of a TLS connection asks for."""
+    matchers = [{"predicate": _any_name(names), "on_match": choose(chain)} for names, chain in chains]
+    fields: dict[str, Any] = {"matcher_list": {"matchers": matchers}, "on_no_match": choose(otherwise)}
+    return then(new("xds.type.matcher.v3.Matcher", **fields))
+
+
+def _any_name(names: tuple[str, ...]) -> dict[str, Any]:
+    found = [{"single_predicate": {"input": extension("ServerNameInput", f"{_INPUTS}.ServerNameInput"), **_name(one)}} for one in names]
+    return found[0] if len(found) == 1 else {"or_matcher": {"predicate": found}}
+
+
+def _name(name: str) -> dict[str, Any]:
+    if name == "*":
+        # A name, whichever: what asks for none is no TLS that could be told apart.
+        return {"value_match": {"safe_regex": {"regex": ".+"}}}
+    return {"value_match": {"suffix": name[1:], "ignore_case": True} if name.startswith("*.") else {"exact": name, "ignore_case": True}}
 
 
 def exactly(by: str, entries: dict[str, Any], otherwise: dict[str, Any] | None = None) -> Message:

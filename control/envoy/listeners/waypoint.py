@@ -5,7 +5,7 @@ from typing import Any, Final
 from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogPort, CatalogService
 from control.envoy.filters import network_filters
-from control.envoy.listeners.chains import Chain, by_first_bytes, choose, exactly, http_chain, then
+from control.envoy.listeners.chains import Chain, by_first_bytes, by_server_name, choose, exactly, http_chain, then
 from control.envoy.listeners.tunnel import LISTENER_MESSAGE
 from control.envoy.listeners.workloads import direct_chains, matches
 from control.envoy.messages import new
@@ -13,7 +13,7 @@ from control.envoy.naming import INTERNAL, Layer, chain_name
 from control.envoy.parts import ads, extension, original_destination
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
-from control.envoy.routes import tcp_target
+from control.envoy.routes import TCPTarget, server_name_targets, tcp_target
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
 
@@ -26,12 +26,14 @@ def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey,
     by_address = dict(world.ask(matches, proxy))
     anywhere = bool(by_address)
     ports: list[CatalogPort] = []
+    named: set[int] = set()
     for key in services:
         service = world.service(key)
         if service is None or not service.addresses:
             continue
         chains += world.ask(service_chains, proxy, key)
-        by_port = exactly("DestinationPortInput", {str(port.number): _port_match(service, port) for port in service.ports})
+        by_port = exactly("DestinationPortInput", {str(port.number): _port_match(world, proxy, service, port) for port in service.ports})
+        named |= {port.number for port in service.ports if not port.http and world.ask(server_name_targets, Place(proxy, key, port.number))}
         ports += service.ports
         by_address |= {str(address): then(by_port) for address in service.addresses}
     if not chains:
@@ -43,7 +45,7 @@ def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey,
         name=INTERNAL,
         internal_listener={},
         traffic_direction="INBOUND",
-        listener_filters=_listener_filters(sniffed, spoken, anywhere=anywhere),
+        listener_filters=[*_listener_filters(sniffed, spoken, anywhere=anywhere), *_tls_inspector(named)],
         # A client that says nothing first is no HTTP's.
         listener_filters_timeout={"seconds": SNIFF_TIMEOUT_S},
         continue_on_listener_filters_timeout=True,
@@ -62,7 +64,7 @@ def service_chains(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Chai
         if port.http or port.sniffed:
             found.append(world.ask(_http_chain, place))
         if not port.http and (chain := world.ask(_tcp_chain, place)) is not None:
-            found.append(chain)
+            found += [*world.ask(_named_chains, place), chain]
     return tuple(found)
 
 
@@ -79,12 +81,24 @@ def _http_chain(world: World, place: Place) -> Chain:
 
 
 def _tcp_chain(world: World, place: Place) -> Chain | None:
-    parts, target = world.ask(network_filters, place), world.ask(tcp_target, place)
-    if target is None:
-        return None
-    name = chain_name(_service(place), place.port, Layer.TCP)
+    target = world.ask(tcp_target, place)
+    return _carrying(world, place, target, chain_name(_service(place), place.port, Layer.TCP)) if target is not None else None
+
+
+def _named_chains(world: World, place: Place) -> tuple[Chain, ...]:
+    """The chains of TLS connections that are told apart by the name that they ask for."""
+    targets = world.ask(server_name_targets, place)
+    return tuple(_carrying(world, place, one, _named(_service(place), place.port, index)) for index, one in enumerate(targets))
+
+
+def _carrying(world: World, place: Place, target: TCPTarget, name: str) -> Chain:
+    parts = world.ask(network_filters, place)
     message = new("envoy.config.listener.v3.FilterChain", name=name, filters=[*parts.filters, target.filter])
     return Chain(message, (*parts.sources, *target.sources))
+
+
+def _named(service: ServiceKey, port: int, index: int) -> str:
+    return f"{chain_name(service, port, Layer.TCP)}~{index}"
 
 
 def _service(place: Place) -> ServiceKey:
@@ -93,11 +107,14 @@ def _service(place: Place) -> ServiceKey:
     return place.service
 
 
-def _port_match(service: CatalogService, port: CatalogPort) -> dict[str, Any]:
+def _port_match(world: World, proxy: ProxyKey, service: CatalogService, port: CatalogPort) -> dict[str, Any]:
     http, tcp = (chain_name(service.key, port.number, layer) for layer in Layer)
-    if port.sniffed:
-        return by_first_bytes(http, tcp)
-    return choose(http if port.http else tcp)
+    if port.http:
+        return choose(http)
+    targets = world.ask(server_name_targets, Place(proxy, service.key, port.number))
+    by_name = [(one.server_names, _named(service.key, port.number, index)) for index, one in enumerate(targets)]
+    otherwise = by_server_name(by_name, tcp) if by_name else choose(tcp)
+    return by_first_bytes(http, otherwise) if port.sniffed else otherwise
 
 
 def _listener_filters(sniffed: set[int], spoken: set[int], *, anywhere: bool) -> list[dict[str, Any]]:
@@ -110,6 +127,12 @@ def _listener_filters(sniffed: set[int], spoken: set[int], *, anywhere: bool) ->
     inspector = extension("http_inspector", "filters.listener.http_inspector.v3.HttpInspector")
     silent = {"not_match": _any_of(sniffed)} if not anywhere else _any_of(spoken - sniffed) if spoken - sniffed else None
     return [original_destination(), inspector | ({"filter_disabled": silent} if silent is not None else {})]
+
+
+def _tls_inspector(named: set[int]) -> list[dict[str, Any]]:
+    """Reads what name is asked for, at the ports where that matters."""
+    inspector = extension("tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector")
+    return [inspector | {"filter_disabled": {"not_match": _any_of(named)}}] if named else []
 
 
 def _any_of(ports: set[int]) -> dict[str, Any]:

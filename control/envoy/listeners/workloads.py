@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from control.envoy.built import Built, built
 from control.envoy.filters import network_filters
-from control.envoy.listeners.chains import Chain, by_first_bytes, http_chain
+from control.envoy.listeners.chains import Chain, by_first_bytes, choose, http_chain
 from control.envoy.listeners.requests import judges_paths, refusals
 from control.envoy.listeners.tunnel import CLUSTER_MESSAGE, Destinations
 from control.envoy.messages import new
@@ -44,9 +44,7 @@ def direct_chains(world: World, proxy: ProxyKey) -> tuple[Chain, ...]:
 
 def matches(world: World, proxy: ProxyKey) -> dict[str, dict[str, Any]]:
     """By address, which chain."""
-    return {
-        str(address): by_first_bytes(*_names(_identity(one))) for one in world.ask(direct_workloads, proxy) for address in one.addresses
-    }
+    return {str(address): _first_bytes(*_names(_identity(one))) for one in world.ask(direct_workloads, proxy) for address in one.addresses}
 
 
 def direct_cluster(_world: World) -> Built:
@@ -86,6 +84,10 @@ def _protocol() -> dict[str, Any]:
 
 def _identity(workload: Workload) -> str:
     return str(workload.identity) if workload.tunnel_protocol is TunnelProtocol.HBONE else PLAIN
+
+
+def _first_bytes(http: str, tcp: str) -> dict[str, Any]:
+    return by_first_bytes(http, choose(tcp))
 
 
 def _names(identity: str) -> tuple[str, str]:

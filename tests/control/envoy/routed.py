@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from control.envoy.built import CLUSTER, ENDPOINTS, ROUTES
+from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
+from control.envoy.catalogue import CatalogPort, CatalogService
 from control.envoy.filters import http_filters
+from control.envoy.listeners.waypoint import _port_match
 from control.envoy.messages import Message, new
+from control.envoy.naming import INTERNAL
 from control.envoy.parts import PEER, extension
 from control.envoy.place import Place
-from control.envoy.routes import tcp_target
+from control.envoy.routes import server_name_targets, tcp_target
 from control.envoy.waypoint import waypoint_services
 from tests.control.envoy.echo import Upstream
 from tests.control.envoy.real_envoy import RealEnvoy, as_json, running
@@ -138,10 +141,30 @@ def _tcp_listeners(served: Served) -> list[Message]:
     for key in waypoint_services(served.world, WAYPOINT):
         service = served.world.service(key)
         for port in service.ports if service is not None else ():
+            name = f"{key.partition('/')[2].partition('.')[0]}:{port.number}"
             target = tcp_target(served.world, Place(WAYPOINT, key, port.number))
             if not port.http and target is not None:
-                found.append(_listener(f"{key.partition('/')[2].partition('.')[0]}:{port.number}/tcp", target.filter))
+                found.append(_listener(f"{name}/tcp", target.filter))
+            if not port.http and server_name_targets(served.world, Place(WAYPOINT, key, port.number)):
+                found.append(_named_listener(served, service, port, f"{name}/tls"))
     return found
+
+
+def _named_listener(served: Served, service: CatalogService, port: CatalogPort, name: str) -> Message:
+    """The chains of one port as the waypoint's listener has them, and how it chooses among them."""
+    (main,) = (one for one in served.of(LISTENER).values() if one.name == INTERNAL)
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
+    inspector = extension("tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector")
+    chains = [one for one in main.filter_chains if one.name.startswith(f"inbound-vip|{port.number}|tcp|{service.hostname}")]
+    matcher = _port_match(served.world, WAYPOINT, service, port)["matcher"]
+    return new(
+        "envoy.config.listener.v3.Listener",
+        name=name,
+        address=address,
+        listener_filters=[inspector],
+        filter_chains=chains,
+        filter_chain_matcher=matcher,
+    )
 
 
 def _listener(name: str, manager: Any) -> Message:

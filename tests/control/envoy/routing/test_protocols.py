@@ -1,6 +1,7 @@
-"""gRPC, HTTP/2 and WebSocket through a real Envoy with what the controller serves."""
+"""gRPC, HTTP/2, WebSocket and TLS by its server name through a real Envoy with what the controller serves."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 import grpc
 import pytest
 
-from tests.control.envoy.echo import Upstream
+from tests.control.envoy.authority import Authority
+from tests.control.envoy.echo import Upstream, upstream
 from tests.control.envoy.routed import Routed, routed
 from tests.control.envoy.test_waypoint import Served, pod, service
 
@@ -28,6 +30,19 @@ spec:
     fault: {abort: {grpcStatus: RESOURCE_EXHAUSTED, percentage: {value: 100}}}
     route: [{destination: {host: calls}}]
   - route: [{destination: {host: calls}}]
+"""
+
+
+NAMES = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: names, namespace: shop}
+spec:
+  hosts: [front, a.example.com, "*.b.example.com"]
+  tls:
+  - {match: [{sniHosts: [a.example.com]}], route: [{destination: {host: one}}]}
+  - {match: [{sniHosts: ["*.b.example.com"]}], route: [{destination: {host: two}}]}
+  - {match: [{sniHosts: [front]}], route: [{destination: {host: nobody}}]}
 """
 
 
@@ -89,7 +104,15 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
         served = Served()
         served.write("calls.yaml", service("calls", "10.96.0.1", PORT % "grpc"), pod("c", "calls", "10.0.0.1", mesh="none"), ROUTE)
         served.write("chat.yaml", service("chat", "10.96.0.2", PORT % "http"), pod("w", "chat", "10.0.0.2", mesh="none"))
-        yield stack.enter_context(routed(tmp_path_factory.mktemp("envoy"), served, {"10.0.0.1": calls, "10.0.0.2": chat}))
+        places = {"10.0.0.1": calls, "10.0.0.2": chat}
+        where = tmp_path_factory.mktemp("envoy")
+        authority = Authority(where)
+        for index, name in enumerate(("front", "one", "two")):
+            address = f"10.0.1.{index + 1}"
+            places[address] = stack.enter_context(upstream(name, authority.server("x.example.com")))
+            served.write(f"{name}.yaml", service(name, f"10.96.1.{index + 1}", PORT % "tls"), pod(name, name, address, mesh="none"))
+        served.write("names.yaml", NAMES)
+        yield stack.enter_context(routed(where, served, places))
 
 
 def test_grpc_is_http2_to_the_end_and_is_routed_by_method(mesh: Routed) -> None:
@@ -114,3 +137,28 @@ def test_a_websocket_is_carried_both_ways(mesh: Routed) -> None:
         for text in (b"one", b"two"):
             client.sendall(text)
             assert client.recv(4096) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.example.com", "one"),
+        ("A.Example.com", "one"),
+        ("x.b.example.com", "two"),
+        ("b.example.com", "front"),
+        ("other.example.com", "front"),
+        (None, "front"),
+        ("front", ""),
+    ],
+)
+def test_tls_goes_by_the_name_that_is_asked_for_and_is_not_opened(mesh: Routed, name: str | None, expected: str) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", mesh.envoy.ports["front:80/tls"]), timeout=20) as raw:
+        try:
+            with context.wrap_socket(raw, server_hostname=name) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                answer = b"".join(iter(lambda: client.recv(4096), b""))
+        except OSError:
+            answer = b""
+    assert (f'"upstream": "{expected}"'.encode() in answer) if expected else (answer == b"")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from control.envoy.built import CLUSTER, ENDPOINTS, ROUTES
+from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from control.envoy.messages import message_class
 from control.envoy.naming import Layer
 from control.envoy.parts import HTTP_OPTIONS
@@ -303,3 +303,25 @@ def test_names_that_cover_a_host() -> None:
     assert covering("a.b.c") == ("a.b.c", "*.b.c", "*.c", "*")
     assert covering("*.b.c") == ("*.b.c", "*.c", "*")
     assert covering("10.0.0.1") == ("10.0.0.1", "*")
+
+
+def test_server_names_choose_a_chain(tmp_path: Path) -> None:
+    found = Served()
+    ports = "[{name: tls, port: 443}, {name: any, port: 444}]"
+    found.write("cart.yaml", service("cart", "10.96.0.1", ports), service("other", "10.96.0.2", ports))
+    to = "route: [{destination: {host: other}}]"
+    hosts = "hosts: [cart, a.example.com, '*.example.org']"
+    names = (
+        f"{{match: [{{sniHosts: [a.example.com]}}], {to}}}, {{match: [{{port: 443, sniHosts: ['*.example.org', a.example.com]}}], {to}}}"
+    )
+    found.write("rules.yaml", virtual_service("v", f"{hosts}, tls: [{names}]"))
+    listener = found.of(LISTENER)["main_internal"]
+    chains = {one.name for one in listener.filter_chains if "|tcp|cart" in one.name}
+    base = "inbound-vip|443|tcp|cart.shop.svc.cluster.local"
+    other = base.replace("443", "444")
+    assert chains == {base, f"{base}~0", f"{base}~1", other, f"{other}~0"}
+    assert [one.name for one in listener.listener_filters] == ["original_dst", "http_inspector", "tls_inspector"]
+    text = str(listener.filter_chain_matcher)
+    assert text.count('suffix: ".example.org"') == 1, "a name that a rule had before is not asked for again"
+    assert "inbound-vip|443|tcp|other.shop.svc.cluster.local" in found.of(CLUSTER)
+    validate(tmp_path, found.view)
