@@ -58,8 +58,9 @@ def _client_notes(policy: AuthorizationPolicy, store: Store) -> Iterator[str]:
     if not any(source for rule in policy.spec.rules for source in rule.sources or ()):
         return
     scope = store.policies.authorization_scope(policy.key)
-    gates: set[ObjectKey] = set()
-    for key in store.selected(scope, policy.selector):
-        gates |= gates_of(store, key)
+    if policy.selector:
+        gates: set[ObjectKey] = set().union(*(gates_of(store, key) for key in store.selected(scope, policy.selector)))
+    else:
+        gates = store.waypoints.gates_within(scope)
     for gate in sorted(gates):
         yield f"what comes through the waypoint {gate.namespace}/{gate.name} has that for its source, not the client behind it"

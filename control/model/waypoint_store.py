@@ -7,7 +7,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from control.kinds import Gateway, Kind, MeshObject, Namespace, ObjectKey, Pod, Service, WorkloadEntry
-from control.model.labels import LabelIndex, Labels, selects, unfile, workload_labels
+from control.model.labels import ANYWHERE, LabelIndex, Labels, selects, unfile, workload_labels
 from control.model.settings import MeshSettings
 from control.model.waypoint_guards import ClassTarget, Target, targets
 from control.model.waypoints import SERVICE_KINDS, UNBOUND, Binding, Waypoint, bind, is_reached_by, own_service, wanted, waypoint
@@ -64,6 +64,11 @@ class WaypointStore:
     def bound_to(self, gateway: ObjectKey) -> set[ObjectKey]:
         """The objects whose traffic goes through a waypoint."""
         return {key for key in self._asking_for(gateway) if (found := self.of(key).binding.waypoint) and found.key == gateway}
+
+    def gates_within(self, namespace: str) -> set[ObjectKey]:
+        """The waypoints of what is bound in a namespace, or ANYWHERE."""
+        within = (one for key, one in self._bound.items() if namespace in {ANYWHERE, key.namespace} and key.kind is not Kind.GATEWAY)
+        return {one.binding.waypoint.key for one in within if one.binding.waypoint is not None}
 
     def protected_by(self, policy: ObjectKey) -> set[ObjectKey]:
         """The services and Gateways that a policy names, whether they exist or not."""

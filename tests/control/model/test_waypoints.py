@@ -376,6 +376,11 @@ spec: {selector: {matchLabels: {app: api}}, rules: [{from: [{source: {principals
     assert said(config, "AuthorizationPolicy", "s") == [
         "what comes through the waypoint shop/gate has that for its source, not the client behind it"
     ]
+    for_all = by_client.replace("selector: {matchLabels: {app: api}}, ", "")
+    config.write("s.yaml", for_all)
+    assert len(said(config, "AuthorizationPolicy", "s")) == 1
+    config.write("s.yaml", for_all.replace("namespace: shop", "namespace: other"))
+    assert said(config, "AuthorizationPolicy", "s", "other") == []
 
 
 def test_a_policy_says_when_nothing_keeps_callers_from_going_around() -> None:
