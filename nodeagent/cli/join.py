@@ -59,15 +59,14 @@ def _read(file: Path) -> "Bundle":
 
 
 def _checked(bundle: "Bundle", run_dir: Path, state_dir: Path) -> bool:
-    from nodeagent.vm.checks import Outcome, host_checks
+    from nodeagent.cli.check import show
+    from nodeagent.doctor.check import Outcome
+    from nodeagent.vm.checks import joining_checks
 
-    marks = {Outcome.OK: "ok     ", Outcome.WARNING: "warning", Outcome.FAILED: "FAILED "}
     good = True
-    for check in host_checks(bundle, run_dir, state_dir):
-        good = good and check.outcome is not Outcome.FAILED
-        click.echo(f"{marks[check.outcome]} {check.subject}: {check.what}", err=check.outcome is not Outcome.OK)
-        if check.mend:
-            click.echo(f"        -> {check.mend}", err=True)
+    for one in joining_checks(bundle, run_dir, state_dir):
+        good = good and one.outcome is not Outcome.FAILED
+        show(one)
     return good
 
 

@@ -8,6 +8,7 @@ from meshapi import old_python
 from meshapi.completion import completion_command
 from nodeagent.cli import run_dir as directories
 from nodeagent.cli import show
+from nodeagent.cli.check import check
 from nodeagent.cli.down import down
 from nodeagent.cli.explain import explain
 from nodeagent.cli.join import join
@@ -49,6 +50,7 @@ for _command in (
     show.capture,
     show.logs,
     explain,
+    check,
     down,
     completion_command("nodeagent"),
 ):

@@ -1,28 +1,25 @@
 """Whether a host can join: what is missing, in words, and how to mend it. Every function blocks, for seconds at most."""
 
 import errno
-import os
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from msgspec import Struct
 
 from meshapi import wire
 from meshapi.bundle import Bundle
 from nodeagent.capture.base import Way
 from nodeagent.capture.choice import choose
+from nodeagent.doctor import host
+from nodeagent.doctor.check import Check, failed, ok
 from nodeagent.identity.certificate import UNREADABLE
-from nodeagent.linux import cgroups
 from nodeagent.linux.errors import KernelError
 from nodeagent.vm.membership import MEMBERSHIP
-from nodeagent.ztunnel.supervisor import BUNDLED
 
 CONNECT_S: Final = 5.0
 SKEW_S: Final = 120.0
@@ -33,96 +30,54 @@ _EXPIRED: Final = 10
 _CLOCK: Final = "set the clock, and keep it by a time service (timedatectl set-ntp true)"
 
 
-class Outcome(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-class Check(Struct, frozen=True):
-    """`mend`: what to do about it."""
-
-    subject: str
-    outcome: Outcome
-    what: str
-    mend: str = ""
-
-
-def host_checks(bundle: Bundle, run_dir: Path, state_dir: Path) -> Iterator[Check]:
+def joining_checks(bundle: Bundle, run_dir: Path, state_dir: Path) -> Iterator[Check]:
     """One after the other, so that they can be shown as they come."""
-    yield _user()
+    yield host.user()
     yield _state(state_dir)
     yield _agent(run_dir)
-    yield _proxy()
-    yield _cgroups()
+    yield host.proxy()
+    yield host.cgroup()
     yield _capture()
     yield _ports()
     yield _bundle(bundle, time.time())
     yield from _controller(bundle)
 
 
-def _ok(subject: str, what: str) -> Check:
-    return Check(subject, Outcome.OK, what)
-
-
-def _failed(subject: str, what: str, mend: str) -> Check:
-    return Check(subject, Outcome.FAILED, what, mend)
-
-
-def _user() -> Check:
-    if os.geteuid() == 0:
-        return _ok("user", "root")
-    return _failed("user", f"user {os.geteuid()} can't program the kernel", "run it as root")
-
-
 def _state(state_dir: Path) -> Check:
     if (state_dir / MEMBERSHIP).exists():
-        return _failed("state", f"this machine has joined already ({state_dir})", "`nodeagent leave` first")
-    return _ok("state", str(state_dir))
+        return failed("state", f"this machine has joined already ({state_dir})", "`nodeagent leave` first")
+    return ok("state", str(state_dir))
 
 
 def _agent(run_dir: Path) -> Check:
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(run_dir / "admin.sock")) == 0:
-            return _failed("agent", f"an agent runs here already ({run_dir})", "end it with `nodeagent down`, and disable what starts it")
-    return _ok("agent", "none runs here")
-
-
-def _proxy() -> Check:
-    if os.access(BUNDLED, os.X_OK):
-        return _ok("proxy", str(BUNDLED))
-    return _failed("proxy", f"{BUNDLED} is not there", "install the package anew")
-
-
-def _cgroups() -> Check:
-    try:
-        return _ok("cgroups", f"version 2 at {cgroups.root()}")
-    except OSError as error:
-        return _failed("cgroups", str(error), "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2")
+            return failed("agent", f"an agent runs here already ({run_dir})", "end it with `nodeagent down`, and disable what starts it")
+    return ok("agent", "none runs here")
 
 
 def _capture() -> Check:
     try:
         choice = choose(Way.AUTO)
     except (OSError, KernelError) as error:
-        return _failed("capture", str(error), "a kernel of 5.10 or later with nftables and eBPF, and the package libnftables1")
+        return failed("capture", str(error), "a kernel of 5.10 or later with nftables and eBPF, and the package libnftables1")
     if choice.way.name != Way.EBPF:
-        return _failed(
+        return failed(
             "capture",
             f"a host is captured by ebpf, which this kernel does not carry: {choice.reason}",
             "a kernel of 5.10 or later with eBPF, nftables and TPROXY",
         )
-    return _ok("capture", f"{choice.way.name}: {choice.reason}")
+    return ok("capture", f"{choice.way.name}: {choice.reason}")
 
 
 def _ports() -> Check:
     taken = [port for port in PORTS if not _free(port)]
     if taken:
         words = ", ".join(str(port) for port in taken)
-        return _failed(
+        return failed(
             "ports", f"{words} in use, which the mesh needs", f"end what listens there: ss -ltnp | grep -E '{'|'.join(map(str, taken))}'"
         )
-    return _ok("ports", f"{PORTS[0]} to {PORTS[-1]} are free where they are needed")
+    return ok("ports", f"{PORTS[0]} to {PORTS[-1]} are free where they are needed")
 
 
 def _free(port: int) -> bool:
@@ -144,11 +99,11 @@ def _free(port: int) -> bool:
 
 def _bundle(bundle: Bundle, now_s: float) -> Check:
     if now_s < bundle.created_s - SKEW_S:
-        return _failed("clock", f"it is {_moment(now_s)} here, and the bundle was made at {_moment(bundle.created_s)}", _CLOCK)
+        return failed("clock", f"it is {_moment(now_s)} here, and the bundle was made at {_moment(bundle.created_s)}", _CLOCK)
     if now_s >= bundle.expires_s:
         mend = "make a new one with `meshctl vm create`; or, if it is not that late, " + _CLOCK
-        return _failed("bundle", f"it was good until {_moment(bundle.expires_s)}", mend)
-    return _ok("bundle", f"for {bundle.machine.name}, good until {_moment(bundle.expires_s)}")
+        return failed("bundle", f"it was good until {_moment(bundle.expires_s)}", mend)
+    return ok("bundle", f"for {bundle.machine.name}, good until {_moment(bundle.expires_s)}")
 
 
 def _controller(bundle: Bundle) -> Iterator[Check]:
@@ -161,14 +116,14 @@ def _controller(bundle: Bundle) -> Iterator[Check]:
 def _guarded(subject: str, what: str, look: Callable[[], Check | None]) -> Check:
     another_way = "open the way there in firewalls, or make a bundle with --controller ADDRESS"
     try:
-        return look() or _ok("controller", f"{subject} ({what}) answers, and is the one that the bundle names")
+        return look() or ok("controller", f"{subject} ({what}) answers, and is the one that the bundle names")
     except socket.gaierror as error:
-        return _failed("controller", f"{subject}: the name can't be resolved: {error.strerror}", f"correct DNS, or {another_way}")
+        return failed("controller", f"{subject}: the name can't be resolved: {error.strerror}", f"correct DNS, or {another_way}")
     except ssl.SSLCertVerificationError as error:
         mend = "the bundle is of another mesh, or somebody is in between: make a new one"
-        return _failed("controller", f"{subject}: {error.verify_message}", mend)
+        return failed("controller", f"{subject}: {error.verify_message}", mend)
     except (OSError, *UNREADABLE) as error:
-        return _failed("controller", f"{subject} ({what}) can't be reached: {str(error) or type(error).__name__}", another_way)
+        return failed("controller", f"{subject} ({what}) can't be reached: {str(error) or type(error).__name__}", another_way)
 
 
 def _handshake(bundle: Bundle, port: int) -> Check | None:
@@ -189,7 +144,7 @@ def _handshake(bundle: Bundle, port: int) -> Check | None:
         leaf = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
     begin, end = (moment.timestamp() for moment in (leaf.not_valid_before_utc, leaf.not_valid_after_utc))
     what = f"it is {_moment(time.time())} here, and the controller's certificate is good from {_moment(begin)} to {_moment(end)}"
-    return _failed("clock", what, _CLOCK)
+    return failed("clock", what, _CLOCK)
 
 
 def _tls(bundle: Bundle, port: int, context: ssl.SSLContext) -> ssl.SSLSocket:

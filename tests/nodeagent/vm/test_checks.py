@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from meshapi.bundle import Bundle, ControllerPlace
+from nodeagent.doctor.check import Outcome
 from nodeagent.vm import checks
-from nodeagent.vm.checks import Outcome
 from tests.nodeagent.identity.pki import DAY_S, Authority, authority
 from tests.nodeagent.vm.joined import joined
 
