@@ -11,7 +11,7 @@ from demo.manifests import Manifest
 from demo.topology import Pod
 from demo.waypoint import HBONE_PORT, Waypoint
 from nodeagent.ztunnel.protocol import SetIdentity
-from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, spiffe
+from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, principal, spiffe
 from tests.nodeagent.ztunnel.proxy.attacks.peer import Ended, Peer, client_context
 
 VIPS = ("10.96.0.20", "fd96::20")
@@ -58,6 +58,41 @@ def test_a_service_through_it(mesh: Mesh, gate: Waypoint, bound: None) -> None:
     assert through(mesh, gate, VIPS[0], 8081), "a port that does not say what it carries"
     connection = mesh.hold(shop, VIPS[0], ECHO)
     assert echoes(connection), "TCP"
+
+
+def test_its_policies_judge_requests_and_nobody_goes_around_them(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    shop, near, far = mesh.pods["shop"], mesh.pods["api-1"], mesh.pods["api-2"]
+    rule = {"from": [{"source": {"principals": [principal("shop")]}}], "to": [{"operation": {"methods": ["GET"]}}]}
+    policy = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "shop-reads", "namespace": "default"},
+        "spec": {"targetRefs": [{"kind": "Service", "name": "front"}], "action": "ALLOW", "rules": [rule]},
+    }
+    assert [asked(mesh, one, VIPS[0]) for one in (shop, near)] == [200, 200]
+    with mesh.applied("policy", policy):
+        mesh.wait(lambda: asked(mesh, shop, VIPS[0], "POST") == 403, "the waypoint to judge", timeout_s=20)
+        assert asked(mesh, shop, VIPS[0]) == asked(mesh, shop, VIPS[1]) == 200
+        assert asked(mesh, near, VIPS[0]) == 403
+        mesh.wait(
+            lambda: not any(mesh.call(shop, address, HTTP).ok for address in (near.ipv4, far.ipv4, far.ipv6)), "the way around to close"
+        )
+        assert not mesh.call(mesh.outside, far.ipv4, HTTP).ok
+        assert asked(mesh, shop, VIPS[0]) == 200
+    mesh.wait(
+        lambda: asked(mesh, near, VIPS[0], "POST") != 403 and mesh.call(shop, far.ipv4, HTTP).ok, "all to be open again", timeout_s=20
+    )
+
+
+def asked(mesh: Mesh, source: Pod, host: str, method: str = "GET") -> int:
+    """The status of a request; 0 if there is no answer."""
+    try:
+        with mesh.dial(source, host, 80) as connection:
+            connection.sendall(f"{method} / HTTP/1.1\r\nhost: front\r\ncontent-length: 0\r\n\r\n".encode())
+            with connection.makefile("rb") as answer:
+                return int((answer.readline().split() or [b"", b"0"])[1])
+    except OSError:
+        return 0
 
 
 def test_an_endpoint_that_comes_changes_no_cluster(mesh: Mesh, gate: Waypoint, bound: None) -> None:
