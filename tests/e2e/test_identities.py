@@ -102,6 +102,27 @@ def test_a_revoked_agent_gets_nothing_until_it_joins_again(mesh: Mesh) -> None:
     mesh.wait(mesh.settled, "the agent to be back", timeout_s=30)
 
 
+def test_another_root_comes_into_force_under_open_connections(mesh: Mesh) -> None:
+    """Trusted by all before it signs; who has a certificate below it and who has none yet talk to each other."""
+    shop, far = mesh.pods["shop"], mesh.pods["api-2"]
+    held = mesh.hold(shop, far.ipv4)
+    mesh.cluster.meshctl("root", "rotate")
+    mesh.wait(
+        lambda: "not all agents" not in mesh.cluster.meshctl("root", "rotate", "--status"), "all agents to acknowledge it", timeout_s=20
+    )
+    assert len(mesh.admin("n1", "/certs")["roots"]) == 2
+    mesh.cluster.meshctl("root", "rotate", "--force")
+    mesh.wait(mesh.settled, "the agents to be there still", timeout_s=30)
+    assert mesh.call(shop, far.ipv4).ok
+    assert echoes(held)
+    first = serials(mesh)
+    mesh.cluster.meshctl("revoke", spiffe("shop"))
+    mesh.wait(lambda: serials(mesh).get(spiffe("shop"), 0) > first[spiffe("shop")], "a certificate below the new root", timeout_s=20)
+    mesh.cluster.meshctl("revoke", "--undo", spiffe("shop"))
+    mesh.wait(lambda: mesh.call(shop, far.ipv4).ok, "it to be accepted by who has none")
+    assert mesh.call(mesh.pods["api-1"], far.ipv4).ok
+
+
 def test_keys_on_a_node_are_roots_alone_and_in_no_log(mesh: Mesh) -> None:
     """I7."""
     files = [*(mesh.cluster.node_directory("n1") / "state").iterdir(), *(mesh.cluster.directory / "controller").rglob("*")]
