@@ -5,6 +5,7 @@ What it does not know is networks: whether a container has its own is in its spe
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from msgspec import Struct, field
 from nodeagent.runtime.engines import containerd_pb2 as api
 from nodeagent.runtime.engines.container import LABEL, Container, EngineError, is_labelled
 
+log = logging.getLogger(__name__)
 _CALL_S: Final = 10.0
 _SUBSCRIBED_S: Final = 0.2
 _MAX_ANSWER_BYTES: Final = 16 << 20
@@ -110,7 +112,9 @@ class ContainerdClient:
         try:
             linux = _spec.decode(one.spec.value).linux
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise EngineError(f"the specification of {namespace}/{one.id[:80]} can't be read: {error}") from error
+            # Not runc's, so there is no namespace of Linux to capture; and it keeps no other container from being captured.
+            log.debug("the specification of %s/%s can't be read: %s", namespace, one.id, error)
+            return None
         if linux.network is None or linux.network.path.startswith("/proc/"):
             return None
         try:
