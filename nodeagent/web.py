@@ -25,4 +25,4 @@ async def serve(agent: "Agent") -> None:
     agent.telemetry = telemetry
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(telemetry.run(), name="telemetry")
-        tasks.create_task(AdminServer(agent.reports, agent.config.run_dir).run(), name="admin")
+        tasks.create_task(AdminServer(agent.reports, agent.config.run_dir, telemetry.page).run(), name="admin")

@@ -66,8 +66,10 @@ class Agent(Protocol):
 class AdminServer:
     """Serves `admin.sock` in the run directory, mode 0600."""
 
-    def __init__(self, agent: Agent, run_dir: Path) -> None:
+    def __init__(self, agent: Agent, run_dir: Path, metrics: Callable[[], Awaitable[bytes]]) -> None:
+        """`metrics` gives them in Prometheus' text format."""
         self._agent = agent
+        self._metrics = metrics
         self._path = run_dir / SOCKET
 
     async def run(self) -> NoReturn:
@@ -97,6 +99,7 @@ class AdminServer:
         router.add_get("/connections", _answer(agent.connections))
         router.add_get("/capture", _answer(agent.captures))
         router.add_get("/logs", self._logs)
+        router.add_get("/metrics", self._page)
         router.add_get("/explain", self._explain)
         router.add_post("/down", self._down)
         router.add_post("/yield", self._yield)
@@ -111,6 +114,9 @@ class AdminServer:
                 await response.write(f"{line}\n".encode())
             await response.write_eof()
         return response
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        return web.Response(body=await self._metrics(), content_type="text/plain", charset="utf-8")
 
     async def _explain(self, request: web.Request) -> web.Response:
         try:

@@ -42,6 +42,15 @@ def fetch(run_dir: Path, path: str, kind: type[T], *, method: str = "GET", timeo
             _fail(f"the agent's answer can't be read: {error}", EXIT_PROBLEM)
 
 
+def fetch_text(run_dir: Path, path: str, *, timeout_s: float = DEADLINE_S) -> str:
+    """Asks for a page of text; ends the command with a message where there is no answer."""
+    with _request(run_dir, path, "GET", timeout_s, {}) as response:
+        try:
+            return response.read().decode()
+        except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
+            _fail(f"the agent's answer can't be read: {error}", EXIT_PROBLEM)
+
+
 def stream(run_dir: Path, path: str, **query: object) -> Iterator[str]:
     """The lines of an answer that may have no end."""
     with _request(run_dir, path, "GET", None, query) as response:

@@ -14,6 +14,7 @@ from nodeagent.cli.explain import explain
 from nodeagent.cli.join import join
 from nodeagent.cli.leave import leave
 from nodeagent.cli.run import run
+from nodeagent.cli.top import top
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -51,6 +52,7 @@ for _command in (
     show.logs,
     explain,
     check,
+    top,
     down,
     completion_command("nodeagent"),
 ):

@@ -63,7 +63,8 @@ class TelemetryServer:
         host, port, *_ = runner.addresses[0]
         return host, port
 
-    async def _answer_metrics(self, _request: web.Request) -> web.Response:
+    async def page(self) -> bytes:
+        """The metrics as they are now, in Prometheus' text format."""
         # What was counted a moment ago is told rather than nothing when the proxy is away or slow.
         with suppress(TimeoutError):
             async with asyncio.timeout(REFRESH_DEADLINE_S), self._refreshing:
@@ -71,7 +72,10 @@ class TelemetryServer:
                 if self._clock() - self._refreshed_s >= FRESH_S:
                     await self._refresh()
                     self._refreshed_s = self._clock()
-        return web.Response(body=self._render(), headers={"Content-Type": CONTENT_TYPE})
+        return self._render()
+
+    async def _answer_metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=await self.page(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _answer_readiness(self, _request: web.Request) -> web.Response:
         reason = self._not_ready()

@@ -29,6 +29,10 @@ from tests.nodeagent.cli import samples
 from tests.nodeagent.waiting import until
 
 
+async def page() -> bytes:
+    return b"a_counter 1\n"
+
+
 class Agent:
     """Says what the samples say."""
 
@@ -91,7 +95,7 @@ def answers(path: Path) -> bool:
 @asynccontextmanager
 async def serving(agent: Agent, run_dir: Path) -> AsyncIterator[aiohttp.ClientSession]:
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(AdminServer(agent, run_dir).run())
+        task = tasks.create_task(AdminServer(agent, run_dir, page).run())
         await until(lambda: answers(run_dir / "admin.sock"))
         async with aiohttp.ClientSession("http://agent", connector=aiohttp.UnixConnector(str(run_dir / "admin.sock"))) as client:
             yield client
@@ -131,7 +135,7 @@ async def test_the_socket_is_private_replaces_one_that_was_left_and_goes_with_it
 
 async def test_a_server_that_ends_leaves_its_successors_socket(tmp_path: Path) -> None:
     async with serving(Agent(), tmp_path):
-        successor = AdminServer(Agent(), tmp_path)
+        successor = AdminServer(Agent(), tmp_path, page)
         former = (tmp_path / "admin.sock").stat().st_ino
         task = asyncio.ensure_future(successor.run())
         await until(lambda: (tmp_path / "admin.sock").stat().st_ino != former)
@@ -188,7 +192,7 @@ async def test_logs_end_or_follow(tmp_path: Path) -> None:
 
 async def test_a_path_that_cannot_be_listened_on_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r".+"):
-        await AdminServer(Agent(), tmp_path / "missing").run()
+        await AdminServer(Agent(), tmp_path / "missing", page).run()
 
 
 async def test_a_follower_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
