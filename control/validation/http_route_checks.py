@@ -42,6 +42,7 @@ GRPC_CODES: Final = (
 
 def http_route_remarks(route: HTTPRoute, path: Path) -> Iterator[Remark]:
     """One route, as far as it can be judged alone."""
+    yield from attempt(http_text.label, route.name, (*path, "name"))
     yield from _action_remarks(route, path)
     for index, match in enumerate(route.match):
         yield from match_remarks(match, (*path, "match", index))
@@ -94,15 +95,13 @@ def weight_remarks(weights: list[int], path: Path) -> Iterator[Remark]:
 
 def match_remarks(match: HTTPMatch, path: Path) -> Iterator[Remark]:
     """One alternative of a route's conditions."""
+    yield from attempt(http_text.label, match.name, (*path, "name"))
+    yield from attempt(http_text.label, match.stat_prefix, (*path, "statPrefix"))
     for name, one in (("uri", match.uri), ("scheme", match.scheme), ("method", match.method), ("authority", match.authority)):
         if one is not None:
             yield from string_match_remarks(one, (*path, name), absent=False)
     if match.uri is not None:
-        for text in (match.uri.exact, match.uri.prefix):
-            if text and (not text.startswith("/") or "?" in text or "#" in text):
-                yield Remark((*path, "uri"), f"{text[:80]!r} matches no path: those begin with /, and end ahead of ? and #")
-        if match.uri.regex and match.ignore_uri_case:
-            yield Remark((*path, "ignoreUriCase"), "does not work with a regular expression", "begin the expression with (?i)")
+        yield from _path_match_remarks(match.uri, match, path)
     for group, named in (("headers", match.headers), ("withoutHeaders", match.without_headers)):
         for name, one in named.items():
             yield from _header_match_remarks(name, (*path, group, name))
@@ -112,6 +111,14 @@ def match_remarks(match: HTTPMatch, path: Path) -> Iterator[Remark]:
         yield from string_match_remarks(one, (*path, "queryParams", name), absent=True)
     yield from source_remarks(match.port, match.source_labels, match.source_namespace, path)
     yield from gateway_remarks(match.gateways, (*path, "gateways"))
+
+
+def _path_match_remarks(uri: StringMatch, match: HTTPMatch, path: Path) -> Iterator[Remark]:
+    for text in (uri.exact, uri.prefix):
+        if text and (not text.startswith("/") or "?" in text or "#" in text):
+            yield Remark((*path, "uri"), f"{text[:80]!r} matches no path: those begin with /, and end ahead of ? and #")
+    if uri.regex and match.ignore_uri_case:
+        yield Remark((*path, "ignoreUriCase"), "does not work with a regular expression", "begin the expression with (?i)")
 
 
 def source_remarks(port: int, labels: dict[str, str], namespace: str, path: Path) -> Iterator[Remark]:

@@ -69,3 +69,10 @@ def path(text: str) -> str:
     if any(ord(one) <= 32 or ord(one) == 127 for one in text) or "#" in text:
         raise ValueError(f"{text[:80]!r} is no path: it holds a space, a # or a control character")
     return text
+
+
+def label(text: str) -> str:
+    """A name of the author's own, which stands in logs and figures."""
+    if len(text) > 256 or not text.isprintable():
+        raise ValueError(f"{text[:80]!r} is longer than 256 characters or not printable")
+    return text

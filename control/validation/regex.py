@@ -6,7 +6,7 @@ import re2
 
 MAX_CHARACTERS: Final = 1024
 """As Istio bounds them."""
-MAX_PROGRAM: Final = 32768
+MAX_PROGRAM: Final = 8192
 """How large a compiled expression may be, in RE2's instructions. What starts Envoy allows it as much."""
 
 

@@ -1,17 +1,27 @@
 """Checks of VirtualService beyond its types, as far as one object can be judged alone."""
 
 from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
 
 from control.kinds import VirtualService
-from control.kinds.routing import MESH, HTTPMatch, HTTPRoute, L4Match, TCPRoute, TLSMatch, TLSRoute
+from control.kinds.routing import MESH, HTTPMatch, HTTPRoute, L4Match, RegexRewrite, StringMatch, TCPRoute, TLSMatch, TLSRoute
 from control.validation import values
 from control.validation.core_checks import Path, attempt
 from control.validation.finding import Remark, warning
 from control.validation.http_route_checks import destination_remarks, gateway_remarks, http_route_remarks, source_remarks, weight_remarks
 
+MAX_REGEXES: Final = 200
+"""In one object: each can take the engine some milliseconds."""
+
 
 def virtual_service_remarks(service: VirtualService) -> Iterator[Remark]:
     spec = service.spec
+    if (count := regex_count(spec)) > MAX_REGEXES:
+        # Ahead of all else: to judge each of them takes time.
+        yield Remark(("spec",), f"{count} regular expressions: at most {MAX_REGEXES}")
+        return
     if not (spec.http or spec.tls or spec.tcp):
         yield Remark(("spec",), "has no routes", "give it http, tls or tcp")
     yield from gateway_remarks(spec.gateways, ("spec", "gateways"))
@@ -25,6 +35,22 @@ def virtual_service_remarks(service: VirtualService) -> Iterator[Remark]:
         yield from _tcp_remarks(tcp, ("spec", "tcp", index))
     yield from _delegation_remarks(service)
     yield from _unreachable_remarks(service)
+
+
+def regex_count(part: object) -> int:
+    """How many regular expressions there are in a part of a resource."""
+    match part:
+        case StringMatch():
+            return part.regex is not None
+        case RegexRewrite():
+            return 1
+        case Struct():
+            return sum(regex_count(getattr(part, name)) for name in part.__struct_fields__)
+        case tuple():
+            return sum(map(regex_count, part))
+        case dict():
+            return sum(map(regex_count, part.values()))
+    return 0
 
 
 def export_remarks(export_to: tuple[str, ...]) -> Iterator[Remark]:
@@ -63,6 +89,7 @@ def _host_remarks(service: VirtualService) -> Iterator[Remark]:
 def _tls_remarks(route: TLSRoute, service: VirtualService, path: Path) -> Iterator[Remark]:
     if not route.match:
         yield Remark((*path, "match"), "a TLS route needs a match with sniHosts")
+    hosts = frozenset(service.spec.hosts)
     for index, match in enumerate(route.match):
         here: Path = (*path, "match", index)
         yield from _l4_match_remarks(match, here)
@@ -70,16 +97,23 @@ def _tls_remarks(route: TLSRoute, service: VirtualService, path: Path) -> Iterat
             yield Remark((*here, "sniHosts"), "needs a name")
         for at, name in enumerate(match.sni_hosts):
             yield from attempt(routed_host, name, (*here, "sniHosts", at))
-            if service.spec.hosts and not any(covers(host, name) for host in service.spec.hosts):
+            if hosts and hosts.isdisjoint(covering(name)):
                 yield Remark((*here, "sniHosts", at), f"{name[:80]} is none of the hosts", "add it to spec.hosts")
     yield from _l4_route_remarks(route, path)
 
 
-def covers(host: str, name: str) -> bool:
-    """Whether all that `name` stands for is of `host`, either of them perhaps a wildcard."""
-    if host in {"*", name}:
-        return True
-    return host.startswith("*.") and name.endswith(host[1:]) and name != host[1:]
+def covering(host: str) -> tuple[str, ...]:
+    """The names by which rules can mean a host, the most specific first: itself, then ever shorter wildcards.
+
+    Of an address only itself; of a wildcard those that cover all of it.
+    """
+    try:
+        values.address(host)
+    except ValueError:
+        labels = host.removeprefix("*.").split(".")
+        first = 0 if host.startswith("*.") else 1
+        return tuple(dict.fromkeys((host, *(f"*.{'.'.join(labels[index:])}" for index in range(first, len(labels))), "*")))
+    return (host, "*")
 
 
 def _tcp_remarks(route: TCPRoute, path: Path) -> Iterator[Remark]:

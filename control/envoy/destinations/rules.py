@@ -10,10 +10,11 @@ from msgspec import Struct
 
 from control.envoy.naming import ClusterRef
 from control.envoy.proxies import ProxyKey, find_proxy
-from control.envoy.routing.scope import covering, exported, full_host
+from control.envoy.routing.scope import exported, full_host
 from control.envoy.world import World
 from control.kinds import DestinationRule, ObjectKey
 from control.kinds.destination import ClientTLS, ConnectionPool, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, TrafficPolicy
+from control.validation.routing_checks import covering
 from meshapi.workload import ServiceKey
 
 _PARTS = ("load_balancer", "connection_pool", "outlier_detection", "tls")

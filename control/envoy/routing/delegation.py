@@ -3,7 +3,7 @@
 A delegate's conditions narrow those of the route that names it; where the two contradict each other, that alternative is left out.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -13,7 +13,9 @@ from control.envoy.world import World
 from control.kinds import Kind, ObjectKey, VirtualService
 from control.kinds.routing import Destination, HTTPMatch, HTTPRoute, StringMatch
 
-_INHERITED = ("rewrite", "timeout", "retries", "fault", "cors_policy", "headers")
+MAX_PAIRS: Final = 10_000
+"""How many conditions are brought together for one VirtualService: each of its own with each of a delegate's."""
+_INHERITED: Final = ("rewrite", "timeout", "retries", "fault", "cors_policy", "headers")
 
 
 class OwnedRoute(Struct, frozen=True):
@@ -34,6 +36,7 @@ def with_delegates(world: World, root: VirtualService) -> Delegated:
     """All routes, in their order."""
     routes: list[OwnedRoute] = []
     problems: list[Problem] = []
+    left = MAX_PAIRS
     for route in root.spec.http:
         if route.delegate is None:
             routes.append(OwnedRoute(route, root.key))
@@ -43,6 +46,10 @@ def with_delegates(world: World, root: VirtualService) -> Delegated:
         why = _refused(delegate, root.metadata.namespace)
         if delegate is None or why:
             problems.append(Problem(root.key, f"the delegate {namespace}/{route.delegate.name} {why}: nothing stands in its place"))
+            continue
+        left -= sum(max(1, len(route.match)) * max(1, len(inner.match)) for inner in delegate.spec.http)
+        if left < 0:
+            problems.append(Problem(root.key, f"more than {MAX_PAIRS} conditions come together in its delegates: the rest is left out"))
             continue
         merged = [_merged(route, inner, (root.metadata.namespace, namespace), world.settings.domain) for inner in delegate.spec.http]
         if None in merged:

@@ -3,9 +3,10 @@
 from control.envoy.catalogue import CatalogService
 from control.envoy.destinations.rules import subset_choice
 from control.envoy.naming import ClusterRef, Layer
-from control.envoy.routing.scope import Scope, Target, covering, full_host
+from control.envoy.routing.scope import Scope, Target, full_host
 from control.envoy.world import World
 from control.kinds.routing import Destination
+from control.validation.routing_checks import covering
 from meshapi.workload import ServiceKey
 
 

@@ -6,7 +6,6 @@ from control.envoy.naming import ClusterRef
 from control.envoy.proxies import ProxyKey
 from control.kinds import ObjectKey
 from control.kinds.routing import MESH
-from control.validation import values
 
 
 class Scope(Struct, frozen=True, order=True):
@@ -53,17 +52,3 @@ def full_gateway(name: str, namespace: str) -> str:
 def exported(export_to: tuple[str, ...], own: str, to: str) -> bool:
     """Whether an object of the namespace `own` is for the namespace `to`; without a list it is for all."""
     return not export_to or "*" in export_to or to in export_to or ("." in export_to and own == to)
-
-
-def covering(host: str) -> tuple[str, ...]:
-    """The names by which rules can mean a host, the most specific first: itself, then ever shorter wildcards.
-
-    Of an address only itself; of a wildcard those that cover all of it.
-    """
-    try:
-        values.address(host)
-    except ValueError:
-        labels = host.removeprefix("*.").split(".")
-        first = 0 if host.startswith("*.") else 1
-        return tuple(dict.fromkeys((host, *(f"*.{'.'.join(labels[index:])}" for index in range(first, len(labels))), "*")))
-    return (host, "*")

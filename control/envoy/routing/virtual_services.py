@@ -5,10 +5,11 @@ At waypoints the rules of a service are its own namespace's and the root namespa
 
 from msgspec import Struct
 
-from control.envoy.routing.scope import covering, exported, full_gateway, full_host
+from control.envoy.routing.scope import exported, full_gateway, full_host
 from control.envoy.world import World
 from control.kinds import Kind, ObjectKey, VirtualService
 from control.kinds.routing import MESH
+from control.validation.routing_checks import covering
 
 
 class Bound(Struct, frozen=True, order=True):

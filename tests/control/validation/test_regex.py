@@ -8,7 +8,7 @@ from control.validation.durations import pause, positive, seconds
 from control.validation.regex import MAX_CHARACTERS, regex, substitution
 
 
-@pytest.mark.parametrize("text", ["", "(", "a{1001}", "(?<=a)b", r"\1", "x" * (MAX_CHARACTERS + 1), "a" * (1 << 20), r"\pL{50}"])
+@pytest.mark.parametrize("text", ["", "(", "a{1001}", "(?<=a)b", r"\1", "x" * (MAX_CHARACTERS + 1), "a" * (1 << 20), r"\pL{15}"])
 def test_expressions_that_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"regular expression|too costly"):
         regex(text)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from control.kinds import VirtualService
 from control.validation.document import Document, read_documents
 from control.validation.finding import Severity
-from control.validation.routing_checks import covers
+from control.validation.routing_checks import MAX_REGEXES, covering
 
 HEAD = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: shop}\nspec:\n"
 
@@ -95,8 +95,9 @@ def test_everything_that_istio_has_is_read() -> None:
         (http("{match: [{uri: {exact: a}}], " + TO + "}"), "matches no path"),
         (http("{match: [{uri: {prefix: '/a?b=c'}}], " + TO + "}"), "matches no path"),
         (http("{match: [{uri: {regex: '(?=a)'}}], " + TO + "}"), "no regular expression of RE2"),
-        (http("{match: [{uri: {regex: '\\pL{50}'}}], " + TO + "}"), "is too costly"),
+        (http("{match: [{uri: {regex: '\\pL{15}'}}], " + TO + "}"), "is too costly"),
         (http("{match: [{uri: {regex: '" + "a" * 2000 + "'}}], " + TO + "}"), "2000 characters"),
+        (http('{name: "a\\nb", ' + TO + "}"), "not printable"),
         (http("{match: [{headers: {'a b': {exact: x}}}], " + TO + "}"), "no name of a header"),
         (http("{match: [{headers: {'@request.auth.claims.a': {exact: x}}}], " + TO + "}"), "claims of a token"),
         (http("{match: [{headers: {x: {exact: a, ignoreCase: true}}}], " + TO + "}"), "unknown field 'ignoreCase'"),
@@ -162,4 +163,9 @@ def test_a_host_covers_what_all_its_names_are_of(host: str, name: str) -> None:
             return {*universe, "anything.else"}
         return {one for one in universe if one == pattern or (pattern.startswith("*") and one.endswith(pattern[1:]))}
 
-    assert covers(host, name) == (named(name) <= named(host))
+    assert (host in covering(name)) == (named(name) <= named(host))
+
+
+def test_what_would_take_long_to_judge_is_refused_at_once() -> None:
+    many = ", ".join(f"{{headers: {{x{number}: {{regex: 'a{number}'}}}}}}" for number in range(MAX_REGEXES + 1))
+    assert errors(http("{match: [" + many + "], " + TO + "}")) == [f"{MAX_REGEXES + 1} regular expressions: at most {MAX_REGEXES}"]

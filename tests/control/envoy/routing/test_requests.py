@@ -304,7 +304,7 @@ def test_faults(mesh: Routed) -> None:
     assert mesh.ask("fault", "/grpc", content_type="application/grpc").headers["grpc-status"] == "14"
     began_s = time.monotonic()
     assert mesh.ask("fault", "/delay").status == 200
-    assert time.monotonic() - began_s >= 0.3
+    assert time.monotonic() - began_s >= 0.29  # Envoy counts in milliseconds
     assert mesh.counted("fault", 20, "/unstated").keys() == {"v1", "v2", "v3"}, "no percentage: none"
 
 

@@ -10,7 +10,7 @@ from control.envoy.naming import Layer
 from control.envoy.parts import HTTP_OPTIONS
 from control.envoy.place import Place
 from control.envoy.routes import http_routes, tcp_target
-from control.envoy.routing.scope import covering
+from control.validation.routing_checks import covering
 from tests.control.envoy.test_waypoint import WAYPOINT, Served, pod, service
 from tests.control.envoy.validation import validate
 
@@ -325,3 +325,12 @@ def test_server_names_choose_a_chain(tmp_path: Path) -> None:
     assert text.count('suffix: ".example.org"') == 1, "a name that a rule had before is not asked for again"
     assert "inbound-vip|443|tcp|other.shop.svc.cluster.local" in found.of(CLUSTER)
     validate(tmp_path, found.view)
+
+
+def test_delegates_that_would_multiply_are_left_out() -> None:
+    matches = ", ".join(f"{{uri: {{exact: /{number}}}}}" for number in range(120))
+    inner = virtual_service("team", f"http: [{{match: [{matches}], route: [{{destination: {{host: other}}}}]}}]")
+    to_team = f"{{match: [{matches}], delegate: {{name: team}}}}"
+    found = served(inner, virtual_service("v", f"hosts: [cart], http: [{to_team}, {{route: [{{destination: {{host: cart}}}}]}}]"))
+    assert problems(found) == ["shop/v more than 10000 conditions come together in its delegates: the rest is left out"]
+    assert leads_to(found) == "cart"
