@@ -35,9 +35,14 @@ def leave(run_dir: Path, state_dir: Path, drain_s: float, *, force: bool) -> Non
         membership = load(state_dir)
     except NotJoinedError as error:
         raise click.ClickException(str(error)) from error
-    # First: as long as others take it for a member they send it what it could no longer take in.
-    _tell(membership, state_dir, force=force)
+    # As long as others take it for a member they send it what it could no longer take in: so they are told first. But where the host is
+    # captured and nobody decides, nothing gets through, to the controller neither.
+    told = runs(run_dir)
+    if told:
+        _tell(membership, state_dir, force=force)
     _release(run_dir, state_dir, drain_s)
+    if not told:
+        _tell(membership, state_dir, force=force)
     if service.there():
         try:
             service.stop()

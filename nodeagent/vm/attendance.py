@@ -17,7 +17,7 @@ from nodeagent.xds.channel import Dial, is_cancelled, open_channel
 FIRST_ANSWER_S: Final = 30.0
 WRITE_S: Final = 30.0
 STEADY_S: Final = 15.0
-LEAVE_S: Final = 30.0
+LEAVE_S: Final = 20.0
 log = logging.getLogger(__name__)
 Stream = grpc.aio.StreamStreamCall
 
@@ -110,15 +110,31 @@ class Attendance:
 
 
 async def leave(dial: Dial) -> None:
-    """Tells the controller that the machine leaves for good; raises OSError."""
+    """Tells the controller that the machine leaves for good; raises OSError.
+
+    Tried for a while: the connection may be cut by what was taken off the machine just now.
+    """
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + LEAVE_S
+    backoff = Backoff()
+    while True:
+        try:
+            await _leave_once(dial)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or loop.time() > until_s:
+                raise OSError(f"{error.code().name}: {error.details()}") from error
+            await asyncio.sleep(backoff.next_s())
+        else:
+            return
+
+
+async def _leave_once(dial: Dial) -> None:
     try:
         channel = open_channel(dial)
     except ValueError as error:
         raise OSError(str(error)) from error
     try:
         await channel.unary_unary(LEAVE, None, None)(b"", metadata=dial.metadata(), timeout=LEAVE_S)
-    except grpc.aio.AioRpcError as error:
-        raise OSError(f"{error.code().name}: {error.details()}") from error
     finally:
         await channel.close(None)
 
