@@ -129,6 +129,8 @@ class Controller:
             TypeURL(wire.TRUST_TYPE): trust,
         }
         self._hub = Hub(views, self._metrics, clock, proxies)
+        if proxies is not None:
+            proxies.follow_revocations(self._revocations)
         certificate = ServerCertificate(self._authority, (*DEFAULT_HOSTNAMES, *settings.hostnames), clock)
         self._tls = ServerTLS(certificate)
         self._authority.on_change(self._tls.refresh)

@@ -61,12 +61,12 @@ def main_listener(world: World, proxy: ProxyKey) -> Built | None:
 
 
 def ways_in(world: World, proxy: ProxyKey) -> Built:
-    """The authorities that the waypoint takes."""
+    """The authorities that the waypoint takes, and from whom it does not."""
     services = (world.service(key) for key in world.ask(waypoint_services, proxy))
     found = [
         Destinations(one.key, one.addresses, tuple(port.number for port in one.ports)) for one in services if one is not None and one.ports
     ]
-    return terminate_routes((*found, *world.ask(destinations, proxy)))
+    return terminate_routes((*found, *world.ask(destinations, proxy)), world.revocations())
 
 
 def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Recipe, ...]:

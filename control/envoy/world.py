@@ -14,6 +14,7 @@ from control.model.derivation import ADDRESS
 from control.model.mesh import Batch, Mesh
 from control.model.settings import MeshSettings
 from control.model.waypoints import Waypoint
+from meshapi.trust import Revocation
 from meshapi.workload import GatewayAddress, Service, ServiceKey, Workload, WorkloadUID
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class World:
         self._known: dict[str, Workload | Service] = {}
         """What was filed, so that it can be taken out again."""
         self._by_kind: dict[Kind, set[ObjectKey]] = {}
+        self._revocations: tuple[Revocation, ...] = ()
         for name in mesh.names(ADDRESS):
             self._file(name)
         for record in mesh.records.values():
@@ -85,6 +87,10 @@ class World:
         found = self._computation.ask(self._load_objects, kind.kind_of)
         return tuple(one for one in found if isinstance(one, kind))
 
+    def revocations(self) -> tuple[Revocation, ...]:
+        """What is revoked of the workloads' certificates."""
+        return self._computation.ask(self._load_revocations)
+
     # ---- what follows the answers
 
     def hold(self, function: Callable[["World", *Ts], object], *args: *Ts) -> None:
@@ -120,7 +126,15 @@ class World:
         for key in self._by_kind.get(Kind.GATEWAY, ()):
             self._computation.touch(self._load_waypoint, key)
 
+    def revoke(self, revocations: tuple[Revocation, ...]) -> None:
+        """These are the revocations now."""
+        self._revocations = revocations
+        self._computation.touch(self._load_revocations)
+
     # ---- inputs: what stands behind the questions
+
+    def _load_revocations(self) -> tuple[Revocation, ...]:
+        return self._revocations
 
     def _load_service(self, key: ServiceKey) -> CatalogService | None:
         match self._mesh.address(key):

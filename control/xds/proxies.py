@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
+from control.ca.revocations import Revocations
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.view import ProxyView
 from control.envoy.world import World
 from control.model.mesh import Batch, Mesh
 from control.resources import Changes
 from meshapi import discovery
+from meshapi.trust import Revocation
 
 MAX_ADDRESSES = 8
 Watcher = Callable[[Changes], None]
@@ -24,12 +26,14 @@ class Proxies:
         self.mesh = mesh
         self._world: World | None = None
         self._views: dict[tuple[ProxyKey, tuple[str, ...]], _Shared] = {}
+        self._revoked: Callable[[], tuple[Revocation, ...]] = tuple
         mesh.watch_batches(self._follow)
 
     @property
     def world(self) -> World:
         if self._world is None:
             self._world = World(self.mesh)
+            self._world.revoke(self._revoked())
         return self._world
 
     def join(self, key: ProxyKey, listen: tuple[str, ...], watcher: Watcher) -> ProxyView:
@@ -66,10 +70,22 @@ class Proxies:
         finally:
             view.close()
 
+    def follow_revocations(self, revocations: Revocations) -> None:
+        """What is revoked there is refused by every Envoy, too."""
+        self._revoked = revocations.of_workloads
+        revocations.on_change(self._revocations_changed)
+
+    def _revocations_changed(self) -> None:
+        if self._world is not None:
+            self._world.revoke(self._revoked())
+            self._refresh()
+
     def _follow(self, batch: Batch) -> None:
-        if self._world is None:
-            return
-        self._world.apply(batch)
+        if self._world is not None:
+            self._world.apply(batch)
+            self._refresh()
+
+    def _refresh(self) -> None:
         for shared in tuple(self._views.values()):
             shared.view.refresh()
 

@@ -1,17 +1,21 @@
 """A waypoint that the controller drives: its configuration follows the mesh, its identity is its own, and nothing that is open suffers."""
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demo import manifests, waypoint
 from demo.manifests import Manifest
+from demo.shell import run
 from demo.topology import Pod
 from demo.waypoint import HBONE_PORT, Waypoint
 from nodeagent.ztunnel.protocol import SetIdentity
 from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, principal, spiffe
+from tests.nodeagent.ztunnel.proxy.attacks.frames import Kind
 from tests.nodeagent.ztunnel.proxy.attacks.peer import Ended, Peer, client_context
 
 VIPS = ("10.96.0.20", "fd96::20")
@@ -106,14 +110,13 @@ def test_an_endpoint_that_comes_changes_no_cluster(mesh: Mesh, gate: Waypoint, b
 
 
 def test_who_may_come_in_and_whither(mesh: Mesh, gate: Waypoint, bound: None) -> None:
-    """By a client of the test's own, with the waypoint's certificate: it is one of the mesh."""
-    kept = json.loads((gate.directory / "state/svid.json").read_text())
-    me = SetIdentity(spiffe("gate"), kept["chain_pem"], kept["key_pem"])
+    """By a client of the test's own."""
 
     def peer(identity: SetIdentity | None) -> Peer:
         return Peer.over(mesh.dial(mesh.outside, gate.pod.ipv4, HBONE_PORT), client_context(gate.directory, identity)).greet()
 
-    with peer(me) as known:
+    shop = taken(mesh, gate, "shop")
+    with peer(shop) as known:
         answers = {authority: known.ask(authority) for authority in (f"{VIPS[0]}:80", f"[{VIPS[1]}]:{ECHO}")}
         assert set(answers.values()) == {200}, answers
         strange = (
@@ -127,8 +130,31 @@ def test_who_may_come_in_and_whither(mesh: Mesh, gate: Waypoint, bound: None) ->
         )
         answers = {authority: known.ask(authority) for authority in strange}
         assert set(answers.values()) == {404}, answers
+        mesh.cluster.meshctl("revoke", spiffe("shop"))
+        try:
+            mesh.wait(lambda: not accepted(known, f"{VIPS[0]}:80"), "the revoked certificate to be refused, also in an open tunnel")
+        finally:
+            mesh.cluster.meshctl("revoke", spiffe("shop"), "--undo")
+        mesh.wait(lambda: accepted(known, f"{VIPS[0]}:80"), "it to be taken again")
     with pytest.raises((OSError, Ended)):
         peer(None)
+
+
+def accepted(peer: Peer, authority: str) -> bool:
+    """Whether a CONNECT is answered with 200, which HPACK has a byte for."""
+    stream = peer.open(authority)
+    return peer.wait_for(lambda one: one.stream == stream and one.kind == Kind.HEADERS).payload.startswith(b"\x88")
+
+
+def taken(mesh: Mesh, gate: Waypoint, account: str) -> SetIdentity:
+    """A certificate of an account of node n1, for a client that no agent knows."""
+    node = mesh.cluster.node_directory("n1")
+    target = f"{mesh.topology.hosts['controller'].ipv4}:15011"
+    script = Path(__file__).parent / "take_certificate.py"
+    asked = [sys.executable, str(script), target, str(node / "root.pem"), str(node / "state"), spiffe(account), str(gate.directory)]
+    run(["env", f"PYTHONPATH={script.parents[2]}", *asked], namespace=mesh.topology.hosts["n1"].namespace)
+    chain, key = ((gate.directory / name).read_text() for name in ("svid.pem", "svid.key"))
+    return SetIdentity(spiffe(account), chain, key)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from control.envoy.built import Built, built
+from control.envoy.listeners.callers import caller_filter, caller_settings
 from control.envoy.messages import new
 from control.envoy.naming import DIRECT_ORIGINATE, INTERNAL, ORIGINATE, TERMINATE
 from control.envoy.parts import (
@@ -33,6 +34,7 @@ from control.envoy.parts import (
 )
 from control.envoy.world import World
 from meshapi import wire
+from meshapi.trust import Revocation
 from meshapi.workload import IPAddress
 
 MANAGER: Final = "filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -64,6 +66,7 @@ def terminate_listener(world: World, listen: tuple[str, ...]) -> Built:
         codec_type="HTTP2",
         rds={"config_source": ads(), "route_config_name": TERMINATE},
         http_filters=[
+            caller_filter(),
             extension("destination", "filters.http.set_filter_state.v3.Config", on_request_headers=states),
             extension("router", "filters.http.router.v3.Router", suppress_envoy_headers=True),
         ],
@@ -87,12 +90,13 @@ def terminate_listener(world: World, listen: tuple[str, ...]) -> Built:
     return built(TERMINATE, message)
 
 
-def terminate_routes(found: Iterable[Destinations]) -> Built:
-    """To which authorities there is a way in."""
+def terminate_routes(found: Iterable[Destinations], revocations: Iterable[Revocation] = ()) -> Built:
+    """To which authorities there is a way in, and whose certificates are taken no more."""
     message = new(
         "envoy.config.route.v3.RouteConfiguration",
         name=TERMINATE,
         ignore_port_in_host_matching=True,
+        typed_per_filter_config=caller_settings(revocations),
         virtual_hosts=[
             {"name": one.name, "domains": [_domain(address) for address in one.addresses], "routes": [_route(one.ports)]}
             for one in found
