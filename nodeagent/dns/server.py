@@ -66,20 +66,25 @@ class WorkloadDNS:
         self._rate = Rate(QUESTIONS_PER_S, BURST)
         self._waiting = 0
         self._streams = 0
+        self._ending = False
 
     async def run(self) -> None:
         """Until it is cancelled; closes everything then."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for by_udp in self._asked.by_udp:
-                    loop.add_reader(by_udp.fileno(), self._read, by_udp, tasks)
-                for by_tcp in self._asked.by_tcp:
-                    tasks.create_task(self._accept(by_tcp, tasks), name=f"dns of {self._name}: tcp")
-                await asyncio.Event().wait()
+                try:
+                    for by_udp in self._asked.by_udp:
+                        loop.add_reader(by_udp.fileno(), self._read, by_udp, tasks)
+                    for by_tcp in self._asked.by_tcp:
+                        tasks.create_task(self._accept(by_tcp, tasks), name=f"dns of {self._name}: tcp")
+                    await asyncio.Event().wait()
+                finally:
+                    # While the tasks end there must come no new ones.
+                    self._ending = True
+                    for by_udp in self._asked.by_udp:
+                        loop.remove_reader(by_udp.fileno())
         finally:
-            for by_udp in self._asked.by_udp:
-                loop.remove_reader(by_udp.fileno())
             self._asked.close()
             self._forwarder.close()
 
@@ -103,7 +108,7 @@ class WorkloadDNS:
         loop.call_later(REST_S, self._resume, by_udp, tasks)
 
     def _resume(self, by_udp: socket.socket, tasks: asyncio.TaskGroup) -> None:
-        if by_udp.fileno() >= 0:
+        if not self._ending:
             asyncio.get_running_loop().add_reader(by_udp.fileno(), self._read, by_udp, tasks)
 
     def _take(self, packet: bytes, server: str, client: Address, tasks: asyncio.TaskGroup) -> None:
@@ -163,8 +168,10 @@ class WorkloadDNS:
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._read_stream(reader, writer, server, tasks)
-        except* (OSError, TimeoutError, EOFError):
+        except* (OSError, TimeoutError):
             pass  # who went away, or says nothing, gets nothing more
+        except* Exception:  # one client's trouble is no other's
+            log.exception("dns of %s: a client could not be served", self._name)
         finally:
             self._streams -= 1
             writer.close()
@@ -174,9 +181,12 @@ class WorkloadDNS:
     async def _read_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: str, tasks: asyncio.TaskGroup) -> None:
         pipelined = asyncio.Semaphore(MAX_PIPELINED)
         while True:
-            async with asyncio.timeout(IDLE_S):
-                packet = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
-                await pipelined.acquire()
+            try:
+                async with asyncio.timeout(IDLE_S):
+                    packet = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                    await pipelined.acquire()
+            except EOFError:  # it asks nothing more, and still waits for answers
+                return
             query = read_query(packet)
             if query is None:
                 return

@@ -70,7 +70,8 @@ class Resolver:
             if len(wire) > limit:
                 response.answer, response.flags = [], response.flags | dns.flags.TC
                 wire = response.to_wire()
-            self._by_udp.sendto(wire, client)
+            with suppress(OSError):  # the end, or a client that is no more
+                self._by_udp.sendto(wire, client)
 
     def serve_tcp(self) -> None:
         while True:
@@ -134,6 +135,7 @@ def ask_by_tcp(namespace: Namespace, server: str, *names: str, kind: str = "A", 
         queries = {query.id: query for query in (dns.message.make_query(name, kind) for name in names)}
         wires = [query.to_wire() for query in queries.values()]
         made.sendall(b"".join(len(wire).to_bytes(2, "big") + wire for wire in wires))
+        made.shutdown(socket.SHUT_WR)
         found = {}
         with made.makefile("rb") as reader:
             for _ in queries:
