@@ -1,7 +1,7 @@
 """The mesh: takes changes of objects, keeps the resources that agents are served, and answers for placement and status."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -53,6 +53,8 @@ class Mesh:
         self.file_findings: dict[str, tuple[Finding, ...]] = {}
         self.batches = 0
         """How many batches of changes there were: with none more, nothing can have changed."""
+        self.refused: dict[ObjectKey, tuple[str, ...]] = {}
+        """What Envoys refuse of the objects, in their words."""
         self.derivations: Counter[Kind] = Counter()
         """How often the resources of an object were computed, by kind."""
         self.records: dict[ObjectKey, Record] = {}
@@ -156,6 +158,12 @@ class Mesh:
         """The claims that another object has, and which one."""
         winners = ((claim, self.claims.winner(claim)) for claim in claims)
         return [(claim, winner) for claim, winner in winners if winner != key]
+
+    def take_refusals(self, refused: Mapping[ObjectKey, tuple[str, ...]]) -> None:
+        """This is what Envoys refuse now."""
+        if self.refused != refused:
+            self.refused = dict(refused)
+            self.batches += 1
 
     def watch_batches(self, watcher: Callable[[Batch], None]) -> None:
         """Calls `watcher` at the end of each batch that changed something."""

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
 from control.ca.callers import Agent, Credentials, ProxyRunner
 from control.ca.refusal import UnauthenticatedError
 from control.envoy.view import ProxyView
+from control.kinds import ObjectKey
 from control.resources import Changes, ResourceView, TypeURL
 from control.xds.proxy_stream import ProxyStream
+from control.xds.refusals import Refusals
 from control.xds.stream import Changed, Stream, TypeStatus
 from meshapi import discovery
 
@@ -87,8 +89,22 @@ class Connection:
             self.outbox.extend(responses)
             self.wake.set()
 
+    @property
+    def refusals(self) -> Refusals | None:
+        """What an Envoy refuses; None for who is none."""
+        return self.stream.refusals if isinstance(self.stream, ProxyStream) else None
+
     def status(self) -> AgentStatus:
         return AgentStatus(self.agent.node, self.credentials.peer, self.stream.node.id[:200], self.since_s, self.stream.status())
+
+    def told_refusals(self) -> Iterator[tuple[ObjectKey, str]]:
+        """Of each object that shaped something that this Envoy refuses, what it says."""
+        if self.proxy is None or self.refusals is None:
+            return
+        for one in self.refusals.all():
+            kind = one.type_url.rpartition(".")[2]
+            for source in self.proxy.sources(TypeURL(one.type_url), one.name):
+                yield source, f"the Envoy of Gateway {self.agent.node} refuses the {kind} {one.name}: {one.message}"
 
     def proxy_status(self) -> ProxyStatus | None:
         """None for who is no Envoy, or has not asked for anything yet."""

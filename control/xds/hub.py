@@ -71,6 +71,7 @@ class Hub:
         self._connections.remove(connection)
         if connection.proxy is not None and self._proxies is not None:
             self._proxies.leave(connection.proxy, connection.changed)
+            self._tell_refusals()
         self._per_node[connection.agent.node] -= 1
         if not self._per_node[connection.agent.node]:
             del self._per_node[connection.agent.node]
@@ -80,7 +81,11 @@ class Hub:
         nacks = connection.stream.nacks
         if connection.proxy is None and request.type_url in SERVED:
             self._attach(connection, request.node)
+        refusals = connection.refusals
+        revision = refusals.revision if refusals is not None else 0
         connection.send(connection.stream.step(Received(request, self._clock())))
+        if refusals is not None and refusals.revision != revision:
+            self._tell_refusals()
         if connection.stream.nacks > nacks:
             self._metrics.nacks.labels(request.type_url).inc()
             log.warning("%s refuses %s: %.1000r", connection.agent.node, request.type_url, request.error)
@@ -108,6 +113,10 @@ class Hub:
         """Time has passed: to be called about once a second."""
         for connection in self._connections:
             connection.send(connection.stream.step(Ticked(self._clock())))
+
+    def _tell_refusals(self) -> None:
+        if self._proxies is not None:
+            self._proxies.refused(one for connection in self._connections for one in connection.told_refusals())
 
     def _attach(self, connection: Connection, node: discovery.Node | None) -> None:
         """Gives a stream what its Gateway's Envoys are served: the certificate decides which that is, the node at most where it listens."""

@@ -1,7 +1,7 @@
 """What the connected Envoys are served: one view for all that are the same, kept up with the mesh."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -9,6 +9,7 @@ from control.ca.revocations import Revocations
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.view import ProxyView
 from control.envoy.world import World
+from control.kinds import ObjectKey
 from control.model.mesh import Batch, Mesh
 from control.resources import Changes
 from meshapi import discovery
@@ -69,6 +70,13 @@ class Proxies:
             yield view
         finally:
             view.close()
+
+    def refused(self, told: Iterable[tuple[ObjectKey, str]]) -> None:
+        """What all connected Envoys refuse now; said again by several, it is said once."""
+        by_object: dict[ObjectKey, dict[str, None]] = {}
+        for key, words in told:
+            by_object.setdefault(key, {})[words] = None
+        self.mesh.take_refusals({key: tuple(sorted(words)) for key, words in by_object.items()})
 
     def follow_revocations(self, revocations: Revocations) -> None:
         """What is revoked there is refused by every Envoy, too."""

@@ -46,14 +46,18 @@ class Refusals:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Refusal] = {}
+        self.revision = 0
+        """Counts changes."""
 
     def accepted(self, type_url: str, names: Collection[str]) -> None:
         """These are in force, or gone."""
         for name in names:
-            self._found.pop((type_url, name), None)
+            if self._found.pop((type_url, name), None) is not None:
+                self.revision += 1
 
     def refused(self, refusal: Refusal) -> None:
         self._found[(refusal.type_url, refusal.name)] = refusal
+        self.revision += 1
 
     def has(self, type_url: str, name: str) -> bool:
         return (type_url, name) in self._found

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from control.envoy.built import CLUSTER, LISTENER
+from control.kinds import Kind
+from control.model.status import describe
 from control.rpc import grpc
 from control.xds.proxies import listening
 from meshapi import discovery, wire
 from tests.control.agent import Agent, Discovery, bearer, create
 from tests.control.fakes import csr_pem
 from tests.control.model.builders import Config
-from tests.control.world import World, refused, running
+from tests.control.world import World, refused, running, until
 
 GATEWAYS = """
     kind: Gateway
@@ -92,6 +94,35 @@ async def test_a_token_of_a_gateway_is_for_its_identity_once(meshed: Meshed) -> 
         await refused(create(channel, csr_pem(other, runner.key), bearer(token), impersonated=other))
         await create(channel, csr_pem(GATE, runner.key), bearer(token))
         await refused(create(channel, csr_pem(GATE, runner.key), bearer(token)))
+
+
+async def test_a_refusal_is_told_of_the_objects_that_caused_it(meshed: Meshed) -> None:
+    service = """
+    kind: Service
+    apiVersion: v1
+    metadata: {name: cart, namespace: shop, labels: {istio.io/use-waypoint: gate}}
+    spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}
+    """
+    meshed.config.write("a.yaml", GATEWAYS.replace("spec: {", "spec: {addresses: [{value: 192.0.2.9}], "))
+    meshed.config.write("b.yaml", service)
+    mesh, name = meshed.config.mesh, "inbound-vip|80|http|cart.shop.svc.cluster.local"
+
+    def told() -> str:
+        described = describe(mesh, Kind.SERVICE, "shop", "cart")
+        assert described is not None
+        return described.summary
+
+    runner = await meshed.runner()
+    async with runner.by_certificate() as channel:
+        stream = Discovery(channel)
+        await stream.ask(CLUSTER)
+        batches = mesh.batches
+        await stream.read(f"Error adding/updating cluster(s) {name}: no such thing")
+        await until(lambda: f"the Envoy of Gateway shop/gate refuses the Cluster {name}: no such thing" in told())
+        assert mesh.batches > batches, "else nobody would look at the status again"
+        ((refused,),) = [one["refused"] for one in await meshed.admin("GET", "/proxies")]
+        assert refused["sources"] == ["Service shop/cart"]
+    await until(lambda: "refuses" not in told())
 
 
 async def test_what_it_is_served_can_be_looked_at(meshed: Meshed) -> None:
