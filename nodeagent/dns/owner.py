@@ -27,6 +27,8 @@ from nodeagent.runtime.base import LocalWorkload
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.5
+AGAIN_S: Final = 5.0
+"""How long a workload whose DNS has ended by an error asks its own resolvers."""
 THREADS: Final = 4
 _CAPTURED: Final = frozenset({EnrolmentState.CAPTURED, EnrolmentState.CLOSED, EnrolmentState.OPEN})
 P = ParamSpec("P")
@@ -57,6 +59,8 @@ class DNSOwner:
         self._clock = clock
         self._served: dict[str, _Served] = {}
         self._problems: dict[str, str] = {}
+        self._held_back_s: dict[str, float] = {}
+        """Until when what has failed is not begun again."""
         self._wake = asyncio.Event()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dns")
         self.metrics = DNSMetrics()
@@ -98,8 +102,10 @@ class DNSOwner:
             if uid not in wanted or wanted[uid].network != served.workload.network:
                 await self._end(uid, served)
         self._problems = {uid: problem for uid, problem in self._problems.items() if uid in wanted}
+        now_s = self._clock()
+        self._held_back_s = {uid: until_s for uid, until_s in self._held_back_s.items() if uid in wanted and now_s < until_s}
         for uid, workload in wanted.items():
-            if uid not in self._served:
+            if uid not in self._served and uid not in self._held_back_s:
                 await self._begin(uid, workload, tasks)
 
     def _is_wanted(self, status: WorkloadStatus) -> bool:
@@ -126,10 +132,12 @@ class DNSOwner:
         try:
             await serving.run()
         except Exception:  # of one workload; the others are served on
-            log.exception("workload %s: its DNS has ended, and begins anew", uid)
+            log.exception("workload %s: its DNS has ended, and begins anew in a while", uid)
             if (served := self._served.pop(uid, None)) is not None:
+                await self._off(_say_away, served.namespace)
                 served.namespace.close()
             self._problems[uid] = "ended by an error"
+            self._held_back_s[uid] = self._clock() + AGAIN_S
             self._wake.set()
 
     async def _end(self, uid: str, served: _Served) -> None:

@@ -13,7 +13,10 @@ import pytest
 
 from meshapi.workload import Service, ServiceKey, Workload, WorkloadUID
 from nodeagent.dns import server as serving
+from nodeagent.dns import sockets as asking_sockets
+from nodeagent.dns import upstream as asking
 from nodeagent.dns.cache import MAX_ENTRIES
+from nodeagent.dns.forwarding import MAX_SERVERS
 from nodeagent.snapshot.update import Update
 from tests.nodeagent.dns.conftest import Scene
 from tests.nodeagent.dns.resolver import Resolver, addresses, ask, ask_by_tcp
@@ -237,3 +240,37 @@ async def test_what_is_told_of_it(scene: Scene, server: str, upstream: Resolver)
         assert samples["istio_dns_upstream_failures_total", *source] == 0
         assert samples["istio_dns_upstream_request_duration_seconds_count", *source] == 1
         assert scene.owner.summary() == "1 workloads served, 2 names of the mesh"
+
+
+async def test_ports_that_questions_come_from_change_and_no_answer_is_lost(
+    scene: Scene, server: str, upstream: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "POOL_USES", 4)
+    ports: set[int] = set()
+    upstream.before = lambda _own, _response, client: ports.add(client[1])
+    upstream.answers |= {(f"{number}.example.", "A"): ("192.0.2.1",) for number in range(24)}
+    async with scene.serving():
+        for number in range(24):
+            assert addresses(await asked(scene, server, f"{number}.example")) == ["192.0.2.1"]
+        [served] = scene.owner._served.values()
+        assert not served.task.done()
+    assert len(ports) > asking_sockets.POOL
+
+
+async def test_who_asks_resolvers_without_end_holds_only_a_few(scene: Scene) -> None:
+    async with scene.serving():
+        for number in range(200, 210):
+            assert addresses(await asked(scene, f"10.77.0.{number}", WEB)) == ["10.96.0.1"]
+
+        def spray() -> None:
+            for number in range(3, 199):
+                with scene.pod.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+                    made.connect((f"10.77.0.{number}", 53))
+                    made.send(dns.message.make_query(WEB, "A").to_wire())
+
+        await asyncio.to_thread(spray)
+        [served] = scene.owner._served.values()
+        assert addresses(await asked(scene, "10.77.0.209", WEB)) == ["10.96.0.1"]
+        assert not served.task.done()
+        ours = await asyncio.to_thread(scene.pod.shell, "ss", "-Hlun", "sport", "=", ":53")
+        assert 0 < len(ours.splitlines()) <= MAX_SERVERS + 1
