@@ -20,6 +20,19 @@ AGENT = "nodemesh-agent.service"
 PROXIES = "nodemesh-proxy@*.service"
 MOST_EXPOSED = {"nodemesh-proxy@x.service": 3.0, "nodemesh-controller.service": 2.0, AGENT: 5.0}
 """By systemd-analyze, from 0 (nothing) to 10 (everything)."""
+CALLS_UNTIL_ANSWERED = """
+import time, urllib.request
+deadline_s = time.monotonic() + 60
+while True:
+    try:
+        print(urllib.request.urlopen("{url}", timeout=3).read().decode())
+        break
+    except OSError:
+        if time.monotonic() > deadline_s:
+            raise
+        time.sleep(0.1)
+"""
+"""A unit that begins is not known at once."""
 OUTAGE_S = 3.0
 """What leaving may cost, on a busy machine."""
 
@@ -55,7 +68,8 @@ class VM:
 
     def join(self) -> None:
         """As its owner does it, with a bundle of the operator's."""
-        self.operators.create_bundle("default/vm")
+        self.operators.create_bundle("default/vm", "default/batch")
+        self.machine.write("/etc/nodemesh/agent.yaml", "{host: default/vm, units: {batch.service: default/batch}}\n")
         self.machine.put(self.operators.bundle, "/root/bundle")
         self.machine.run("chmod", "600", "/root/bundle")
         self.machine.write("/etc/default/nodemesh-agent", "NODEMESH_PROXY_DRAIN=60\n")
@@ -98,20 +112,22 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VM]:
         host = topology.add_host("vm")
         topology.add_node("n1")
         topology.add_host("outside")
-        api = topology.add_pod("n1", "api")
+        api, ledger = topology.add_pod("n1", "api"), topology.add_pod("n1", "ledger")
         listed = Pod("vm", "vm", host.namespace, host.ipv4, host.ipv6)
         cluster.apply("namespaces", [manifests.namespace("istio-system", enrolled=False), manifests.namespace("default", enrolled=True)])
-        documents = [manifests.node("n1", zone="a"), manifests.service_account("api"), manifests.service_account("vm")]
-        documents += [manifests.pod(api, service_account="api", app="api"), machines.workload_group("vm", app="vm", service_account="vm")]
-        cluster.apply("mesh", documents)
+        documents = [manifests.node("n1", zone="a"), *map(manifests.service_account, ("api", "ledger", "vm", "batch"))]
+        documents += [manifests.pod(pod, service_account=pod.name, app=pod.name) for pod in (api, ledger)]
+        documents += [machines.workload_group(name, app=name, service_account=name) for name in ("vm", "batch")]
+        cluster.apply("mesh", [*documents, only("ledger", "batch")])
         cluster.apply("policies", [only("api", "vm"), only("vm", "api")])
-        for pod in (api, listed):
+        for pod in (api, ledger, listed):
             cluster.start_app(pod)
         cluster.start_controller()
         cluster.start_agent("n1")
-        cluster.enrol(api, service_account="api")
+        for pod in (api, ledger):
+            cluster.enrol(pod, service_account=pod.name)
         with Machine(tmp_path_factory.mktemp("machine"), host.namespace) as machine:
-            yield VM(Mesh(cluster, {"api": api}), machine, api, built)
+            yield VM(Mesh(cluster, {"api": api, "ledger": ledger}), machine, api, built)
 
 
 @pytest.fixture
@@ -203,6 +219,31 @@ def test_the_journal_is_asked_by_workload_and_peer(vm: VM) -> None:
     assert entries()[-1]["_SYSTEMD_UNIT"] == AGENT
     assert entries()[-1]["DIRECTION"] == "inbound"
     assert "nodemesh-proxy" in vm.machine.journal("--unit", vm.proxies()[0])
+
+
+def test_a_unit_of_the_machine_has_an_identity_of_its_own(vm: VM) -> None:
+    """The ledger lets in batch and nobody else, the rest of the machine not either."""
+    ledger = vm.mesh.pods["ledger"].ipv4
+    script = CALLS_UNTIL_ANSWERED.format(url=f"http://{ledger}:8080/")
+    said = vm.machine.run("systemd-run", "--unit=batch.service", "--wait", "--pipe", "--quiet", "python3", "-c", script, timeout_s=120)
+    assert json.loads(said)["pod"] == "ledger"
+    assert not vm.mesh.call(vm.host.namespace, ledger).ok
+
+
+def test_the_controller_runs_as_nobody_in_particular(vm: VM) -> None:
+    controller = "nodemesh-controller.service"
+    vm.machine.run("systemctl", "start", controller)
+    try:
+        assert "BEGIN CERTIFICATE" in vm.machine.run("meshctl", "root")
+        fields = vm.machine.run("sh", "-c", f"cat /proc/$(systemctl show --value --property=MainPID {controller})/status")
+        status = dict(line.split(":", 1) for line in fields.splitlines())
+        assert int(status["CapBnd"], 16) == 0
+        assert min(map(int, status["Uid"].split())) > 60_000, "a user that exists as long as it runs"
+        root = vm.machine.run("meshctl", "root")
+        vm.machine.run("systemctl", "restart", controller)
+        assert vm.machine.run("meshctl", "root") == root, "its state is there for the next one"
+    finally:
+        vm.machine.run("systemctl", "stop", controller)
 
 
 def test_an_upgrade_loses_no_connection(vm: VM) -> None:
