@@ -28,12 +28,27 @@ for program in nodeagent:nodeagent.cli.main meshctl:control.cli.main; do
   chmod 755 "$root/usr/bin/${program%%:*}"
 done
 
+# By the programs that are in the package, not by those of this tree.
+ours() { PYTHONPATH=$lib/python PYTHONDONTWRITEBYTECODE=1 "$python" -s "$@"; }
+share=$root/usr/share
+ours tools/man.py "$share/man/man1" >/dev/null
+gzip -9n "$share"/man/man1/*.1
+mkdir -p "$share"/{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}
+for program in nodeagent:nodeagent.cli.main meshctl:control.cli.main; do
+  name=${program%%:*}
+  completion() { ours -c "import sys; from ${program##*:} import main; main(sys.argv[1:], prog_name='$name')" completion "$1"; }
+  completion bash >"$share/bash-completion/completions/$name"
+  completion zsh >"$share/zsh/vendor-completions/_$name"
+  completion fish >"$share/fish/vendor_completions.d/$name.fish"
+done
+
 install -m 644 deploy/systemd/*.service deploy/systemd/*.slice "$root/lib/systemd/system/"
 for part in agent controller; do
   install -m 644 "deploy/debian/nodemesh-$part.default" "$root/etc/default/nodemesh-$part"
 done
 install -m 644 LICENSE "$root/usr/share/doc/nodemesh/copyright"
 install -m 644 deploy/systemd/README.md CHANGELOG.md "$root/usr/share/doc/nodemesh/"
+install -D -m 644 deploy/systemd/agent.yaml "$root/usr/share/doc/nodemesh/examples/agent.yaml"
 chmod -R u=rwX,go=rX "$root"
 
 tag=$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info))')

@@ -150,6 +150,9 @@ def test_it_installs_without_a_word_and_starts_nothing_by_itself(running: VM) ->
     assert running.machine.run("systemctl", "is-enabled", AGENT, answers=(1,)).strip() == "disabled"
     assert "nodemesh" not in running.machine.journal("--priority=warning")
     running.machine.run("meshctl", "--help")
+    for program in ("nodeagent", "meshctl"):
+        assert f"{program} \\-" in running.machine.run("zcat", f"/usr/share/man/man1/{program}.1.gz")
+        assert program in running.machine.run("cat", f"/usr/share/bash-completion/completions/{program}")
     assert running.machine.run("nodeagent", "status", answers=(3,)) == ""
     running.join()
 
