@@ -1,9 +1,9 @@
 """Values that are computed when they are asked for, kept, and computed again only when something that they looked at has changed.
 
-A *query* is a pure function; what it asks while it runs is noted as what it depends on. `touch` says that the world outside has
-another answer for one query (an *input*) now. That marks whatever stands on it, however far, and nothing else; the next `ask`
-looks at what is marked, from below, and stops where an answer came out equal to what it was: an endpoint that changed computes the
-one load assignment that has it, and not the cluster, listener or routes beside it.
+A *query* is a pure function; what it asks while it runs is noted as what it depends on. `touch` says that the world outside may have
+another answer for one query (an *input*) now. If it has, that marks whatever stands on it, however far, and nothing else; the next
+`ask` looks at what is marked, from below, and stops where an answer came out equal to what it was: an endpoint that changed computes
+the one load assignment that has it, and not the cluster, listener or routes beside it.
 
 Answers are shared: who asks must not change them.
 """
@@ -60,14 +60,19 @@ class Computation:
         return value
 
     def touch(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
-        """The world has another answer for an input now, perhaps."""
+        """The world has another answer for an input now, perhaps: it is looked at at once, since most that is touched is as it was."""
         key: Key = (function, args)
         node = self._nodes.get(key)
-        if node is None:
+        if node is None or node.touched:
             return
+        try:
+            if node.fresh and not node.dependencies and function(*args) == node.value:
+                return
+        except Exception:  # noqa: BLE001 -- it fails again, and is dealt with, when it is asked for
+            node.touched = True
         self._revision += 1
         node.touched = True
-        self._mark(key, node)
+        self._mark(node)
 
     def hold(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Keeps an answer although no query uses it; as often as `release` takes it back."""
@@ -103,12 +108,12 @@ class Computation:
         self._nodes[user].dependencies[key] = None
         self._node(key).users.add(user)
 
-    def _mark(self, key: Key, node: _Node) -> None:
-        marked = [(key, node)]
+    def _mark(self, node: _Node) -> None:
+        marked = [node]
         while marked:
-            _, one = marked.pop()
+            one = marked.pop()
             one.fresh = False
-            marked += [(user, above) for user in one.users if (above := self._nodes[user]).fresh]
+            marked += [above for user in one.users if (above := self._nodes[user]).fresh]
 
     def _refresh(self, key: Key) -> _Node:
         node = self._node(key)

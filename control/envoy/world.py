@@ -5,7 +5,7 @@ their answers, and looks at the mesh through the other methods alone.
 """
 
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from control.envoy.catalogue import CatalogService, Endpoint, catalog_service, endpoint
 from control.envoy.incremental import Computation
@@ -20,6 +20,7 @@ from meshapi.workload import GatewayAddress, Service, ServiceKey, Workload, Work
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 O = TypeVar("O", bound=MeshObject)  # noqa: E741 - an object of one kind
+Input = tuple[Callable[[Any], object], str]
 UNLISTED = frozenset({Kind.POD, Kind.NODE, Kind.ENDPOINT_SLICE, Kind.SERVICE, Kind.SERVICE_ENTRY, Kind.WORKLOAD_ENTRY})
 """Kinds of which there are thousands: they are seen as services and endpoints, never as a list of all."""
 
@@ -119,10 +120,12 @@ class World:
         for key in batch.objects:
             self._list(key)
             self._computation.touch(self._load_object, key)
-            self._computation.touch(self._load_objects, key.kind)
-        for name in batch.resources.get(ADDRESS, ()):
-            self._file(name)
-        # What a waypoint is depends on its service and its pods, too. There are few, and one that is the same ends the change there.
+        for kind in {key.kind for key in batch.objects}:
+            self._computation.touch(self._load_objects, kind)
+        touched = {one for name in batch.resources.get(ADDRESS, ()) for one in self._file(name)}
+        for function, name in touched:
+            self._computation.touch(function, name)
+        # What a waypoint is depends on its service and its pods, too. There are few, and most are as they were.
         for key in self._by_kind.get(Kind.GATEWAY, ()):
             self._computation.touch(self._load_waypoint, key)
 
@@ -177,8 +180,9 @@ class World:
         else:
             self._by_kind.get(key.kind, set()).discard(key)
 
-    def _file(self, name: str) -> None:
-        """Takes a changed address out of the indexes as it was, and in as it is, and touches what was made of it."""
+    def _file(self, name: str) -> list[Input]:
+        """Takes a changed address out of the indexes as it was, and in as it is; returns what was made of it."""
+        inputs: list[Input] = []
         found = self._mesh.address(name)
         before, now = self._known.pop(name, None), found[0] if found else None
         if now is not None:
@@ -188,14 +192,14 @@ class World:
                 case Service():
                     for place in (value.hostname, *_waypoint_names(value.waypoint)):
                         _move(self._services, place, value.key, add=add)
-                        self._computation.touch(self._load_services, place)
-                    self._computation.touch(self._load_service, value.key)
+                        inputs.append((self._load_services, place))
+                    inputs.append((self._load_service, value.key))
                 case Workload():
                     for place in _waypoint_names(value.waypoint):
                         _move(self._workloads, place, value.uid, add=add)
-                        self._computation.touch(self._load_workloads, place)
-                    for service in value.services:
-                        self._computation.touch(self._load_endpoints, service)
+                        inputs.append((self._load_workloads, place))
+                    inputs += [(self._load_endpoints, service) for service in value.services]
+        return inputs
 
 
 def waypoint_name(waypoint: GatewayAddress) -> str:
