@@ -33,6 +33,9 @@ class ClusterEntries:
         preconditions = {name: metadata[name] for name in ("uid", "resourceVersion") if metadata.get(name)}
         await self._request("DELETE", _path(step), {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions})
 
+    async def keep(self) -> None:
+        """It is kept already."""
+
     async def _request(self, method: str, path: str, body: object) -> None:
         try:
             await self._client.request(method, path, body=body)

@@ -1,6 +1,5 @@
 """The WorkloadEntry of a machine: pure functions from its group and what it says, in the form that Istio's auto-registration gives it."""
 
-import copy
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
@@ -18,6 +17,7 @@ from meshapi.wire import ANNOTATION_REDIRECTION
 from meshapi.workload import IPAddress
 
 MAX_NAME: Final = 253
+_IN_CHARGE: Final = frozenset({vm.CONTROLLER, vm.CONNECTED_AT, vm.DISCONNECTED_AT, vm.SEEN_AT})
 
 
 class RegistrationError(ValueError):
@@ -81,21 +81,16 @@ def _spec(template: EntryWorkload, labels: dict[str, str], address: str, service
 
 def merged(wanted: Manifest, present: Manifest | None, key: ObjectKey, now_s: float) -> Manifest:
     """The whole object, of the version that is there; what else stands in the labels and annotations of that goes."""
-    made: Manifest = copy.deepcopy(present) if present else {"kind": str(key.kind)}
-    metadata = made.setdefault("metadata", {"creationTimestamp": timestamp(now_s)})
-    metadata |= {"namespace": key.namespace, "name": key.name, **wanted["metadata"]}
-    made["spec"] = wanted["spec"]
-    made.setdefault("apiVersion", wanted["apiVersion"])
-    return made
+    before: Manifest = present or {"kind": str(key.kind), "metadata": {"creationTimestamp": timestamp(now_s)}}
+    metadata = {**before["metadata"], "namespace": key.namespace, "name": key.name, **wanted["metadata"]}
+    return {"apiVersion": wanted["apiVersion"], **before, "metadata": metadata, "spec": wanted["spec"]}
 
 
 def in_charge(manifest: Manifest, annotations: dict[str, str]) -> Manifest:
     """A copy with other annotations about who is in charge; those that are not given are taken off."""
-    made: Manifest = copy.deepcopy(manifest)
-    kept = made["metadata"].get("annotations") or {}
-    about = {vm.CONTROLLER, vm.CONNECTED_AT, vm.DISCONNECTED_AT, vm.SEEN_AT}
-    made["metadata"]["annotations"] = {key: value for key, value in kept.items() if key not in about} | annotations
-    return made
+    kept = manifest["metadata"].get("annotations") or {}
+    others = {key: value for key, value in kept.items() if key not in _IN_CHARGE}
+    return {**manifest, "metadata": {**manifest["metadata"], "annotations": others | annotations}}
 
 
 def says(manifest: Manifest) -> tuple[Any, ...]:
@@ -123,10 +118,8 @@ def with_health(entry: WorkloadEntry, manifest: Manifest, member: Member, now_s:
     condition["lastTransitionTime"] = now if changed or before is None else before.get("lastTransitionTime", now)
     if message:
         condition["message"] = message
-    made: Manifest = copy.deepcopy(manifest)
     others = [one for one in conditions if one.get("type") != vm.HEALTHY]
-    made["status"] = {**(made.get("status") or {}), "conditions": [*others, condition]}
-    return made
+    return {**manifest, "status": {**(manifest.get("status") or {}), "conditions": [*others, condition]}}
 
 
 def timestamp(at_s: float) -> str:

@@ -40,6 +40,7 @@ class KeptEntries:
         self._root_namespace = root_namespace
         self._store = RecordFile(path, _Kept)
         self._kept = {record.key: record for record in self._store.load()}
+        self._dirty = False
         self._layers = Layers()
         self._changes: asyncio.Queue[tuple[Change, ...] | None] = asyncio.Queue()
         """None: the files' source has ended."""
@@ -64,9 +65,20 @@ class KeptEntries:
         self._write(step.key, step.manifest)
 
     async def delete(self, step: Delete) -> None:
-        """Raises EntryError."""
-        self._store_all({key: record for key, record in self._kept.items() if key != step.key})
+        """See `Entries`."""
+        self._dirty = self._kept.pop(step.key, None) is not None or self._dirty
         self._changes.put_nowait(self._layers.remove(step.key))
+
+    async def keep(self) -> None:
+        """On disk, if anything has changed; raises EntryError."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        try:
+            await asyncio.to_thread(self._store.store, tuple(self._kept.values()))
+        except OSError as error:
+            self._dirty = True
+            raise EntryError(str(error)) from error
 
     def _write(self, key: ObjectKey, manifest: Manifest) -> None:
         if self._layers.defines(key):
@@ -75,15 +87,9 @@ class KeptEntries:
         understood = self._understood(record)
         if understood is None:
             raise EntryError("its group asks for what an entry can't be")
-        self._store_all({**self._kept, key: record})
+        self._kept[key] = record
+        self._dirty = True
         self._changes.put_nowait(self._layers.put(understood))
-
-    def _store_all(self, kept: dict[ObjectKey, _Kept]) -> None:
-        try:
-            self._store.store(tuple(kept.values()))
-        except OSError as error:
-            raise EntryError(str(error)) from error
-        self._kept = kept
 
     def _understood(self, record: _Kept) -> Upsert | None:
         document = read_object(msgspec.json.encode(record.manifest), record.key, VERSION, PLACE, self._root_namespace)

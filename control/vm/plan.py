@@ -167,7 +167,9 @@ def _registered(world: World, terms: Terms, connected: Connected, member: Member
     if found is None:
         return [Put(key, whole)]
     entry, manifest = found
-    if says(manifest) != says(whole) or _age_s(entry, vm.SEEN_AT, world.now_s) >= REFRESH_S:
+    # Who is alone has nobody who would ask whether it lives.
+    silent = not terms.alone and _age_s(entry, vm.SEEN_AT, world.now_s) >= REFRESH_S
+    if says(manifest) != says(whole) or silent:
         return [Put(key, whole)]
     status = with_health(entry, manifest, member, world.now_s)
     return [] if status is None else [PutStatus(key, status)]

@@ -14,7 +14,9 @@ from meshapi import attendance
 from meshapi.attendance import Assigned, Member
 from meshapi.vm import GroupName
 
-PERIOD_S: Final = 1.0
+PERIOD_S: Final = 2.0
+REST_S: Final = 0.1
+"""At least, between two rounds: what machines say meanwhile is one round's work, however often they say it."""
 VERSION: Final = "networking.istio.io/v1"
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ class Entries(Protocol):
 
     async def delete(self, step: Delete) -> None:
         """Raises EntryError."""
+
+    async def keep(self) -> None:
+        """What was written in a round is to outlast this process; raises EntryError."""
 
 
 class Registrar:
@@ -63,6 +68,10 @@ class Registrar:
         made = plan(self._world(), self._terms())
         for step in made.steps:
             await self._do(step)
+        try:
+            await self._entries.keep()
+        except EntryError as error:
+            self._say("kept", f"the entries of machines are not kept: {error}")
         for connected in self._machines.connected:
             self._machines.tell(connected.machine, [self._assigned(made, connected, member) for member in connected.members])
         for machine in self._machines.leaving:
@@ -71,6 +80,7 @@ class Registrar:
         self._tell_operator(made)
 
     async def _rest(self) -> None:
+        await asyncio.sleep(REST_S)
         try:
             async with asyncio.timeout(PERIOD_S):
                 await self._machines.changed.wait()
@@ -135,7 +145,7 @@ class Registrar:
         for (machine, group), problem in made.problems.items():
             self._say((machine, group), f"machine {machine.node} is not registered in {group}: {problem}")
 
-    def _say(self, about: ObjectKey | tuple[object, object], text: str) -> None:
+    def _say(self, about: ObjectKey | tuple[object, object] | str, text: str) -> None:
         """Once, until it is another."""
         if self._said.get(about) != text:
             self._said[about] = text

@@ -24,7 +24,7 @@ FIRST_MESSAGE_S: Final = 30.0
 WRITE_S: Final = 30.0
 LOOK_S: Final = 1.0
 LEAVE_S: Final = 20.0
-PACE_S: Final = 0.05
+PACE_S: Final = 0.2
 """Between two messages of one machine: what it says in between, it says again with the next."""
 log = logging.getLogger(__name__)
 Context = aio.ServicerContext

@@ -4,6 +4,7 @@ address: 10.0.0.5            # default: where the machine's connection to the co
 host: shop/web               # the group that the whole host is of; default: the machine's first that is no unit's
 excludeInboundPorts: [22]    # what is left alone of the whole host; SSH, unless something stands here
 annotations: {}              # further terms of the whole host's capture; see `nodeagent.capture.annotations`
+execProbes: false            # whether a group's probe may run programs here, as root: who may change the group could do so
 units:                       # single units of systemd, or cgroups by their paths; each of a group, or a service account, of the bundle's
   web.service: shop/web
   db.service: {group: shop/db, address: 10.0.0.6, ports: [5432], annotations: {}}   # ports: those of its group, if none stand here
@@ -45,6 +46,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     host: str = ""
     exclude_inbound_ports: tuple[int, ...] | None = None
     annotations: dict[str, str] = {}
+    exec_probes: bool = False
     units: dict[str, str | _UnitEntry] = {}
 
 
@@ -59,10 +61,18 @@ class Place(Struct, frozen=True):
     annotations: dict[str, str] = {}
 
 
-def read(path: Path, membership: Membership) -> tuple[Place, ...]:
-    """The places, the whole host first; without a file, the host is of the machine's first group. Raises ConfigurationError."""
+class Configuration(Struct, frozen=True):
+    """The places, the whole host first."""
+
+    places: tuple[Place, ...] = ()
+    exec_probes: bool = False
+
+
+def read(path: Path, membership: Membership) -> Configuration:
+    """Without a file, the host is of the machine's first group. Raises ConfigurationError."""
     try:
-        return _places(_decode(path), membership)
+        file = _decode(path)
+        return Configuration(_places(file, membership), file.exec_probes)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
 

@@ -8,7 +8,6 @@ from typing import NoReturn
 from meshapi.attendance import Probe
 from meshapi.vm import GroupName
 from nodeagent.vm.health import HealthState, Verdict
-from nodeagent.vm.probing import probe
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +15,7 @@ log = logging.getLogger(__name__)
 class Prober:
     """`ask` runs one probe: what is wrong, None for nothing."""
 
-    def __init__(self, on_change: Callable[[], None], ask: Callable[[Probe], Awaitable[str | None]] = probe) -> None:
+    def __init__(self, on_change: Callable[[], None], ask: Callable[[Probe], Awaitable[str | None]]) -> None:
         self._on_change = on_change
         self._ask = ask
         self._wanted: dict[GroupName, Probe] = {}

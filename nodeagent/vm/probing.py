@@ -1,10 +1,12 @@
 """One probe: asks the application as the kubelet would, past the mesh, and says what is wrong."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, assert_never
+from ipaddress import ip_address
+from typing import Any, Final, assert_never
 
 import grpc
 import grpc.aio
@@ -14,24 +16,25 @@ from nodeagent.linux.errors import KernelError
 from nodeagent.linux.programs import run
 
 LOCAL: Final = "localhost"
+NO_PROGRAMS: Final = "its group asks for a program to be run as root here, which `execProbes: true` in the machine's configuration allows"
 _MAX_LINE: Final = 8192
 _SERVING: Final = b"\x08\x01"
 _GRPC_CHECK: Final = "/grpc.health.v1.Health/Check"
 _MAX_WORDS: Final = 300
 
 
-async def probe(asked: Probe) -> str | None:
-    """What is wrong, in words; None if nothing is."""
+async def probe(asked: Probe, *, programs: bool) -> str | None:
+    """What is wrong, in words; None if nothing is. `programs`: whether it may run any."""
     try:
         async with asyncio.timeout(asked.timeout_s):
             match asked.way:
                 case HTTPGet():
                     return await _http(asked.way)
                 case TCPSocket():
-                    async with _connected(asked.way.host or LOCAL, asked.way.port, None):
+                    async with _connected(asked.way.host, asked.way.port, None):
                         return None
                 case Exec():
-                    return await _exec(asked.way, asked.timeout_s)
+                    return await _exec(asked.way, asked.timeout_s) if programs else NO_PROGRAMS
                 case GRPC():
                     return await _grpc(asked.way)
             assert_never(asked.way)
@@ -43,7 +46,7 @@ async def probe(asked: Probe) -> str | None:
 
 async def _http(asked: HTTPGet) -> str | None:
     """From 200 to 399 is well; redirections are not followed, and a certificate is not looked at, as the kubelet has it."""
-    async with _connected(asked.host or LOCAL, asked.port, _any_certificate() if asked.tls else None) as (reader, writer):
+    async with _connected(asked.host, asked.port, _any_certificate() if asked.tls else None) as (reader, writer):
         names = {name.lower() for name, _ in asked.headers}
         lines = [f"GET {asked.path or '/'} HTTP/1.1", *(f"{name}: {value}" for name, value in asked.headers), "Connection: close"]
         lines += [] if "host" in names else [f"Host: {asked.host or LOCAL}:{asked.port}"]
@@ -64,12 +67,39 @@ async def _http(asked: HTTPGet) -> str | None:
 
 @asynccontextmanager
 async def _connected(host: str, port: int, tls: ssl.SSLContext | None) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=_MAX_LINE)
+    reader, writer = await _open(host, port, tls)
     try:
         yield reader, writer
     finally:
         # A reset rather than a goodbye: nobody waits for an application that does not read.
         writer.transport.abort()
+
+
+async def _open(host: str, port: int, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Tries each address of this machine that the name has. Others are none of the probe's business: it goes past the mesh."""
+    found = await asyncio.get_running_loop().getaddrinfo(host or LOCAL, port, type=socket.SOCK_STREAM)
+    own = [str(place[0]) for family, _, _, _, place in found if _is_own(family, place)]
+    if not own:
+        raise ValueError(f"{host} is no address of this machine, and no other is probed")
+    for address in own:
+        try:
+            return await asyncio.open_connection(address, port, ssl=tls, limit=_MAX_LINE)
+        except OSError:
+            if address == own[-1]:
+                raise
+    raise AssertionError("the last address returns or raises")
+
+
+def _is_own(family: int, place: tuple[Any, ...]) -> bool:
+    """Whether an address is this machine's: what goes to it comes from it. Nothing is sent for that."""
+    if ip_address(str(place[0]).partition("%")[0]).is_loopback:
+        return True
+    with socket.socket(family, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(place)
+        except OSError:
+            return False
+        return bool(asking.getsockname()[0] == place[0])
 
 
 def _any_certificate() -> ssl.SSLContext:

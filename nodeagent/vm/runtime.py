@@ -19,9 +19,10 @@ from nodeagent.runtime.base import HOST_NETWORK, LocalWorkload
 from nodeagent.state.files import StateDirectory
 from nodeagent.vm import membership, units, workloads
 from nodeagent.vm.attendance import Attendance
-from nodeagent.vm.configuration import ConfigurationError, Place, read
+from nodeagent.vm.configuration import Configuration, ConfigurationError, Place, read
 from nodeagent.vm.membership import Membership
 from nodeagent.vm.prober import Prober
+from nodeagent.vm.probing import probe
 from nodeagent.xds.channel import Dial
 
 LOOK_S: Final = 0.2
@@ -37,7 +38,7 @@ class MachineRuntime:
         self._joined = joined
         self._configuration = configuration
         self._state = state
-        self._places: tuple[Place, ...] = ()
+        self._configured = Configuration()
         self._configuration_problem = ""
         self._version: object = ()
         self._assigned: dict[GroupName, Assigned] = {one.group: one for one in membership.load_assigned(state) if one.uid}
@@ -48,7 +49,14 @@ class MachineRuntime:
         self._searched_s: dict[str, float] = {}
         self._wake = asyncio.Event()
         self.attendance = Attendance(dial, self._on_assigned)
-        self.prober = Prober(self._wake.set)
+        self.prober = Prober(self._wake.set, self._ask)
+
+    async def _ask(self, asked: Probe) -> str | None:
+        return await probe(asked, programs=self._configured.exec_probes)
+
+    @property
+    def _places(self) -> tuple[Place, ...]:
+        return self._configured.places
 
     @property
     def problem(self) -> str:
@@ -105,7 +113,7 @@ class MachineRuntime:
 
     def _reread(self) -> None:
         try:
-            self._places = read(self._configuration, self._joined)
+            self._configured = read(self._configuration, self._joined)
             self._configuration_problem = ""
         except ConfigurationError as error:
             self._configuration_problem = f"{error}; what it said before stays in force" if self._places else str(error)

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodeagent.vm.configuration import EXCLUDE_INBOUND, ConfigurationError, Place, read
+from nodeagent.vm.configuration import EXCLUDE_INBOUND, Configuration, ConfigurationError, Place, read
 from tests.nodeagent.vm.joined import API, WEB, joined
 
 
 def places(tmp_path: Path, text: str, **options: dict[str, str]) -> tuple[Place, ...]:
     file = tmp_path / "agent.yaml"
     file.write_text(text)
-    return read(file, joined(**options))  # type: ignore[arg-type]
+    return read(file, joined(**options)).places  # type: ignore[arg-type]
 
 
 def test_without_a_file_the_whole_host_is_of_the_first_group(tmp_path: Path) -> None:
-    assert read(tmp_path / "none", joined()) == (Place(WEB),)
+    assert read(tmp_path / "none", joined()) == Configuration((Place(WEB),))
     assert places(tmp_path, "") == (Place(WEB),)
 
 

@@ -12,10 +12,15 @@ import grpc.aio
 import pytest
 
 from meshapi.attendance import GRPC, Exec, HTTPGet, Probe, TCPSocket
-from nodeagent.vm.probing import probe
+from nodeagent.vm import probing
+from nodeagent.vm.probing import NO_PROGRAMS
 from tests.nodeagent.identity.pki import authority
 
 SAID: list[bytes] = []
+
+
+async def probe(asked: Probe, *, programs: bool = True) -> str | None:
+    return await probing.probe(asked, programs=programs)
 
 
 @asynccontextmanager
@@ -101,6 +106,22 @@ async def test_commands() -> None:
     assert "because" in (await probe(Probe(Exec(("/bin/sh", "-c", "echo because >&2; exit 3")), timeout_s=10)) or "")
     assert await probe(Probe(Exec(("/no/such/program",)), timeout_s=10)) is not None
     assert await probe(Probe(Exec(("/bin/sleep", "60")), timeout_s=1)) is not None
+
+
+async def test_programs_are_run_where_the_machine_s_owner_lets_them(tmp_path: Path) -> None:
+    asked = Probe(Exec(("/bin/touch", str(tmp_path / "ran"))), timeout_s=10)
+    assert await probe(asked, programs=False) == NO_PROGRAMS
+    assert not (tmp_path / "ran").exists()
+    assert await probe(asked) is None
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "169.254.169.254", "0.0.0.0", "::"])
+async def test_only_this_machine_is_probed(host: str) -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\n\r\n") as port:
+        for way in (HTTPGet(port, host=host), TCPSocket(port, host)):
+            assert "no other is probed" in (await probe(Probe(way, timeout_s=5)) or "")
+        assert await probe(Probe(HTTPGet(port, host="127.0.0.1"), timeout_s=5)) is None
 
 
 @pytest.mark.parametrize(("answer", "well"), [(b"\x08\x01", True), (b"\x08\x02", False), (b"", False)])

@@ -145,7 +145,7 @@ def test_a_unit_that_is_away_for_long_is_no_member(tmp_path: Path) -> None:
     (tmp_path / "agent.yaml").write_text("units: {a.service: shop/web}\n")
     from nodeagent.vm.configuration import read
 
-    places = read(tmp_path / "agent.yaml", joined())
+    places = read(tmp_path / "agent.yaml", joined()).places
     assert [one.group for one in members(places, {}, {})] == [API, WEB]
     assert [one.group for one in members(places, {"a.service": UNIT_GRACE_S - 1}, {})] == [API, WEB]
     assert [one.group for one in members(places, {"a.service": UNIT_GRACE_S}, {})] == [API]
