@@ -182,6 +182,6 @@ def _problems(world: World, service: CatalogService, places: list[Place]) -> Ite
         if port is None or Layer.HTTP not in layers(port):
             continue
         table = world.ask(http_routes, place)
-        for problem in table.problems if table is not None else ():
+        for problem in table.routes.problems if table is not None else ():
             found[f"{problem.object}: {problem.what}"] = None
     yield from found

@@ -18,11 +18,22 @@ SERVED: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
 """In the order in which an Envoy must get them: what is named comes before what names it."""
 
 
+class Problem(Struct, frozen=True, order=True):
+    """What an object asks for and does not get, in words for its owner."""
+
+    object: ObjectKey
+    what: str
+
+
 class Built(Struct, frozen=True):
-    """A resource. `sources` are the objects that shaped it: where Envoy refuses it, they are told."""
+    """A resource. `sources` are the objects that shaped it: where Envoy refuses it, they are told.
+
+    `problems`: what objects ask for in vain.
+    """
 
     resource: Resource
     sources: tuple[ObjectKey, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 class Recipe(Struct, frozen=True):
@@ -35,7 +46,9 @@ class Recipe(Struct, frozen=True):
     """Hashable."""
 
 
-def built(name: str, message: Message, sources: tuple[ObjectKey, ...] = ()) -> Built:
+def built(name: str, message: Message, sources: tuple[ObjectKey, ...] = (), problems: tuple[Problem, ...] = ()) -> Built:
     """A message as a resource, serialized once; equal messages have equal versions, in whatever run."""
     body = bytes(message.SerializeToString(deterministic=True))
-    return Built(Resource(name, blake2b(body, digest_size=8).hexdigest(), body), tuple(dict.fromkeys(sources)))
+    return Built(
+        Resource(name, blake2b(body, digest_size=8).hexdigest(), body), tuple(dict.fromkeys(sources)), tuple(dict.fromkeys(problems))
+    )

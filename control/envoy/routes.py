@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from control.envoy.built import Built, built
+from control.envoy.built import Built, Problem, built
 from control.envoy.catalogue import CatalogService
 from control.envoy.destinations.hashing import hash_policies
 from control.envoy.listeners.requests import without_ambiguity
@@ -14,18 +14,17 @@ from control.envoy.place import Place
 from control.envoy.routing.http_table import RouteList, body_limit, http_rule_routes
 from control.envoy.routing.l4_table import carrier, tcp_rule, tls_rules
 from control.envoy.routing.retries import retry_policy
-from control.envoy.routing.scope import Problem, Scope, Target
+from control.envoy.routing.scope import Scope, Target
 from control.envoy.routing.virtual_services import mesh_rules
 from control.envoy.world import World
 from control.kinds import ObjectKey
 
 
 class RouteTable(Struct, frozen=True):
-    """The routes of HTTP at a place, and the clusters that they name: those are served, too. `problems`: what rules ask for in vain."""
+    """The routes of HTTP at a place, and the clusters that they name: those are served, too."""
 
     routes: Built
     clusters: tuple[ClusterRef, ...]
-    problems: tuple[Problem, ...] = ()
 
 
 class TCPTarget(Struct, frozen=True):
@@ -58,7 +57,8 @@ def http_routes(world: World, place: Place) -> RouteTable | None:
         validate_clusters={"value": False},
         **body_limit(found.routes),
     )
-    return RouteTable(built(name, message, (service.owner, *found.sources)), found.clusters, (*found.problems, *_outranked(rules, service)))
+    problems = (*found.problems, *_outranked(rules, service))
+    return RouteTable(built(name, message, (service.owner, *found.sources), problems), found.clusters)
 
 
 def rules_of(world: World, place: Place, service: CatalogService) -> tuple[ObjectKey, ...]:

@@ -1,9 +1,9 @@
 """What one Envoy is served, as a view of resources that follows the mesh."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
-from control.envoy.built import SERVED, Built, Recipe
+from control.envoy.built import SERVED, Built, Problem, Recipe
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
 from control.envoy.waypoint import waypoint_recipes
 from control.envoy.world import World
@@ -38,6 +38,8 @@ class ProxyView:
         self._watchers: list[Callable[[Changes], None]] = []
         self.failed: dict[Name, str] = {}
         """What could not be translated, an error of ours; what was there before stays."""
+        self.problem_changes = 0
+        """How often `problems` changed."""
         world.hold(recipes, key, listen)
         self.refresh()
 
@@ -64,6 +66,11 @@ class ProxyView:
         """The objects that shaped a resource."""
         found = self._built.get(type_url, {}).get(name)
         return found.sources if found is not None else ()
+
+    @property
+    def problems(self) -> Iterator[Problem]:
+        """What objects ask for in vain, as far as what is served shows it."""
+        return (problem for found in self._built.values() for one in found.values() for problem in one.problems)
 
     # ---- ResourceView
 
@@ -125,6 +132,7 @@ class ProxyView:
     def _put(self, name: Name, made: Built | None, changes: Mapping[TypeURL, set[str]]) -> None:
         kept, key = self._built[name[0]], name[1]
         before = kept.pop(key, None)
+        self.problem_changes += (before.problems if before else ()) != (made.problems if made else ())
         if made is not None:
             kept[key] = made
         if (before.resource if before else None) != (made.resource if made else None):

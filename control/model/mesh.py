@@ -55,6 +55,8 @@ class Mesh:
         """How many batches of changes there were: with none more, nothing can have changed."""
         self.refused: dict[ObjectKey, tuple[str, ...]] = {}
         """What Envoys refuse of the objects, in their words."""
+        self.in_vain: dict[ObjectKey, tuple[str, ...]] = {}
+        """What objects ask of Envoys and do not get."""
         self.derivations: Counter[Kind] = Counter()
         """How often the resources of an object were computed, by kind."""
         self.records: dict[ObjectKey, Record] = {}
@@ -158,6 +160,12 @@ class Mesh:
         """The claims that another object has, and which one."""
         winners = ((claim, self.claims.winner(claim)) for claim in claims)
         return [(claim, winner) for claim, winner in winners if winner != key]
+
+    def take_problems(self, in_vain: Mapping[ObjectKey, tuple[str, ...]]) -> None:
+        """What objects ask of the connected Envoys and do not get, all of it."""
+        if self.in_vain != in_vain:
+            self.in_vain = dict(in_vain)
+            self.batches += 1
 
     def take_refusals(self, refused: Mapping[ObjectKey, tuple[str, ...]]) -> None:
         """This is what Envoys refuse now."""

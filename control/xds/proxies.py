@@ -28,6 +28,7 @@ class Proxies:
         self._world: World | None = None
         self._views: dict[tuple[ProxyKey, tuple[str, ...]], _Shared] = {}
         self._revoked: Callable[[], tuple[Revocation, ...]] = tuple
+        self._problems_seen: dict[tuple[ProxyKey, tuple[str, ...]], int] = {}
         mesh.watch_batches(self._follow)
 
     @property
@@ -43,6 +44,7 @@ class Proxies:
         if shared is None:
             shared = self._views[(key, listen)] = _Shared(ProxyView(self.world, key, listen))
         shared.watchers[watcher] = shared.view.watch(watcher)
+        self._tell_problems()
         return shared.view
 
     def leave(self, view: ProxyView, watcher: Watcher) -> None:
@@ -53,6 +55,7 @@ class Proxies:
         if not shared.watchers:
             del self._views[name]
             view.close()
+            self._tell_problems()
 
     def exists(self, key: ProxyKey) -> bool:
         """Whether there is such a proxy."""
@@ -96,6 +99,19 @@ class Proxies:
     def _refresh(self) -> None:
         for shared in tuple(self._views.values()):
             shared.view.refresh()
+        self._tell_problems()
+
+    def _tell_problems(self) -> None:
+        """Tells the mesh what objects ask for in vain, where that has changed."""
+        seen = {name: shared.view.problem_changes for name, shared in self._views.items()}
+        if seen == self._problems_seen:
+            return
+        self._problems_seen = seen
+        found: dict[ObjectKey, dict[str, None]] = {}
+        for (proxy, _), shared in self._views.items():
+            for problem in shared.view.problems:
+                found.setdefault(problem.object, {})[f"at {proxy}: {problem.what}"] = None
+        self.mesh.take_problems({key: tuple(texts) for key, texts in found.items()})
 
 
 class _Shared:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from control.envoy.built import Problem
 from control.envoy.filters import http_filters
 from control.envoy.listeners.requests import judges_paths, reading
 from control.envoy.listeners.tunnel import MANAGER
@@ -23,6 +24,7 @@ class Chain(Struct, frozen=True):
 
     message: Message
     sources: tuple[ObjectKey, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ahead: tuple[dict[str, Any], ...] = ()) -> Chain:

@@ -44,7 +44,7 @@ def without_ambiguity(world: World, place: Place, routes: Built) -> Built:
         others = list(host.routes)
         del host.routes[:]
         host.routes.extend([*refusals(), *others])
-    return built(routes.resource.name, message, routes.sources)
+    return built(routes.resource.name, message, routes.sources, routes.problems)
 
 
 def refusals() -> list[Message]:

@@ -52,7 +52,8 @@ def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey,
         filter_chains=[chain.message for chain in chains],
     )
     message.filter_chain_matcher.CopyFrom(exactly("DestinationIPInput", by_address))
-    return built(INTERNAL, message, tuple(source for chain in chains for source in chain.sources))
+    sources = tuple(source for chain in chains for source in chain.sources)
+    return built(INTERNAL, message, sources, tuple(problem for chain in chains for problem in chain.problems))
 
 
 def service_chains(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Chain, ...]:
@@ -94,7 +95,7 @@ def _named_chains(world: World, place: Place) -> tuple[Chain, ...]:
 def _carrying(world: World, place: Place, target: TCPTarget, name: str) -> Chain:
     parts = world.ask(network_filters, place)
     message = new("envoy.config.listener.v3.FilterChain", name=name, filters=[*parts.filters, target.filter])
-    return Chain(message, (*parts.sources, *target.sources))
+    return Chain(message, (*parts.sources, *target.sources), target.problems)
 
 
 def _named(service: ServiceKey, port: int, index: int) -> str:

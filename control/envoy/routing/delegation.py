@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from control.envoy.routing.scope import Problem, exported, full_gateway, full_host
+from control.envoy.built import Problem
+from control.envoy.routing.scope import exported, full_gateway, full_host
 from control.envoy.world import World
 from control.kinds import Kind, ObjectKey, VirtualService
 from control.kinds.routing import Destination, HTTPMatch, HTTPRoute, StringMatch

@@ -4,13 +4,14 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from control.envoy.built import Problem
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef
 from control.envoy.routing.delegation import OwnedRoute, with_delegates
 from control.envoy.routing.http_actions import action
 from control.envoy.routing.http_matches import applies, route_match
 from control.envoy.routing.route_filters import filter_settings
-from control.envoy.routing.scope import Problem, Scope
+from control.envoy.routing.scope import Scope
 from control.envoy.world import World
 from control.kinds import ObjectKey, VirtualService
 from control.kinds.routing import HTTPMatch

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from control.envoy.built import Problem
 from control.envoy.destinations.hashing import hashed_by_source
 from control.envoy.destinations.rules import policy
 from control.envoy.messages import Message, new
@@ -12,7 +13,7 @@ from control.envoy.naming import ClusterRef, Layer
 from control.envoy.parts import extension, seconds
 from control.envoy.routing.destinations import find_target
 from control.envoy.routing.http_matches import applies
-from control.envoy.routing.scope import Problem, Scope, Target
+from control.envoy.routing.scope import Scope, Target
 from control.envoy.world import World
 from control.kinds import ObjectKey, VirtualService
 from control.kinds.routing import L4Destination, L4Match, TLSMatch

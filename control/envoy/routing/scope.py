@@ -1,10 +1,9 @@
-"""For whom routes are made, what came of a rule there, and what could not be done as it is written."""
+"""For whom routes are made, what came of a rule there."""
 
 from msgspec import Struct
 
 from control.envoy.naming import ClusterRef
 from control.envoy.proxies import ProxyKey
-from control.kinds import ObjectKey
 from control.kinds.routing import MESH
 
 
@@ -19,13 +18,6 @@ class Scope(Struct, frozen=True, order=True):
     gateways: tuple[str, ...] = (MESH,)
     secure: bool = False
     peers: bool = True
-
-
-class Problem(Struct, frozen=True, order=True):
-    """What an object asks for and does not get, in words for its owner."""
-
-    object: ObjectKey
-    what: str
 
 
 class Target(Struct, frozen=True):

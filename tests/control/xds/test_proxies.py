@@ -22,6 +22,21 @@ GATEWAYS = """
     metadata: {name: gate, namespace: shop}
     spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
 """
+CART = """
+    kind: Service
+    apiVersion: v1
+    metadata: {name: cart, namespace: shop, labels: {istio.io/use-waypoint: gate}}
+    spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}
+    ---
+    kind: VirtualService
+    apiVersion: networking.istio.io/v1
+    metadata: {name: cart, namespace: shop}
+    spec:
+      hosts: [cart]
+      http:
+      - {match: [{uri: {prefix: /v9}}], route: [{destination: {host: cart, subset: v9}}]}
+      - route: [{destination: {host: cart}}]
+"""
 FOREIGN = GATEWAYS.replace("istio-waypoint", "another")
 GATE = "spiffe://cluster.local/ns/shop/sa/gate"
 
@@ -131,6 +146,31 @@ async def test_what_it_is_served_can_be_looked_at(meshed: Meshed) -> None:
     ]
     assert found["summary"] == ":::15008, 1 filter chain(s)"
     assert found["content"]["name"] == "connect_terminate"
+
+
+async def test_who_wrote_a_rule_sees_what_it_asks_for_in_vain(meshed: Meshed) -> None:
+    meshed.config.write("a.yaml", GATEWAYS.replace("spec: {", "spec: {addresses: [{value: 192.0.2.9}], "))
+    meshed.config.write("cart.yaml", CART)
+    mesh, told = meshed.config.mesh, "line 7: at shop/gate: no DestinationRule for cart.shop.svc.cluster.local has a subset v9"
+
+    def summary() -> str:
+        description = describe(mesh, Kind.VIRTUAL_SERVICE, "shop", "cart")
+        assert description is not None
+        return description.summary
+
+    runner = await meshed.runner()
+    async with runner.by_certificate() as channel:
+        stream = Discovery(channel)
+        await stream.ask(CLUSTER)
+        await stream.read()
+        assert summary() == told
+        batches = mesh.batches
+        meshed.config.write("cart.yaml", CART.replace(", subset: v9", ""))
+        assert summary() == ""
+        assert mesh.batches == batches + 2, "else nobody would look at the status again"
+        meshed.config.write("cart.yaml", CART)
+        assert summary() == told
+    await until(lambda: summary() == "")
 
 
 def test_where_an_envoy_says_that_it_is() -> None:

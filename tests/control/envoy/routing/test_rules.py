@@ -46,7 +46,7 @@ def leads_to(found: Served) -> str:
 def problems(found: Served) -> list[str]:
     table = http_routes(found.world, Place(WAYPOINT, CART, 80))
     assert table is not None
-    return [f"{one.object.namespace}/{one.object.name} {one.what}" for one in table.problems]
+    return [f"{one.object.namespace}/{one.object.name} {one.what}" for one in table.routes.problems]
 
 
 @pytest.mark.parametrize(
