@@ -1,6 +1,7 @@
 """Two indexes that answer in the size of the answer: which objects a selector selects, and which selectors select an object."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from control.kinds import MeshObject, ObjectKey, WorkloadEntry
@@ -30,6 +31,14 @@ def unfile(index: dict[P, set[ObjectKey]], place: P, key: ObjectKey) -> None:
     keys.discard(key)
     if not keys:
         index.pop(place, None)
+
+
+def refile(index: dict[P, set[ObjectKey]], key: ObjectKey, before: AbstractSet[P], after: AbstractSet[P]) -> None:
+    """Moves a key from the places where it was to those where it is."""
+    for place in before - after:
+        unfile(index, place, key)
+    for place in after - before:
+        index.setdefault(place, set()).add(key)
 
 
 def _places(key: ObjectKey, labels: Labels) -> list[tuple[str, str, str]]:

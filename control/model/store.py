@@ -25,6 +25,7 @@ from control.kinds.core import Endpoint
 from control.model import vm
 from control.model.handed_out import HandedOut
 from control.model.labels import LabelIndex, Labels, SelectorIndex, unfile, workload_labels
+from control.model.listed_pods import ListedPods
 from control.model.policy_store import PolicyStore
 from control.model.services import (
     BoundService,
@@ -53,6 +54,7 @@ class Store:
         self._workloads = LabelIndex()
         self.handed_out = HandedOut()
         self.policies = PolicyStore(settings.root_namespace, self._workloads)
+        self._listed = ListedPods()
         self.waypoints = WaypointStore(settings, self._objects, self._workloads)
         self._services = SelectorIndex()
         self._pods_by_node: dict[str, set[ObjectKey]] = {}
@@ -99,6 +101,7 @@ class Store:
         if new is not None:
             self._objects[key] = new
         affected = {key} | self._reindex(key, old, new)
+        self._listed.put(key, old, new)
         touched = self.waypoints.put(key, old, new)
         workloads = (self.served_by(one) for one in touched.reguarded)
         return affected.union(touched.changed, self._guards_with_ports_of(old, new), *workloads)
@@ -123,19 +126,36 @@ class Store:
 
     def _guards(self, item: Pod | WorkloadEntry | ServiceEntry, serving: Iterable[Service | ServiceEntry]) -> tuple[str, ...]:
         """The names of the guards that hold for an object's workloads: of what it serves, and of the waypoint of its own."""
-        found = [one.key for one in serving if self.waypoints.of(one.key).guarded]
+        found = [one.key for one in (*serving, *self._listing(item)) if self.waypoints.of(one.key).guarded]
         own = self.waypoints.of(item.key)
         if own.guarded and own.binding.wanted is not None and not isinstance(item, ServiceEntry):
             found.append(own.binding.wanted)
-        return tuple(guard_key(one) for one in found)
+        return tuple(guard_key(one) for one in dict.fromkeys(found))
+
+    def _listing(self, item: MeshObject) -> list[Service]:
+        """The services of slices that list a pod's address without naming it."""
+        slices = (self._objects[one] for one in sorted(self._listed.slices(item))) if isinstance(item, Pod) else ()
+        owners = (self._slice_owner(one) for one in slices if isinstance(one, EndpointSlice))
+        return [one for one in owners if one is not None]
 
     def _guards_with_ports_of(self, *items: MeshObject | None) -> set[ObjectKey]:
-        """Guarded services whose ports depend on these workloads."""
+        """Guarded services whose ports depend on these workloads, or slices."""
         if not self.waypoints.guards:
             return set()
-        workloads = [item for item in items if isinstance(item, Pod | WorkloadEntry)]
-        serving = {one.key: one for item in workloads for one in self.serving(item.key, workload_labels(item))}
-        return {key for key, one in serving.items() if self.waypoints.of(key).guarded and _names_ports(one)}
+        found: set[ObjectKey] = set()
+        for item in items:
+            match item:
+                case Pod() | WorkloadEntry():
+                    serving = (*self.serving(item.key, workload_labels(item)), *self._listing(item))
+                    found |= {one.key for one in serving if _names_ports(one)}
+                case EndpointSlice():
+                    found.add(ObjectKey(Kind.SERVICE, item.metadata.namespace, item.service_name))
+        return {key for key in found if self.waypoints.of(key).guarded}
+
+    def slices(self, service: ObjectKey) -> list[EndpointSlice]:
+        """The slices that say where a service without selector is served."""
+        found = (self._objects[one] for one in sorted(self._slices_by_service.get(service, ())))
+        return [one for one in found if isinstance(one, EndpointSlice) and self._slice_owner(one) is not None]
 
     def served_by(self, key: ObjectKey) -> set[ObjectKey]:
         """The objects whose workloads are behind a service."""
@@ -143,7 +163,7 @@ class Store:
             case Service() as service:
                 found = self.selected(key.namespace, service.spec.selector) if service.spec.selector else set()
                 found = {one for one in found if one.kind is not Kind.SERVICE_ENTRY}
-                return found.union(*(_targets(_as(EndpointSlice, self._objects[one])) for one in self._slices_by_service.get(key, ())))
+                return found.union(*(self._at(one.key) for one in self.slices(key)))
             case ServiceEntry() as entry:
                 return {key} | (self.selected(key.namespace, entry.selector) if entry.selector else set())
         return set()
@@ -152,6 +172,11 @@ class Store:
         """The service that a slice belongs to, unless it chooses its endpoints by selector."""
         service = self._slice_owner(endpoints)
         return bound_service(service, self._settings) if service is not None else None
+
+    def _at(self, key: ObjectKey) -> set[ObjectKey]:
+        """The pods that a slice names, or lists by address."""
+        endpoints = self._objects[key]
+        return _targets(endpoints) | self._listed.pods(endpoints) if isinstance(endpoints, EndpointSlice) else set()
 
     def _slice_owner(self, endpoints: EndpointSlice) -> Service | None:
         service = self.find(Service, endpoints.metadata.namespace, endpoints.service_name)
@@ -243,7 +268,7 @@ class Store:
         # A service's selector selects entries too, but never a ServiceEntry's inline endpoints.
         affected = {workload for workload in affected if workload.kind is not Kind.SERVICE_ENTRY}
         for endpoints in self._slices_by_service.get(key, ()):
-            affected |= {endpoints} | _targets(_as(EndpointSlice, self._objects[endpoints]))
+            affected |= {endpoints} | self._at(endpoints)
         return affected
 
     def _file_registration(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> None:
@@ -274,7 +299,7 @@ class Store:
             if item is None:
                 continue
             targets = _targets(item)
-            affected |= targets
+            affected |= targets | self._listed.pods(item)
             service = ObjectKey(Kind.SERVICE, key.namespace, item.service_name)
             _link(self._slices_by_service, [service], key, add=add)
             _link(self._slices_by_pod, targets, key, add=add)

@@ -2,7 +2,7 @@
 
 from control.kinds import Kind, ObjectKey, Pod, Service, ServiceEntry, WorkloadEntry
 from control.model.labels import workload_labels
-from control.model.services import entry_ports, pod_ports
+from control.model.services import entry_ports, pod_ports, slice_ports
 from control.model.settings import MeshSettings
 from control.model.store import Store
 from control.model.waypoints import SERVICE_KINDS
@@ -62,4 +62,5 @@ def guard_ports(store: Store, service: Service | ServiceEntry) -> tuple[int, ...
                 ports |= {port.target for port in pod_ports(pod, bound)}
             case WorkloadEntry() as entry:
                 ports |= {port.target for port in entry_ports(entry.spec, bound)}
+    ports |= {port.target for one in store.slices(service.key) for port in slice_ports(one, bound)}
     return tuple(sorted(ports))

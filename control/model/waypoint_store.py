@@ -1,19 +1,16 @@
 """Waypoints and what is bound to them, kept so that a change looks again at no more than may differ by it."""
 
 from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
-from typing import TypeVar
 
 from msgspec import Struct
 
 from control.kinds import Gateway, Kind, MeshObject, Namespace, ObjectKey, Pod, Service, WorkloadEntry
-from control.model.labels import ANYWHERE, LabelIndex, Labels, selects, unfile, workload_labels
+from control.model.labels import ANYWHERE, LabelIndex, Labels, refile, selects, workload_labels
 from control.model.settings import MeshSettings
 from control.model.waypoint_guards import ClassTarget, Target, targets
 from control.model.waypoints import SERVICE_KINDS, UNBOUND, Binding, Waypoint, bind, is_reached_by, own_service, wanted, waypoint
 from meshapi import wire
 
-P = TypeVar("P")
 NO_LABELS: Labels = {}
 
 
@@ -92,11 +89,11 @@ class WaypointStore:
 
     def _file(self, key: ObjectKey, old: MeshObject | None, new: MeshObject | None) -> None:
         if key.kind is Kind.SERVICE:
-            _refile(self._services, key, {key.namespace} if old else set(), {key.namespace} if new else set())
-        _refile(self._asking, key, _asked(old), _asked(new))
-        _refile(self._by_service, key, self._reached_by(old), self._reached_by(new))
+            refile(self._services, key, {key.namespace} if old else set(), {key.namespace} if new else set())
+        refile(self._asking, key, _asked(old), _asked(new))
+        refile(self._by_service, key, self._reached_by(old), self._reached_by(new))
         root = self._settings.root_namespace
-        _refile(self._targeting, key, targets(old, root), targets(new, root))
+        refile(self._targeting, key, targets(old, root), targets(new, root))
 
     def _reached_by(self, item: MeshObject | None) -> set[ObjectKey]:
         return {own_service(item, self._settings)} if isinstance(item, Gateway) else set()
@@ -262,13 +259,6 @@ def _asked(item: MeshObject | None) -> set[ObjectKey]:
 
 
 _LABELLED = SERVICE_KINDS | {Kind.NAMESPACE, Kind.POD, Kind.WORKLOAD_ENTRY}
-
-
-def _refile(index: dict[P, set[ObjectKey]], key: ObjectKey, before: AbstractSet[P], after: AbstractSet[P]) -> None:
-    for place in before - after:
-        unfile(index, place, key)
-    for place in after - before:
-        index.setdefault(place, set()).add(key)
 
 
 def _labels(item: MeshObject | None) -> Labels:

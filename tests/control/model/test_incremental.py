@@ -310,4 +310,4 @@ def test_nothing_is_left_when_all_is_removed(changes: list[Change]) -> None:
     assert not mesh.store._slices_by_service
     waypoints = mesh.store.waypoints
     kept = (waypoints._services, waypoints._asking, waypoints._by_service, waypoints._targeting, waypoints._waypoints, waypoints._bound)
-    assert not any(kept)
+    assert not any((*kept, mesh.store._listed._pods, mesh.store._listed._slices))

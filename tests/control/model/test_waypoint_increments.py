@@ -78,6 +78,17 @@ def service_entry(labels: str) -> str:
     """
 
 
+def endpoints(address: str, target: str = "", port: int = 7070) -> str:
+    return f"""
+    apiVersion: discovery.k8s.io/v1
+    kind: EndpointSlice
+    metadata: {{name: s, namespace: a, labels: {{kubernetes.io/service-name: y}}}}
+    addressType: IPv4
+    endpoints: [{{addresses: [{address}]{target}}}]
+    ports: [{{name: http, port: {port}}}]
+    """
+
+
 def policy(kind: str, name: str, namespace: str = "a", action: str = "ALLOW") -> str:
     return f"""
     apiVersion: security.istio.io/v1
@@ -104,6 +115,13 @@ UNIVERSE: list[MeshObject] = [
         *(service("x", "a", "", app, HBONE) for app in ("p", "q")),
         service("x", "a", "", "p", HTTP),
         *(service("y", where, use, "q", port) for where in ("a", "b") for use in (*USES, ELSEWHERE) for port in (HTTP, NAMED)),
+        service("y", "a", USES[1], "q", HTTP).replace("selector: {app: q}, ", ""),
+        service("y", "a", USES[1], "q", NAMED).replace("selector: {app: q}, ", ""),
+        endpoints("10.1.0.1"),
+        endpoints("10.1.0.1", port=7071),
+        endpoints("10.1.0.1", ", targetRef: {kind: Pod, name: p}"),
+        endpoints("10.1.0.9"),
+        pod("a", "app: p", "one").replace("podIP: 10.1.0.1", "podIP: 10.1.0.9"),
         *(pod("a", labels, account) for labels, account in (("app: p", "one"), ("app: q", "two"), ("app: p", "two"))),
         pod("a", "app: q", "two", port=8081),
         pod("a", "app: p", "one", phase="Succeeded"),

@@ -421,6 +421,32 @@ def test_named_ports_are_those_of_the_pods() -> None:
     assert config.policy(GUARD).rules[0][0][0].destination_ports == (8081,)
 
 
+def test_pods_that_a_slice_lists_by_address_are_guarded_at_its_ports() -> None:
+    listing = """
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s, namespace: %s, labels: {kubernetes.io/service-name: api}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1]}]
+ports: [{name: http, port: 7070}]
+---
+"""
+    config = Config(API.replace("selector: {app: api}, ", "") % USE + pod() + waypoint() + policy())
+    assert config.pod("shop", "api").authorization_policies == ()
+    config.write("slice.yaml", listing % "shop")
+    assert config.pod("shop", "api").authorization_policies == (GUARD,)
+    assert config.policy(GUARD).rules[0][0][0].destination_ports == (7070, 8080)
+    named = API % USE + pod().replace("app: api", "app: other") + waypoint() + policy()
+    config.write("a.yaml", named)
+    assert config.pod("shop", "api").authorization_policies == ()
+    config.write("a.yaml", named.replace("selector: {app: api}, ", ""))
+    assert config.pod("shop", "api").authorization_policies == (GUARD,)
+    # Nobody guards what is another namespace's.
+    config.write("slice.yaml", (API.replace("selector: {app: api}, ", "") % "").replace("namespace: shop", "namespace: x") + listing % "x")
+    config.write("policy.yaml", policy(namespace="x").replace("name: p,", "name: q,"))
+    assert config.pod("shop", "api").authorization_policies == ()
+
+
 def test_label_expressions() -> None:
     def matches(operator: str, *values: str) -> bool:
         return label_selector_matches(LabelSelector(match_expressions=(LabelRequirement("team", operator, values),)), {"team": "a"})
