@@ -56,6 +56,8 @@ class Steered(Struct, frozen=True):
     current: bool
     """The program is this version's."""
     claims: frozenset[Claim]
+    others: frozenset[Claim]
+    """What other units have."""
     listeners: frozenset[Slot]
     lookups: Lookups
 
@@ -89,9 +91,10 @@ class UnitSteering:
         with self._pinned.open(network) as found:
             if found is None or libbpf.read(found.maps[LOOKUPS], _UNIT.pack(unit), _lookups_bytes()) is None:
                 return None
-            mine = frozenset(claim for claim, owner in _claims(found.maps).items() if owner == unit)
+            owners = _claims(found.maps)
+            mine = frozenset(claim for claim, owner in owners.items() if owner == unit)
             listeners = frozenset(slot for slot in Slot if libbpf.read(found.maps[SLOTS], _slot(unit, slot), _UNIT.size) is not None)
-            return Steered(current=found.current, claims=mine, listeners=listeners, lookups=_lookups(found.maps, unit))
+            return Steered(found.current, mine, frozenset(owners.keys() - mine), listeners, _lookups(found.maps, unit))
 
     def sweep(self) -> None:
         """Clears what is left of networks that are gone."""

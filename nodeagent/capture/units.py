@@ -219,7 +219,7 @@ def _unclaimed(steered: Steered | None, terms: Terms, *, ipv6: bool) -> str:
     wanted = claims_of(terms)
     if steered is None:
         return "the steering program does not know its ports" if wanted else ""
-    if not steered.current or not steered.claims <= wanted:
+    if not steered.current or steered.claims != wanted - steered.others:
         return "the steering program is of another version, or has other ports"
     needed = frozenset(Slot) if ipv6 else {Slot.INBOUND, Slot.HBONE}
     if missing := sorted(slot.name.lower() for slot in needed - steered.listeners):

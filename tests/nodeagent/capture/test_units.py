@@ -379,6 +379,7 @@ def test_it_takes_tunnels_at_its_own_addresses(
         assert made.recv(10) == b"hbone\n"
     assert one.proxy.seen.get(timeout=3)
     capture.remove(one.unit)
+    assert capture.inspect(other.unit, ALONE).state is CaptureState.BROKEN, "what it may have now it has not yet"
     capture.apply(other.unit, (), ALONE)
     with network.client.dial(OWN[family], HBONE) as made:
         assert made.recv(10) == b"hbone\n"
