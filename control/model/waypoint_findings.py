@@ -1,14 +1,17 @@
 """What there is to say about waypoints: what keeps an object from its own, and a policy from being enforced by one."""
 
 from collections.abc import Iterator
+from typing import Final
 
-from control.kinds import AuthorizationPolicy, Gateway, MeshObject, ObjectKey, RequestAuthentication, Service, ServiceEntry
+from control.kinds import AuthorizationPolicy, Gateway, MeshObject, Namespace, ObjectKey, Pod, RequestAuthentication, Service, ServiceEntry
 from control.kinds.security import PolicyTarget
 from control.model.settings import MeshSettings
 from control.model.store import Store
 from control.model.waypoint_guards import ClassTarget, target_of
 from control.model.waypoint_reach import gates_of, rivals, without_tunnels
 from meshapi import wire
+
+_OPT_OUT: Final = f"{wire.LABEL_DATAPLANE_MODE}=none"
 
 
 def waypoint_notes(item: MeshObject, store: Store, settings: MeshSettings) -> Iterator[str]:
@@ -20,11 +23,21 @@ def waypoint_notes(item: MeshObject, store: Store, settings: MeshSettings) -> It
         for rival in sorted(rivals(store, item.key)):
             yield f"shares workloads with {rival}, which is behind another waypoint: policies protect both, so each keeps the other's out"
     match item:
+        case Gateway() if captured := _captured(item, store):
+            yield f"{captured} of its workloads are captured themselves, and take no tunnels for others: label them {_OPT_OUT}"
         case AuthorizationPolicy() | RequestAuthentication():
             for target in item.targets:
                 yield from _target_notes(item, target, store, settings)
     if isinstance(item, AuthorizationPolicy) and not item.for_waypoint:
         yield from _client_notes(item, store)
+
+
+def _captured(gateway: Gateway, store: Store) -> int:
+    """How many pods of a waypoint are in the mesh like any other."""
+    namespace = store.find(Namespace, "", gateway.metadata.namespace)
+    above = namespace.metadata.labels if namespace else {}
+    pods = (item for key in store.waypoints.run_by(gateway.key) if isinstance(item := store.get(key), Pod) and item.live)
+    return sum({**above, **pod.metadata.labels}.get(wire.LABEL_DATAPLANE_MODE) == "ambient" for pod in pods)
 
 
 def _is_inherited(item: MeshObject) -> bool:

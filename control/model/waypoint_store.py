@@ -62,6 +62,10 @@ class WaypointStore:
         """The objects whose traffic goes through a waypoint."""
         return {key for key in self._asking_for(gateway) if (found := self.of(key).binding.waypoint) and found.key == gateway}
 
+    def run_by(self, gateway: ObjectKey) -> set[ObjectKey]:
+        """The objects whose workloads are a waypoint."""
+        return self._run_as(gateway, self._own_service_of(gateway)) if gateway in self._waypoints else set()
+
     def gates_within(self, namespace: str) -> set[ObjectKey]:
         """The waypoints of what is bound in a namespace, or ANYWHERE."""
         within = (one for key, one in self._bound.items() if namespace in {ANYWHERE, key.namespace} and key.kind is not Kind.GATEWAY)
@@ -235,10 +239,7 @@ class WaypointStore:
         """A waypoint's own service and workloads are not reached through one."""
         if isinstance(item, Service):
             return any(self._is_own(gateway, item) for gateway in self._by_service.get(key, ()))
-        return any(
-            gateway in self._waypoints and key in self._run_as(gateway, self._own_service_of(gateway))
-            for gateway in self._maybe_run_by(key, item)
-        )
+        return any(key in self.run_by(gateway) for gateway in self._maybe_run_by(key, item))
 
     def _is_own(self, gateway: ObjectKey, service: Service) -> bool:
         found = self._own_service_of(gateway) if gateway in self._waypoints else None

@@ -402,6 +402,15 @@ def test_services_of_two_waypoints_with_the_same_workloads_say_that_they_lock_ea
     assert words.startswith("shares workloads with Service shop/twin, which is behind another waypoint")
 
 
+def test_a_gateway_says_that_its_pods_must_not_be_captured() -> None:
+    config = Config(NAMESPACE % "" + waypoint())
+    assert said(config, "Gateway", "gate") == [
+        "1 of its workloads are captured themselves, and take no tunnels for others: label them istio.io/dataplane-mode=none"
+    ]
+    config.write("a.yaml", NAMESPACE % "" + waypoint().replace("labels: {is: gate}", "labels: {is: gate, istio.io/dataplane-mode: none}"))
+    assert said(config, "Gateway", "gate") == []
+
+
 def test_a_policy_for_waypoints_counts_who_is_behind_them() -> None:
     config = Config(API % USE + pod() + waypoint() + policy())
     (found,) = objects(config.mesh, "AuthorizationPolicy", "shop", "p").objects
