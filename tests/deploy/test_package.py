@@ -172,6 +172,8 @@ def test_units_are_confined(vm: VM) -> None:
     status = Path(f"/proc/{vm.machine.property(proxy, 'MainPID')}/status")
     fields = dict(line.split(":\t", 1) for line in vm.machine.run("cat", str(status)).splitlines())
     assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 1 << 12 | 1 << 10, "NET_ADMIN and NET_BIND_SERVICE"
+    exec_only = vm.machine.run("sh", "-c", f"grep -E ' (/|/usr/lib) ' /proc/{vm.machine.property(proxy, 'MainPID')}/mounts").splitlines()
+    assert ["noexec" in line for line in exec_only if line.split()[1] == "/"][-1], "no program but its own can be started"
     assert (fields["NoNewPrivs"].strip(), fields["Seccomp"].strip()) == ("1", "2")
 
 
