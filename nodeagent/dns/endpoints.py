@@ -41,7 +41,8 @@ class HeadlessEndpoints:
         """Asks for a service, which then stays subscribed for a while, and waits for it; whether it is known now."""
         self._subscriptions.need((key,))
         try:
-            if self.service(key) is None and self._subscriptions.connected:
+            known = self.service(key) is not None or key in self._store.current.absent
+            if not known and self._subscriptions.connected:
                 arrived = self._waiting.setdefault(key, asyncio.Event())
                 async with asyncio.timeout(WAIT_S):
                     await arrived.wait()

@@ -88,7 +88,6 @@ class Forwarder:
                 address,
                 lambda: self._off(self._namespace.run, sockets.open_pool, address),
                 lambda: self._off(self._namespace.run, sockets.open_stream, address),
-                self._clock,
             )
             made = self._servers[address] = Server(upstream, answering)
         while len(self._servers) > MAX_SERVERS:

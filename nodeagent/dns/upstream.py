@@ -20,8 +20,9 @@ TCP_S: Final = 5.0
 MAX_OPEN: Final = 128
 """Questions that wait for one resolver: one that is slow must not hold more."""
 POOL_USES: Final = 1000
-GIVEN_UP_AFTER: Final = 3
-GIVEN_UP_S: Final = 2.0
+SILENT: Final = 3
+"""After so many questions in a row without an answer a resolver may be gone: clients then hear soon that it failed, and turn to another."""
+DOUBTFUL_TRY_S: Final = 0.5
 _RETIRED_S: Final = 5.0
 
 Open = Callable[[], Awaitable[tuple[socket.socket, ...]]]
@@ -106,30 +107,21 @@ class _Pool:
 class Upstream:
     """See the module. Owns its sockets; `open_pool` and `open_stream` make more of them in the workload's namespace."""
 
-    def __init__(self, server: str, open_pool: Open, open_stream: OpenStream, clock: Callable[[], float]) -> None:
+    def __init__(self, server: str, open_pool: Open, open_stream: OpenStream) -> None:
         self._server = server
         self._open_pool = open_pool
         self._open_stream = open_stream
-        self._clock = clock
         self._pool: _Pool | None = None
         self._retired: list[_Pool] = []
         self._making = asyncio.Lock()
         self._silent = 0
-        self._probe_at_s = 0.0
         self._folds = False
         """It answers in letters of its own choice."""
 
-    @property
-    def given_up(self) -> bool:
-        """It has not answered for a while: what is asked now fails at once, so that clients turn to another, but for a try now and then."""
-        return self._silent >= GIVEN_UP_AFTER and self._clock() < self._probe_at_s
-
     async def ask(self, query: Query) -> tuple[bytes, Response]:
         """By UDP; raises NoAnswerError."""
-        if self.given_up:
-            raise NoAnswerError("it has not answered for a while")
-        self._probe_at_s = self._clock() + GIVEN_UP_S
-        for deadline_s in TRY_S:
+        # One that says nothing to some names may be slow for these alone: it is asked on, but nobody waits long.
+        for deadline_s in TRY_S if self._silent < SILENT else (DOUBTFUL_TRY_S,):
             try:
                 pool = await self._current()
                 if pool.open >= MAX_OPEN:
@@ -138,11 +130,11 @@ class Upstream:
             except TimeoutError:
                 continue
             except OSError as error:
-                self._failed()
+                self._silent += 1
                 raise NoAnswerError(str(error)) from error
             self._silent = 0
             return answer
-        self._failed()
+        self._silent += 1
         raise NoAnswerError("it does not answer")
 
     async def ask_by_tcp(self, query: Query) -> tuple[bytes, Response]:
@@ -163,10 +155,6 @@ class Upstream:
         for pool in (*self._retired, *([self._pool] if self._pool else ())):
             pool.close()
         self._pool, self._retired = None, []
-
-    def _failed(self) -> None:
-        self._silent += 1
-        self._probe_at_s = self._clock() + GIVEN_UP_S
 
     async def _talk(self, asked: bytes) -> bytes:
         made = await self._open_stream()
