@@ -28,7 +28,7 @@ def check(run_dir: Path, output: str) -> None:
     from nodeagent.doctor.check import Outcome
 
     found = []
-    for one in _checks(run_dir):
+    for one in checks(run_dir):
         found.append(one)
         if output == Format.TABLE:
             show(one)
@@ -52,7 +52,8 @@ def show(one: "Check") -> None:
         click.echo(f"        -> {printable(one.mend)}", err=bad and not sys.stdout.isatty())
 
 
-def _checks(run_dir: Path) -> "Iterator[Check]":
+def checks(run_dir: Path) -> "Iterator[Check]":
+    """Each check as it is made."""
     from nodeagent.admin.reports import CertificatesReport, StatusReport
     from nodeagent.doctor.agent import agent_checks
     from nodeagent.doctor.check import warning

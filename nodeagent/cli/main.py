@@ -8,6 +8,7 @@ from meshapi import old_python
 from meshapi.completion import completion_command
 from nodeagent.cli import run_dir as directories
 from nodeagent.cli import show
+from nodeagent.cli.bug_report import bug_report
 from nodeagent.cli.check import check
 from nodeagent.cli.down import down
 from nodeagent.cli.explain import explain
@@ -52,6 +53,7 @@ for _command in (
     show.logs,
     explain,
     check,
+    bug_report,
     top,
     down,
     completion_command("nodeagent"),
