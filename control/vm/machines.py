@@ -1,7 +1,9 @@
 """The machines that are connected to this controller, what each says of itself, and what each is to be told."""
 
 import asyncio
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 from msgspec import Struct
 
@@ -16,6 +18,10 @@ class Connected(Struct, frozen=True):
     source: str
     since_s: float
     members: tuple[Member, ...]
+
+
+class LeavingError(Exception):
+    """The machine is on its way out."""
 
 
 class Connection:
@@ -35,7 +41,8 @@ class Machines:
 
     def __init__(self) -> None:
         self._connections: dict[VMName, Connection] = {}
-        self._leaving: dict[VMName, asyncio.Future[None]] = {}
+        self._leaving: dict[VMName, asyncio.Event] = {}
+        self._awaited: Counter[VMName] = Counter()
         self.changed = asyncio.Event()
         """Set when something is to be looked at."""
 
@@ -49,7 +56,9 @@ class Machines:
         return frozenset(self._leaving)
 
     def open(self, machine: VMName, source: str, now_s: float) -> Connection:
-        """A new stream, which takes the place of the machine's former one."""
+        """A new stream, which takes the place of the machine's former one; raises LeavingError."""
+        if machine in self._leaving:
+            raise LeavingError(machine.node)
         former = self._connections.get(machine)
         if former is not None:
             former.superseded.set()
@@ -77,17 +86,30 @@ class Machines:
             connection.assigned = told
             connection.told.set()
 
-    async def leave(self, machine: VMName) -> None:
-        """Returns when the machine has no entry any more."""
+    def expel(self, machine: VMName) -> None:
+        """Its entries go now, and it can't come back before they have."""
         connection = self._connections.pop(machine, None)
         if connection is not None:
             connection.superseded.set()
-        left = self._leaving.setdefault(machine, asyncio.get_running_loop().create_future())
+        self._leaving.setdefault(machine, asyncio.Event())
         self.changed.set()
-        await asyncio.shield(left)
 
-    def left(self, machine: VMName) -> None:
+    @asynccontextmanager
+    async def left(self, machine: VMName) -> AsyncIterator[None]:
+        """Begins when the machine has no entry any more; it can't come back before the block has ended."""
+        self.expel(machine)
+        self._awaited[machine] += 1
+        try:
+            await self._leaving[machine].wait()
+            yield
+        finally:
+            self._awaited[machine] -= 1
+            if not self._awaited[machine]:
+                del self._awaited[machine]
+                self._leaving.pop(machine, None)
+
+    def gone(self, machine: VMName) -> None:
         """It has no entry any more."""
-        future = self._leaving.pop(machine, None)
-        if future is not None and not future.done():
-            future.set_result(None)
+        self._leaving[machine].set()
+        if machine not in self._awaited:
+            del self._leaving[machine]

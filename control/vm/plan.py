@@ -99,7 +99,7 @@ def plan(world: World, terms: Terms) -> Plan:
     made = Plan()
     kept: set[ObjectKey] = set()
     taken: dict[AddressKey, ObjectKey] = {}
-    for connected in world.connected:
+    for connected in (one for one in world.connected if one.machine not in world.leaving):
         for member in connected.members:
             try:
                 key = _place(world, connected, member, taken)

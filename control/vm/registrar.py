@@ -76,7 +76,7 @@ class Registrar:
             self._machines.tell(connected.machine, [self._assigned(made, connected, member) for member in connected.members])
         for machine in self._machines.leaving:
             if not self._mesh.store.registered(machine.node):
-                self._machines.left(machine)
+                self._machines.gone(machine)
         self._tell_operator(made)
 
     async def _rest(self) -> None:

@@ -14,7 +14,7 @@ from control.ca.refusal import ForbiddenError, MalformedError, RefusedError, Una
 from control.ca.revocations import Revocations
 from control.metrics import Metrics
 from control.rpc import END_OF_STREAM, RPCHandler, aio, credentials_of, grpc, status_of
-from control.vm.machines import Connection, Machines
+from control.vm.machines import Connection, LeavingError, Machines
 from meshapi import attendance
 from meshapi.decoding import ModelError
 from meshapi.spiffe import AgentIdentity
@@ -52,6 +52,10 @@ class _Caller:
     source: str
 
 
+class _RevokedError(UnauthenticatedError):
+    """While it was connected."""
+
+
 class MachineService:
     """Serves machines by their agents' certificates, and nobody else."""
 
@@ -69,9 +73,13 @@ class MachineService:
         try:
             caller = await self._caller(context)
             async with self._parts.openings.admitted(caller.agent.node):
-                connection = self._parts.machines.open(caller.machine, caller.source, self._parts.clock())
+                connection = self._open(caller)
             try:
                 await self._converse(connection, caller, context)
+            except _RevokedError:
+                # Another controller may have let it leave, or its operator wants it gone.
+                self._parts.machines.expel(caller.machine)
+                raise
             finally:
                 self._parts.machines.close(connection)
         except RefusedError as error:
@@ -83,16 +91,21 @@ class MachineService:
         parts = self._parts
         try:
             caller = await self._caller(context)
-            async with parts.openings.admitted(caller.agent.node), asyncio.timeout(LEAVE_S):
-                await parts.machines.leave(caller.machine)
+            async with parts.openings.admitted(caller.agent.node), asyncio.timeout(LEAVE_S), parts.machines.left(caller.machine):
+                # Last: a machine that was cut off on its way out can say it again.
+                parts.revocations.revoke(AgentIdentity(parts.trust_domain, caller.agent.node), parts.clock())
         except RefusedError as error:
             await self._refuse(context, error)
         except TimeoutError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "its entries could not be removed now")
-        # Last: a machine that was cut off on its way out can say it again.
-        parts.revocations.revoke(AgentIdentity(parts.trust_domain, caller.agent.node), parts.clock())
         log.info("machine %s has left", caller.agent.node)
         return b""
+
+    def _open(self, caller: _Caller) -> Connection:
+        try:
+            return self._parts.machines.open(caller.machine, caller.source, self._parts.clock())
+        except LeavingError as error:
+            raise ForbiddenError("leaving", f"machine {caller.agent.node} is leaving") from error
 
     async def _caller(self, context: "Context[bytes, bytes]") -> _Caller:
         credentials = credentials_of(context)
@@ -143,9 +156,12 @@ class MachineService:
                 await context.write(attendance.encode_assignment(connection.assigned))
 
     async def _watch_right(self, caller: _Caller) -> None:
-        """Raises UnauthenticatedError once the certificate is revoked or over, or the machine's last group is gone."""
+        """Raises UnauthenticatedError once the certificate is over or the machine's last group is gone, _RevokedError if it is revoked."""
+        identity = AgentIdentity(self._parts.trust_domain, caller.agent.node)
         while True:
             await asyncio.sleep(LOOK_S)
+            if caller.agent.certificate_not_before_s < self._parts.revocations.before_s(identity):
+                raise _RevokedError("certificate-revoked", f"the certificate of machine {caller.agent.node} is revoked")
             self._parts.authenticator.check_still_valid(caller.agent)
 
     async def _refuse(self, context: "Context[bytes, bytes]", error: RefusedError) -> None:

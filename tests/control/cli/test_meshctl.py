@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from control.cli.main import main
+from meshapi.bundle import decode_bundle
 from tests.control.agent import Agent
 
 CONFIG = """
@@ -37,6 +38,11 @@ kind: Pod
 metadata: {name: cart-1, namespace: shop}
 spec: {nodeName: n1, serviceAccountName: cart, containers: [{name: app, image: app}]}
 status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadGroup
+metadata: {name: vms, namespace: shop}
+spec: {template: {serviceAccount: cart}}
 """
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
 MESHCTL = [sys.executable, "-c", "from control.cli.main import main; main()"]
@@ -116,6 +122,41 @@ def test_a_node_joins_with_a_token_and_the_pem_of_the_root(served: Served) -> No
     used = listed[token.split(".")[1]]
     assert used["used_s"] is not None
     assert "secret" not in json.dumps(used)
+
+
+def test_a_bundle_is_private_and_joins_its_machine(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "bundle"
+    file.write_text("of before")
+    file.chmod(0o644)
+    made = served.run("vm", "create", "--group", "shop/vms", "--name", "one", "--controller", "10.1.2.3:7", "-o", str(file))
+    assert made.exit_code == 0, made.output
+    assert "nmj1" not in made.output, "the token is in the file only"
+    assert file.stat().st_mode & 0o777 == 0o600
+    bundle = decode_bundle(file.read_bytes())
+    assert (bundle.node, bundle.accounts) == ("vm_one_shop_vms", {"shop/vms": "cart"})
+    assert (bundle.controller.host, bundle.controller.certificate_port) == ("10.1.2.3", 7)
+    assert bundle.controller.server_name == "istiod.istio-system.svc", "a name that its certificate has"
+    agent = Agent(bundle.node, bundle.roots_pem.encode(), *served.ports())
+    asyncio.run(agent.join(bundle.token))
+    assert agent.chain_pem
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "code"),
+    [
+        (["--group", "shop/none"], "there is no workloadgroup shop/none", 1),
+        (["--group", "shop"], "is no name", 2),
+        (["--group", "shop/vms", "--group", "shop/vms"], "each once", 2),
+        (["--group", "shop/vms", "--name", "A_b"], "is no name", 2),
+        (["--group", "shop/vms", "--controller", "h:0"], "must be host or host:port", 2),
+        (["--group", "shop/vms", "--ttl", "8d"], "a token lives", 1),
+    ],
+)
+def test_no_bundle_without_its_group_and_a_name(served: Served, tmp_path: Path, options: list[str], said: str, code: int) -> None:
+    made = served.run("vm", "create", *options, "-o", str(tmp_path / "bundle"))
+    assert made.exit_code == code
+    assert said in made.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_tokens_are_listed_and_revoked(served: Served) -> None:

@@ -201,6 +201,37 @@ async def test_who_leaves_is_gone_and_can_not_come_back_without_a_new_bundle(sit
             await stream.registered(MEMBER)
 
 
+async def test_a_machine_that_is_revoked_is_registered_no_more(site: Site) -> None:
+    async with site.serving():
+        machine = await site.machine()
+        async with attending(machine) as stream:
+            await stream.registered(MEMBER)
+            await site.admin("POST", "/revocations", json={"identity": machine.identity})
+            assert (await stream.ended())[0] == grpc.StatusCode.UNAUTHENTICATED
+            await site.until(set())
+
+
+async def test_an_agent_that_comes_back_at_once_does_not_hinder_its_machine_from_leaving(site: Site) -> None:
+    async def insist(machine: Agent) -> None:
+        while True:
+            with contextlib.suppress(aio.AioRpcError, AssertionError):
+                async with attending(machine) as stream:
+                    await stream.registered(MEMBER)
+                    await stream.ended()
+
+    async with site.serving():
+        machine = await site.machine()
+        insisting = asyncio.ensure_future(insist(machine))
+        try:
+            await site.until({"web-10.9.0.1"})
+            await leave(machine)
+            await site.until(set())
+        finally:
+            insisting.cancel()
+            await asyncio.gather(insisting, return_exceptions=True)
+        assert not await site.entries()
+
+
 async def test_the_newest_connection_of_a_machine_counts(site: Site) -> None:
     async with site.serving():
         machine = await site.machine()

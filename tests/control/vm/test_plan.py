@@ -37,6 +37,12 @@ kind: WorkloadGroup
 metadata: {name: api, namespace: shop}
 spec: {template: {}}
 """
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: shop}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}
+"""
 POD = """
 apiVersion: v1
 kind: Pod
@@ -151,11 +157,12 @@ def test_ipv6_and_the_network_stand_in_the_name() -> None:
         ("10.0.0.7", Member(GroupName("shop", "gone")), "its bundle was not made for it"),
         ("10.0.0.7", Member(WEB, "10.0.0.8"), "does not allow"),
         ("10.0.0.1", Member(WEB), "belongs to Pod shop/p"),
+        ("10.96.0.1", Member(WEB), "belongs to Service shop/s"),
         ("10.0.0.7", Member(WEB, "10.9.0.1%eth0"), "zone"),
     ],
 )
 def test_what_a_machine_can_not_be(source: str, member: Member, said: str) -> None:
-    here = Here(GROUPS + "---" + POD)
+    here = Here(GROUPS + "---" + POD + "---" + SERVICE)
     here.connect(ONE, source, member)
     made = here.settle()
     assert said in made.problems[ONE, member.group]
