@@ -19,7 +19,7 @@ APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
 APT_TEST := groff-base etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap containerd runc
 APT_KERNELS := qemu-system-x86 kmod iptables
 
-.PHONY: demo demo-vm test test-kernels bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel man
+.PHONY: demo demo-vm test test-kernels test-kube-versions bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel man
 
 setup: packages $(VENV)/.installed proxy cni bpf
 
@@ -84,6 +84,15 @@ KERNELS ?= cloud-amd64
 test-kernels: setup
 	@tools/packages.sh $(APT_KERNELS)
 	$(BIN)/python -m tests.kernels $(KERNELS)
+
+# What speaks with the API server, on the oldest version that is promised: make test-kube-versions
+KUBE_VERSIONS ?= 1.30
+KUBE_TESTS := tests/kube tests/kubeapi tests/control/source tests/control/cluster tests/control/install tests/control/test_service_accounts.py tests/deploy/test_manifests.py
+test-kube-versions: setup kube
+	@set -e; for version in $(KUBE_VERSIONS); do \
+	  server=$$(tools/kube_version.sh $$version); echo "on $$($$server --version)"; \
+	  KUBE_APISERVER=$$server $(BIN)/pytest $(KUBE_TESTS); \
+	done
 
 bench: setup envoy kube
 	@$(BIN)/python tools/preflight.py
