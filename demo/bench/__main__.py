@@ -11,6 +11,7 @@ from demo.bench.denials import measure_denials
 from demo.bench.footprint import measure_footprint
 from demo.bench.kubernetes import measure_kubernetes
 from demo.bench.mesh import Say
+from demo.bench.names import measure_names
 from demo.bench.paths import measure_paths
 from demo.bench.pod_start import measure_pod_start
 from demo.bench.results import Result
@@ -22,6 +23,7 @@ PARTS: Mapping[str, Callable[[Say, int], list[Result]]] = {
     "captures": measure_captures,
     "telemetry": measure_telemetry,
     "denials": measure_denials,
+    "names": measure_names,
     "footprint": measure_footprint,
     "control": measure_control,
     "kubernetes": measure_kubernetes,
