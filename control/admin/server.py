@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from control.admin.nodes import node_routes
 from control.admin.proxies import proxy_routes
 from control.admin.rotation import RotationParts, rotation_routes
 from control.ca.authority import Authority, Clock
@@ -95,6 +96,7 @@ def make_app(parts: AdminParts) -> web.Application:
             web.get("/status", admin.status),
             web.get("/agents", admin.agents),
             *proxy_routes(parts.hub, parts.proxies),
+            *node_routes(parts.hub, parts.proxies),
             web.get("/root", admin.root),
             *rotation_routes(RotationParts(parts.root, parts.authority, parts.hub.followers, parts.trust_domain, parts.clock)),
             web.get("/objects", admin.objects),

@@ -11,13 +11,36 @@ from control.cli.output import emit, moment
 
 
 @click.command()
+@click.option("--types", is_flag=True, help="Of each connected agent, every type of resource: what it holds, what it refused.")
 @output_option
 @asks_controller
-def agents(client: AdminClient, output: str) -> None:
-    """List the connected agents: since when, what they hold, what they refused."""
-    connected = client.call("GET", "/agents")
-    rows = [_row(agent, one) for agent in connected for one in agent["types"] or [None]]
-    emit(connected, output, ("NODE", "SINCE", "TYPE", "HOLDS", "STATE", "ACKED", "REFUSED"), rows)
+def agents(client: AdminClient, output: str, *, types: bool) -> None:
+    """List the nodes and machines: what runs there, and whether their agents are connected and up to date.
+
+    Exit code 1 if an agent is missing where something is captured, or refused something. Of several controllers, each knows its own agents.
+    """
+    if types:
+        connected = client.call("GET", "/agents")
+        rows = [_row(agent, one) for agent in connected for one in agent["types"] or [None]]
+        emit(connected, output, ("NODE", "SINCE", "TYPE", "HOLDS", "STATE", "ACKED", "REFUSED"), rows)
+        return
+    nodes = client.call("GET", "/nodes")
+    emit(
+        nodes,
+        output,
+        ("NODE", "AGENT", "SINCE", "WORKLOADS", "CAPTURED", "UNHEALTHY", "LAST ACK", "REFUSED"),
+        [_node(one) for one in nodes],
+    )
+    if any(one["refused"] or (one["captured"] and not one["connected"]) for one in nodes):
+        sys.exit(EXIT_PROBLEM)
+
+
+def _node(node: dict[str, Any]) -> tuple[str, ...]:
+    state = "NOT CONNECTED" if not node["connected"] else "behind" if node["behind"] else "current"
+    counts = (str(node[name]) for name in ("workloads", "captured", "unhealthy"))
+    since, acked = (moment(node[name]) if node[name] else "-" for name in ("since_s", "acked_s"))
+    name = f"{node['node']} (machine)" if node["machine"] else node["node"]
+    return (name, state, since, *counts, acked, "; ".join(node["refused"]) or "-")
 
 
 @click.command()

@@ -8,6 +8,8 @@ from nodeagent.cli import tables
 from nodeagent.cli.words import ago, duration, plural, printable, size
 
 SHOWN_DENIALS = 5
+SHOWN_WORKLOADS = 8
+"""A screen has 24 lines; those that are not well come first."""
 
 
 def status(console: Console, report: StatusReport) -> None:
@@ -32,8 +34,16 @@ def status(console: Console, report: StatusReport) -> None:
     if report.dns:
         console.print(_plain(f"DNS            {report.dns}"))
     console.print()
-    tables.workloads(console, report.workloads, now_s)
+    _workloads(console, report)
     _denials(console, report)
+
+
+def _workloads(console: Console, report: StatusReport) -> None:
+    ordered = sorted(report.workloads, key=lambda one: one.ready)
+    shown = ordered[:SHOWN_WORKLOADS]
+    tables.workloads(console, shown, report.now_s)
+    if len(ordered) > len(shown):
+        console.print(_plain(f"and {len(ordered) - len(shown)} more, all of them: nodeagent workloads"))
 
 
 def _plain(text: str) -> str:

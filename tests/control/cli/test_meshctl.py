@@ -210,8 +210,10 @@ def test_revoke_said_wrongly(served: Served, arguments: tuple[str, ...]) -> None
 def test_status_and_agents(served: Served) -> None:
     assert served.json("status")["ready"] is True
     assert "in force" in served.run("status").stdout
-    assert served.json("agents") == []
-    assert "NODE" in served.run("agents").stdout
+    assert served.json("agents", "--types") == []
+    shown = served.run("agents")
+    assert "NOT CONNECTED" in shown.stdout
+    assert shown.exit_code == 1, "something is captured on a node whose agent is not there"
 
 
 def test_get_shows_what_the_source_delivered(served: Served) -> None:
