@@ -40,6 +40,14 @@ _ASKED: Final = chain(
     f"meta nfproto ipv6 meta l4proto udp tproxy ip6 to [::1]:{DNS_PORT} accept",
     f'update @{_NOTE} {{ meta l4proto }} counter reject comment "unanswered"',
 )
+_UNTRACKED: Final = chain(
+    "untracked",
+    *TO_LOOPBACK,
+    "udp dport 53 notrack",
+    f"udp sport 53 meta mark & {PROXY} notrack",
+    base="filter hook output priority -300",
+)
+"""Questions and answers are no connections: one that asks much would fill the table that connections need."""
 _GIVEN: Final = (
     f"{_LOOPED} meta nfproto ipv4 tcp dport 53 tproxy ip to 127.0.0.1:{DNS_PORT} accept",
     f"{_LOOPED} meta nfproto ipv6 tcp dport 53 tproxy ip6 to [::1]:{DNS_PORT} accept",
@@ -81,10 +89,10 @@ def given(terms: Terms) -> tuple[str, ...]:
 
 
 def redirecting(terms: Terms) -> str:
-    """The chain for both, where TCP is redirected else. What is past the proxy stays so."""
+    """The chains for both, where TCP is redirected else. What is past the proxy stays so."""
     if not terms.dns:
         return ""
-    return chain(
+    return _UNTRACKED + chain(
         "questions",
         sent(terms),
         f"tcp dport 53 meta mark & {TO_APPLICATION} accept",

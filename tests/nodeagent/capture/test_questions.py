@@ -14,6 +14,7 @@ from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux import datagrams, nftables
 from nodeagent.linux.sockets import listener
 from nodeagent.ztunnel.protocol import ListenerKind
+from tests.nodeagent import conntrack
 from tests.nodeagent.capture.ways import only_unredirected
 from tests.nodeagent.pods import Pair, Side
 from tests.nodeagent.standin import Proxy
@@ -186,3 +187,17 @@ def test_a_pod_that_leaves_or_opts_out_asks_its_own(
         by_udp.settimeout(0)
         with pytest.raises(BlockingIOError):
             by_udp.recv(100)
+
+
+@only_unredirected
+def test_questions_leave_nothing_in_connection_tracking(capture: Capture, pod: Pair, family: int) -> None:
+    server = RESOLVER[family]
+    with agent(pod.pod, family) as (by_udp, _), pod.pod.namespace.run(datagrams.answering, server, 53, mark=PROXY_MARK) as answering:
+        for _ in range(5):
+            with asker(pod.pod, family, server) as client:
+                client.send(b"question")
+                asked = datagrams.receive(by_udp, 4096)
+                assert asked is not None
+                answering.sendto(b"answer", asked.sender)
+                assert client.recv(100) == b"answer"
+    assert conntrack.count(pod.pod) == 0
