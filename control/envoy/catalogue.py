@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from control.kinds import MeshObject, ObjectKey, Pod, Service, ServiceEntry, WorkloadEntry
 from control.kinds.core import Object
+from control.validation import values
 from meshapi import workload as mesh
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import (
@@ -81,6 +82,16 @@ class CatalogService(Struct, frozen=True):
     def by_dns(self) -> bool:
         """Whether its endpoints are host names to be looked up."""
         return self.resolution in {Resolution.DNS, Resolution.DNS_ROUND_ROBIN}
+
+    @property
+    def wildcard(self) -> bool:
+        return self.hostname.startswith("*.")
+
+    @property
+    def unplaced(self) -> bool:
+        """Whether its endpoint would be what clients dial, and that is an address which the mesh made up."""
+        made_up = bool(self.addresses) and all(values.is_handed_out(one) for one in self.addresses)
+        return self.resolution is Resolution.NONE and made_up
 
     @property
     def takes_unhealthy(self) -> bool:

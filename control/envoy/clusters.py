@@ -7,6 +7,7 @@ from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogService, Resolution
 from control.envoy.destinations.shaping import shape_by_rules
 from control.envoy.endpoints import assignment, chosen_endpoints
+from control.envoy.lookup import look_up, look_up_itself
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer
 from control.envoy.parts import DESTINATION, IDENTITY, TUNNEL, ads, http_options, internal_upstream, raw_buffer
@@ -29,7 +30,9 @@ def service_cluster(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | N
         return None
     message = new("envoy.config.cluster.v3.Cluster", **_base(service, ref))
     if service.by_dns:
-        _look_up(message, service, assignment(world, proxy, ref, chosen_endpoints(world, proxy, service, ref)))
+        look_up(message, service, assignment(world, proxy, ref, chosen_endpoints(world, proxy, service, ref)))
+    elif service.unplaced:
+        look_up_itself(message, service, ref)
     sources = tuple(source for shape in SHAPERS for source in shape(world, proxy, ref, message))
     return built(ref.name, message, (service.owner, *sources))
 
@@ -53,21 +56,6 @@ def _base(service: CatalogService, ref: ClusterRef) -> dict[str, Any]:
     return fields
 
 
-def _look_up(cluster: Message, service: CatalogService, endpoints: Message) -> None:
-    """Has Envoy ask DNS for the endpoints: for all addresses of each name, or for one of a single name with each connection."""
-    names = [one for place in endpoints.endpoints for one in place.lb_endpoints]
-    single = service.resolution is Resolution.DNS_ROUND_ROBIN and len(names) == 1
-    fields: dict[str, Any] = {
-        "type": "LOGICAL_DNS" if single else "STRICT_DNS",
-        "load_assignment": endpoints,
-        "dns_lookup_family": "V4_PREFERRED",
-        "dns_refresh_rate": {"seconds": 60},
-        "respect_dns_ttl": True,
-    }
-    cluster.ClearField("eds_cluster_config")
-    cluster.MergeFrom(new("envoy.config.cluster.v3.Cluster", **fields))
-
-
 def transports() -> list[dict[str, Any]]:
     """Through a tunnel, told where and to whom, or in plaintext: by what is known of the endpoint."""
     return [
@@ -77,8 +65,11 @@ def transports() -> list[dict[str, Any]]:
 
 
 def _http(service: CatalogService, ref: ClusterRef) -> dict[str, Any]:
+    # Of a wildcard only the request says which host it is: that is whom TLS must reach, where a rule asks for it.
+    own_name = {"auto_sni": True, "auto_san_validation": True} if service.wildcard else None
+    more = {"upstream_http_protocol_options": own_name} if own_name else {}
     port = service.port(ref.port)
     if port is not None and port.protocol in {AppProtocol.HTTP2, AppProtocol.GRPC}:
-        return http_options(explicit_http_config={"http2_protocol_options": {}})
+        return http_options(explicit_http_config={"http2_protocol_options": {}}, **more)
     # A port that does not say HTTP/2 gets what its client speaks.
-    return http_options(use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}})
+    return http_options(use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}, **more)

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from control.envoy.filter_parts import Parts
+from control.envoy.lookup import lookup_parts
 from control.envoy.messages import new
 from control.envoy.parts import extension
 from control.envoy.place import Place
@@ -54,6 +55,7 @@ HTTP_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = (
     (Phase.AUTHORIZATION, http_parts),
     (Phase.FAULTS, _always(FAULT, "filters.http.fault.v3.HTTPFault")),
     (Phase.STATISTICS, _always(GRPC_STATS, "filters.http.grpc_stats.v3.FilterConfig", stats_for_all_methods={"value": False})),
+    (Phase.ROUTER, lookup_parts),
     (Phase.ROUTER, _always(ROUTER, "filters.http.router.v3.Router")),
 )
 """Who adds HTTP filters; within a phase, in this order."""

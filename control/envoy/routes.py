@@ -8,6 +8,7 @@ from control.envoy.built import Built, Problem, built
 from control.envoy.catalogue import CatalogService
 from control.envoy.destinations.hashing import hash_policies
 from control.envoy.listeners.requests import without_ambiguity
+from control.envoy.lookup import domains
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer, chain_name
 from control.envoy.place import Place
@@ -47,7 +48,7 @@ def http_routes(world: World, place: Place) -> RouteTable | None:
     found = http_rule_routes(world, Scope(place.proxy, place.port), rules[0]) if rules else RouteList()
     if not found.routes:
         found = _plain(world, place, service, found)
-    host = {"name": service.hostname, "domains": ["*"], "routes": found.routes}
+    host = {"name": service.hostname, "domains": domains(service, place.port), "routes": found.routes}
     name = chain_name(service.key, place.port, Layer.HTTP)
     message = new(
         "envoy.config.route.v3.RouteConfiguration",

@@ -132,12 +132,12 @@ def stated_addresses(entry: ServiceEntry) -> tuple[IPAddress, ...]:
 def needs_addresses(entry: ServiceEntry) -> bool:
     """Whether its hosts are to be given addresses, so that their names lead to the mesh."""
     wanted = entry.metadata.labels.get(AUTO_ADDRESS_LABEL) != "false"
-    return wanted and entry.spec.resolution in {"STATIC", "DNS", "DNS_ROUND_ROBIN"} and not stated_addresses(entry)
+    return wanted and not stated_addresses(entry)
 
 
 def is_reached(entry: ServiceEntry, service: mesh.Service) -> bool:
-    """Whether an address of the mesh's own would lead to a host: node agents look no names up, a waypoint does."""
-    return entry.spec.resolution == "STATIC" or service.waypoint is not None
+    """Whether an address of the mesh's own would lead to a host: node agents look no names up, a waypoint does, of wildcards too."""
+    return service.waypoint is not None or (entry.spec.resolution == "STATIC" and not service.hostname.startswith("*"))
 
 
 def with_addresses(service: mesh.Service, addresses: tuple[IPAddress, ...], settings: MeshSettings) -> mesh.Service:

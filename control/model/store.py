@@ -282,7 +282,7 @@ class Store:
         """Gives addresses to the hosts of an entry that need some; returns whose hosts have other ones now."""
         if entry is None or not needs_addresses(entry):
             return self.handed_out.put(key, (), _NO_ORDER)
-        hosts = (one.key for one in entry_services(entry, self._settings) if not one.hostname.startswith("*"))
+        hosts = (one.key for one in entry_services(entry, self._settings))
         return self.handed_out.put(key, hosts, entry.metadata.age_rank)
 
     def _offer(self, item: MeshObject | None) -> tuple[Labels, BoundService] | None:

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from control.envoy.destinations.rules import Policy
 from control.envoy.messages import Message, new
+from control.envoy.naming import ClusterRef, Layer
 from control.envoy.parts import DESTINATION, IDENTITY, ROOTS, SVID, extension, internal_upstream, secret_source
 from control.kinds.destination import ClientTLS, ProxyProtocol, TLSMode
 from control.model.settings import MeshSettings
@@ -12,9 +13,9 @@ SYSTEM_ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
 _SOCKETS: Final = "transport_sockets"
 
 
-def secure(cluster: Message, policy: Policy, settings: MeshSettings, hostname: str) -> None:
+def secure(cluster: Message, policy: Policy, settings: MeshSettings, ref: ClusterRef) -> None:
     """Replaces the transports of a cluster; without TLS and PROXY in the policy they stay."""
-    inner = transport(policy, settings, hostname)
+    inner = transport(policy, settings, ref)
     if inner is None:
         return
     mutual = policy.tls is not None and policy.tls.mode is TLSMode.ISTIO_MUTUAL
@@ -27,14 +28,14 @@ def secure(cluster: Message, policy: Policy, settings: MeshSettings, hostname: s
             match.transport_socket.CopyFrom(new("envoy.config.core.v3.TransportSocket", **tunnel))
 
 
-def transport(policy: Policy, settings: MeshSettings, hostname: str) -> dict[str, Any] | None:
+def transport(policy: Policy, settings: MeshSettings, ref: ClusterRef) -> dict[str, Any] | None:
     """What lies over the bytes to an endpoint; None for nothing."""
     found: dict[str, Any] | None = None
     match policy.tls:
         case ClientTLS(mode=TLSMode.ISTIO_MUTUAL) as tls:
             found = _as_workload(tls, settings)
         case ClientTLS(mode=TLSMode.SIMPLE | TLSMode.MUTUAL) as tls:
-            found = _tls(tls, policy.namespace, hostname)
+            found = _tls(tls, policy.namespace, ref)
     if policy.proxy_protocol is not None:
         found = _behind_proxy_protocol(policy.proxy_protocol, found)
     return found
@@ -55,9 +56,11 @@ def _as_workload(tls: ClientTLS, settings: MeshSettings) -> dict[str, Any]:
     return extension("tls", f"{_SOCKETS}.tls.v3.UpstreamTlsContext", common_tls_context=context, sni=tls.sni, max_session_keys={"value": 0})
 
 
-def _tls(tls: ClientTLS, namespace: str, hostname: str) -> dict[str, Any]:
+def _tls(tls: ClientTLS, namespace: str, ref: ClusterRef) -> dict[str, Any]:
+    # Of a wildcard the request names the server, and Envoy takes both names from there.
+    by_request = ref.hostname.startswith("*.") and ref.layer is Layer.HTTP and not tls.sni
     # Without a name that is expected, any certificate of any authority would do.
-    expected = tls.subject_alt_names or (tls.sni or hostname,)
+    expected = tls.subject_alt_names or (() if by_request else (tls.sni or ref.hostname,))
     names = [{"san_type": kind, "matcher": {"exact": name}} for name in expected for kind in _san_types(name)]
     context: dict[str, Any] = {"tls_params": _versions("TLSv1_2")}
     checks: dict[str, Any] = {} if tls.insecure_skip_verify else {"match_typed_subject_alt_names": names}
@@ -71,8 +74,8 @@ def _tls(tls: ClientTLS, namespace: str, hostname: str) -> dict[str, Any]:
     else:
         context["validation_context"] = {**checks, "trusted_ca": {"filename": SYSTEM_ROOTS}}
     fields: dict[str, Any] = {"common_tls_context": context}
-    # Envoy does not take an address for a name to be asked for.
-    fields |= {"sni": tls.sni or hostname} if not hostname.startswith("*") or tls.sni else {"auto_host_sni": True}
+    if tls.sni or not ref.hostname.startswith("*."):
+        fields["sni"] = tls.sni or ref.hostname
     return extension("tls", f"{_SOCKETS}.tls.v3.UpstreamTlsContext", **fields)
 
 

@@ -22,5 +22,5 @@ def shape_by_rules(world: World, proxy: ProxyKey, ref: ClusterRef, cluster: Mess
         balance(cluster, found.load_balancer)
     if found.outlier_detection is not None:
         set_aside(cluster, found.outlier_detection)
-    secure(cluster, found, world.settings, ref.hostname)
+    secure(cluster, found, world.settings, ref)
     return found.sources

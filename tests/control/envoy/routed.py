@@ -91,20 +91,41 @@ def echo_service(name: str, number: int, ports: str = "[{name: http, port: 80, t
 
 
 @contextmanager
-def routed(directory: Path, served: Served, addresses: Mapping[str, Upstream], secrets: Sequence[dict[str, Any]] = ()) -> Iterator[Routed]:
-    """`addresses`: which server stands for the endpoint with an address; `secrets`: Envoy's, by the names that SDS has them."""
+def routed(
+    directory: Path, served: Served, addresses: Mapping[str, Upstream], secrets: Sequence[dict[str, Any]] = (), dns_port: int = 0
+) -> Iterator[Routed]:
+    """`addresses`: which server stands for the endpoint with an address; `secrets`: Envoy's, by the names that SDS has them.
+
+    `dns_port`: where on loopback names are looked up.
+    """
+
+    def adapted(message: Message) -> dict[str, Any]:
+        return dict(json.loads(json.dumps(as_json(message)), object_hook=lambda part: _looked_up(_static_secret(part), dns_port)))
+
     ports = {address: one.port for address, one in addresses.items()}
     clusters = [_cluster(served, name, cluster, ports) for name, cluster in served.of(CLUSTER).items() if name.startswith("inbound-vip")]
     listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
     listeners += _tcp_listeners(served)
-    found = [json.loads(json.dumps(as_json(one)), object_hook=_static_secret) for one in clusters]
-    with running(directory, [as_json(one) for one in listeners], found, secrets=secrets) as envoy:
+    with running(directory, [adapted(one) for one in listeners], [adapted(one) for one in clusters], secrets=secrets) as envoy:
         yield Routed(envoy, served, {one.name: one for one in addresses.values()})
 
 
 def _static_secret(part: dict[str, Any]) -> dict[str, Any]:
     """A secret that would come by SDS, from the file."""
     return {"name": part["name"]} if part.keys() == {"name", "sds_config"} else part
+
+
+def _looked_up(part: dict[str, Any], dns_port: int) -> dict[str, Any]:
+    """Asks the test's own server for names."""
+    if dns_port and "dns_lookup_family" in part:
+        address = {"socket_address": {"address": "127.0.0.1", "port_value": dns_port, "protocol": "UDP"}}
+        config = {
+            "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+            "resolvers": [address],
+            "dns_resolver_options": {"no_default_search_domain": True},
+        }
+        part["typed_dns_resolver_config"] = {"name": "envoy.network.dns_resolver.cares", "typed_config": config}
+    return part
 
 
 def _cluster(served: Served, name: str, cluster: Message, ports: Mapping[str, int]) -> Message:
