@@ -9,6 +9,8 @@ from meshapi.workload import ServiceKey
 
 TERMINATE: Final = "connect_terminate"
 INTERNAL: Final = "main_internal"
+SNIFFING: Final = "main_internal_sniffing"
+"""The same for what does not say what it carries: it waits for the first bytes."""
 ORIGINATE: Final = "connect_originate"
 DIRECT: Final = "encap"
 """The cluster to whatever workload was dialled, by tunnel."""

@@ -1,7 +1,7 @@
 """All that the Envoy of a waypoint is served: its tunnels, and for each service that is bound to it chains, routes and clusters."""
 
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Built, Recipe
-from control.envoy.catalogue import Resolution
+from control.envoy.catalogue import CatalogService, Resolution
 from control.envoy.clusters import service_cluster
 from control.envoy.endpoints import load_assignment
 from control.envoy.listeners.tunnel import (
@@ -13,9 +13,9 @@ from control.envoy.listeners.tunnel import (
     terminate_listener,
     terminate_routes,
 )
-from control.envoy.listeners.waypoint import internal_listener, layers
+from control.envoy.listeners.waypoint import internal_listener, layers, waits
 from control.envoy.listeners.workloads import destinations, direct_cluster, direct_workloads, plaintext_cluster
-from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN, INTERNAL, ORIGINATE, TERMINATE, ClusterRef, Layer
+from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN, INTERNAL, ORIGINATE, SNIFFING, TERMINATE, ClusterRef, Layer
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.routes import http_route_resource, http_routes, server_name_targets, tcp_target
@@ -29,9 +29,10 @@ def waypoint_recipes(world: World, proxy: ProxyKey, listen: tuple[str, ...]) -> 
     recipes = [
         Recipe(LISTENER, TERMINATE, terminate_listener, (listen,)),
         Recipe(LISTENER, INTERNAL, main_listener, (proxy,)),
+        Recipe(LISTENER, SNIFFING, sniffing_listener, (proxy,)),
         Recipe(LISTENER, ORIGINATE, originate_listener),
         Recipe(ROUTES, TERMINATE, ways_in, (proxy,)),
-        Recipe(CLUSTER, INTERNAL, internal_cluster),
+        *(Recipe(CLUSTER, name, internal_cluster, (name,)) for name in (INTERNAL, SNIFFING)),
         Recipe(CLUSTER, ORIGINATE, originate_cluster),
     ]
     if world.ask(direct_workloads, proxy):
@@ -57,16 +58,24 @@ def waypoint_services(world: World, proxy: ProxyKey) -> tuple[ServiceKey, ...]:
 
 
 def main_listener(world: World, proxy: ProxyKey) -> Built | None:
-    return internal_listener(world, proxy, world.ask(waypoint_services, proxy))
+    return internal_listener(world, proxy, world.ask(waypoint_services, proxy), sniffing=False)
+
+
+def sniffing_listener(world: World, proxy: ProxyKey) -> Built | None:
+    return internal_listener(world, proxy, world.ask(waypoint_services, proxy), sniffing=True)
 
 
 def ways_in(world: World, proxy: ProxyKey) -> Built:
     """The authorities that the waypoint takes, and from whom it does not."""
     services = (world.service(key) for key in world.ask(waypoint_services, proxy))
-    found = [
-        Destinations(one.key, one.addresses, tuple(port.number for port in one.ports)) for one in services if one is not None and one.ports
-    ]
+    found = [_destinations(world, proxy, one) for one in services if one is not None and one.ports]
     return terminate_routes((*found, *world.ask(destinations, proxy)), world.revocations())
+
+
+def _destinations(world: World, proxy: ProxyKey, service: CatalogService) -> Destinations:
+    sniffed = [port.number for port in service.ports if world.ask(waits, Place(proxy, service.key, port.number))]
+    said = [port.number for port in service.ports if port.number not in sniffed]
+    return Destinations(service.key, service.addresses, tuple(said), tuple(sniffed))
 
 
 def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Recipe, ...]:

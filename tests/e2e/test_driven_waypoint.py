@@ -28,6 +28,7 @@ def front(**spec: object) -> Manifest:
         {"name": "http", "port": 80, "targetPort": "http"},
         {"name": "tcp-echo", "port": ECHO},
         {"name": "unsaid", "port": 8081, "targetPort": 8080},
+        {"name": "unsaid-echo", "port": 9001, "targetPort": ECHO},
     ]
     made = manifests.service("front", app="api", vips=VIPS, spec={"ports": ports, **spec})
     made["metadata"]["labels"] = {"istio.io/use-waypoint": "gate"}
@@ -107,6 +108,26 @@ def test_an_endpoint_that_comes_changes_no_cluster(mesh: Mesh, gate: Waypoint, b
         assert (gate.stat("cluster_manager.cluster_modified"), gate.stat("cluster_manager.cds.update_attempt")) == before
     finally:
         mesh.remove_pod(pod)
+
+
+def test_services_that_come_and_go_cost_no_connection_of_others(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    shop = mesh.pods["shop"]
+    held = {port: mesh.hold(shop, VIPS[0], port) for port in (ECHO, 9001)}
+    for kind, vip in (("http", "10.96.0.21"), ("unsaid", "10.96.0.22")):
+        ports = {"ports": [{"name": kind, "port": 7000, "targetPort": "http"}]}
+        other = manifests.service(f"other-{kind}", app="api", vips=(vip,), spec=ports)
+        other["metadata"]["labels"] = {"istio.io/use-waypoint": "gate"}
+        with mesh.applied(f"other-{kind}", other):
+            mesh.wait(lambda vip=vip: through(mesh, gate, vip, 7000), f"calls to {vip} to go through the waypoint", timeout_s=20)
+            mesh.wait(lambda: not draining(gate), "what was replaced to be gone", timeout_s=20)
+            assert all(echoes(connection) for connection in held.values()), kind
+        mesh.wait(lambda vip=vip: not through(mesh, gate, vip, 7000), "the other service to be gone")
+        mesh.wait(lambda: not draining(gate), "what was replaced to be gone", timeout_s=20)
+        assert all(echoes(connection) for connection in held.values()), kind
+
+
+def draining(gate: Waypoint) -> bool:
+    return any(gate.stat(f"listener_manager.total_{what}_draining") for what in ("listeners", "filter_chains"))
 
 
 def test_who_may_come_in_and_whither(mesh: Mesh, gate: Waypoint, bound: None) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from control.envoy.built import Built, built
 from control.envoy.listeners.callers import caller_filter, caller_settings
 from control.envoy.messages import new
-from control.envoy.naming import DIRECT_ORIGINATE, INTERNAL, ORIGINATE, TERMINATE
+from control.envoy.naming import DIRECT_ORIGINATE, INTERNAL, ORIGINATE, SNIFFING, TERMINATE
 from control.envoy.parts import (
     DESTINATION,
     HTTP2,
@@ -44,11 +44,13 @@ MAX_STREAMS: Final = 100
 
 
 class Destinations(Struct, frozen=True):
-    """What may be asked for by CONNECT at some addresses. `ports` empty = any."""
+    """What may be asked for by CONNECT at some addresses: ports that say what they carry, and others; `any_port` at all."""
 
     name: str
     addresses: tuple[IPAddress, ...]
     ports: tuple[int, ...] = ()
+    sniffed: tuple[int, ...] = ()
+    any_port: bool = False
 
 
 def terminate_listener(world: World, listen: tuple[str, ...]) -> Built:
@@ -98,7 +100,7 @@ def terminate_routes(found: Iterable[Destinations], revocations: Iterable[Revoca
         ignore_port_in_host_matching=True,
         typed_per_filter_config=caller_settings(revocations),
         virtual_hosts=[
-            {"name": one.name, "domains": [_domain(address) for address in one.addresses], "routes": [_route(one.ports)]}
+            {"name": one.name, "domains": [_domain(address) for address in one.addresses], "routes": _routes(one)}
             for one in found
             if one.addresses
         ],
@@ -106,17 +108,17 @@ def terminate_routes(found: Iterable[Destinations], revocations: Iterable[Revoca
     return built(TERMINATE, message)
 
 
-def internal_cluster(_world: World) -> Built:
-    """From `connect_terminate` to `main_internal`."""
-    endpoint = {"endpoint": {"address": internal_address(INTERNAL)}}
+def internal_cluster(_world: World, listener: str) -> Built:
+    """From `connect_terminate` to another listener of the same name."""
+    endpoint = {"endpoint": {"address": internal_address(listener)}}
     message = new(
         CLUSTER_MESSAGE,
-        name=INTERNAL,
+        name=listener,
         type="STATIC",
-        load_assignment={"cluster_name": INTERNAL, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        load_assignment={"cluster_name": listener, "endpoints": [{"lb_endpoints": [endpoint]}]},
         transport_socket=internal_upstream(),
     )
-    return built(INTERNAL, message)
+    return built(listener, message)
 
 
 def originate_listener(_world: World) -> Built:
@@ -179,10 +181,17 @@ def _domain(address: IPAddress) -> str:
     return f"[{address}]" if address.version == 6 else str(address)
 
 
-def _route(ports: tuple[int, ...]) -> dict[str, Any]:
-    match: dict[str, Any] = {"connect_matcher": {}}
-    if ports:
-        regex = f".*:({'|'.join(str(port) for port in sorted(ports))})"
-        match["headers"] = [{"name": ":authority", "string_match": {"safe_regex": {"regex": regex}}}]
-    action = {"cluster": INTERNAL, "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}], "timeout": {"seconds": 0}}
+def _routes(found: Destinations) -> list[dict[str, Any]]:
+    if found.any_port:
+        return [_route({"connect_matcher": {}}, SNIFFING)]
+    return [_route(_at(ports), listener) for ports, listener in ((found.ports, INTERNAL), (found.sniffed, SNIFFING)) if ports]
+
+
+def _at(ports: tuple[int, ...]) -> dict[str, Any]:
+    regex = f".*:({'|'.join(str(port) for port in sorted(ports))})"
+    return {"connect_matcher": {}, "headers": [{"name": ":authority", "string_match": {"safe_regex": {"regex": regex}}}]}
+
+
+def _route(match: dict[str, Any], cluster: str) -> dict[str, Any]:
+    action = {"cluster": cluster, "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}], "timeout": {"seconds": 0}}
     return {"match": match, "route": action}

@@ -1,4 +1,4 @@
-"""`main_internal`: what came through a tunnel, by the address and port that its client dialled, to the filter chain of that service."""
+"""`main_internal` and its twin that sniffs: by the address and port that the client of a tunnel dialled, to the chain of that service."""
 
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from control.envoy.listeners.chains import Chain, by_first_bytes, by_server_name
 from control.envoy.listeners.tunnel import LISTENER_MESSAGE
 from control.envoy.listeners.workloads import direct_chains, matches
 from control.envoy.messages import new
-from control.envoy.naming import INTERNAL, Layer, chain_name
+from control.envoy.naming import INTERNAL, SNIFFING, Layer, chain_name
 from control.envoy.parts import ads, extension, original_destination
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
@@ -20,32 +20,34 @@ from meshapi.workload import ServiceKey
 SNIFF_TIMEOUT_S: Final = 5
 
 
-def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey, ...]) -> Built | None:
-    """The chains of all services and workloads of the waypoint; None without any. What is none of them has no chain, and is closed."""
-    chains = list(world.ask(direct_chains, proxy))
-    by_address = dict(world.ask(matches, proxy))
-    anywhere = bool(by_address)
-    ports: list[CatalogPort] = []
-    named: set[int] = set()
+def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey, ...], *, sniffing: bool) -> Built | None:
+    """The chains of services and workloads; None without any. What is none of them has no chain, and is closed.
+
+    There are two such listeners. Waiting for the first bytes is a delay where the server speaks first, so only ports whose chain depends
+    on them are `sniffing`'s, and workloads, which take any port. It can't be a matter of the port within one listener: a listener that
+    changes in anything but its chains drains all of its connections.
+    """
+    chains = list(world.ask(direct_chains, proxy)) if sniffing else []
+    by_address = dict(world.ask(matches, proxy)) if sniffing else {}
     for key in services:
         service = world.service(key)
-        if service is None or not service.addresses:
+        ports = [port for port in service.ports if world.ask(waits, Place(proxy, key, port.number)) is sniffing] if service else []
+        if service is None or not service.addresses or not ports:
             continue
-        chains += world.ask(service_chains, proxy, key)
-        by_port = exactly("DestinationPortInput", {str(port.number): _port_match(world, proxy, service, port) for port in service.ports})
-        named |= {port.number for port in service.ports if not port.http and world.ask(server_name_targets, Place(proxy, key, port.number))}
-        ports += service.ports
+        for port in ports:
+            chains += world.ask(port_chains, Place(proxy, key, port.number))
+        by_port = exactly("DestinationPortInput", {str(port.number): _port_match(world, proxy, service, port) for port in ports})
         by_address |= {str(address): then(by_port) for address in service.addresses}
     if not chains:
         # Envoy refuses a listener with nothing in it.
         return None
-    sniffed, spoken = {port.number for port in ports if port.sniffed}, {port.number for port in ports if not port.sniffed and not port.http}
+    name = SNIFFING if sniffing else INTERNAL
     message = new(
         LISTENER_MESSAGE,
-        name=INTERNAL,
+        name=name,
         internal_listener={},
         traffic_direction="INBOUND",
-        listener_filters=[*_listener_filters(sniffed, spoken, anywhere=anywhere), *_tls_inspector(named)],
+        listener_filters=[original_destination(), *(_inspectors() if sniffing else ())],
         # A client that says nothing first is no HTTP's.
         listener_filters_timeout={"seconds": SNIFF_TIMEOUT_S},
         continue_on_listener_filters_timeout=True,
@@ -53,20 +55,29 @@ def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey,
     )
     message.filter_chain_matcher.CopyFrom(exactly("DestinationIPInput", by_address))
     sources = tuple(source for chain in chains for source in chain.sources)
-    return built(INTERNAL, message, sources, tuple(problem for chain in chains for problem in chain.problems))
+    return built(name, message, sources, tuple(problem for chain in chains for problem in chain.problems))
 
 
-def service_chains(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Chain, ...]:
-    """The chains of one service: of each port one for HTTP, one for TCP, or both where the first bytes tell."""
-    service = world.service(key)
+def waits(world: World, place: Place) -> bool:
+    """Whether the first bytes decide which chain takes a connection to a port."""
+    port = _port(world, place)
+    return port is not None and (port.sniffed or (not port.http and bool(world.ask(server_name_targets, place))))
+
+
+def port_chains(world: World, place: Place) -> tuple[Chain, ...]:
+    """The chains of one port of a service: one for HTTP, one for TCP, or both where the first bytes tell."""
+    port = _port(world, place)
     found: list[Chain] = []
-    for port in service.ports if service is not None else ():
-        place = Place(proxy, key, port.number)
-        if port.http or port.sniffed:
-            found.append(world.ask(_http_chain, place))
-        if not port.http and (chain := world.ask(_tcp_chain, place)) is not None:
-            found += [*world.ask(_named_chains, place), chain]
+    if port is not None and (port.http or port.sniffed):
+        found.append(world.ask(_http_chain, place))
+    if port is not None and not port.http and (chain := world.ask(_tcp_chain, place)) is not None:
+        found += [*world.ask(_named_chains, place), chain]
     return tuple(found)
+
+
+def _port(world: World, place: Place) -> CatalogPort | None:
+    service = world.service(_service(place))
+    return service.port(place.port) if service is not None else None
 
 
 def layers(port: CatalogPort) -> tuple[Layer, ...]:
@@ -118,24 +129,9 @@ def _port_match(world: World, proxy: ProxyKey, service: CatalogService, port: Ca
     return by_first_bytes(http, otherwise) if port.sniffed else otherwise
 
 
-def _listener_filters(sniffed: set[int], spoken: set[int], *, anywhere: bool) -> list[dict[str, Any]]:
-    """Only ports that do not say what they carry wait for the first bytes: where the server speaks first, that would be a delay.
-
-    Workloads take any port (`anywhere`); of theirs, too, those do not wait that say of a service what they carry.
-    """
-    if not sniffed and not anywhere:
-        return [original_destination()]
-    inspector = extension("http_inspector", "filters.listener.http_inspector.v3.HttpInspector")
-    silent = {"not_match": _any_of(sniffed)} if not anywhere else _any_of(spoken - sniffed) if spoken - sniffed else None
-    return [original_destination(), inspector | ({"filter_disabled": silent} if silent is not None else {})]
-
-
-def _tls_inspector(named: set[int]) -> list[dict[str, Any]]:
-    """Reads what name is asked for, at the ports where that matters."""
-    inspector = extension("tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector")
-    return [inspector | {"filter_disabled": {"not_match": _any_of(named)}}] if named else []
-
-
-def _any_of(ports: set[int]) -> dict[str, Any]:
-    rules = [{"destination_port_range": {"start": port, "end": port + 1}} for port in sorted(ports)]
-    return rules[0] if len(rules) == 1 else {"or_match": {"rules": rules}}
+def _inspectors() -> tuple[dict[str, Any], ...]:
+    """What reads the first bytes: of HTTP, and of TLS for the name that is asked for."""
+    return (
+        extension("tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector"),
+        extension("http_inspector", "filters.listener.http_inspector.v3.HttpInspector"),
+    )

@@ -33,7 +33,7 @@ def direct_workloads(world: World, proxy: ProxyKey) -> tuple[Workload, ...]:
 
 def destinations(world: World, proxy: ProxyKey) -> tuple[Destinations, ...]:
     """What may be asked for by CONNECT: any port of these."""
-    return tuple(Destinations(one.uid, one.addresses) for one in world.ask(direct_workloads, proxy))
+    return tuple(Destinations(one.uid, one.addresses, any_port=True) for one in world.ask(direct_workloads, proxy))
 
 
 def direct_chains(world: World, proxy: ProxyKey) -> tuple[Chain, ...]:

@@ -16,7 +16,7 @@ from control.envoy.catalogue import CatalogPort, CatalogService
 from control.envoy.filters import http_filters
 from control.envoy.listeners.waypoint import _port_match
 from control.envoy.messages import Message, new
-from control.envoy.naming import INTERNAL
+from control.envoy.naming import SNIFFING
 from control.envoy.parts import PEER, extension
 from control.envoy.place import Place
 from control.envoy.routes import server_name_targets, tcp_target
@@ -173,7 +173,7 @@ def _tcp_listeners(served: Served) -> list[Message]:
 
 def _named_listener(served: Served, service: CatalogService, port: CatalogPort, name: str) -> Message:
     """The chains of one port as the waypoint's listener has them, and how it chooses among them."""
-    (main,) = (one for one in served.of(LISTENER).values() if one.name == INTERNAL)
+    (main,) = (one for one in served.of(LISTENER).values() if one.name == SNIFFING)
     address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     inspector = extension("tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector")
     chains = [one for one in main.filter_chains if one.name.startswith(f"inbound-vip|{port.number}|tcp|{service.hostname}")]

@@ -109,7 +109,7 @@ def test_an_endpoint_that_changes_touches_its_load_assignment_only() -> None:
 def test_what_is_not_bound_is_not_served() -> None:
     served = Served()
     assert served.write("other.yaml", service("other", "10.96.0.9", label="elsewhere"), pod("o", "other", "10.0.0.9")) == []
-    assert set(served.view.names(CLUSTER)) == {"main_internal", "connect_originate"}
+    assert set(served.view.names(CLUSTER)) == {"main_internal", "main_internal_sniffing", "connect_originate"}
 
 
 def test_a_service_that_comes_and_goes() -> None:
@@ -155,7 +155,7 @@ def test_envoy_accepts_it(tmp_path: Path) -> None:
         pod("six-1", "six", "fd00::2"),
         pod("plain", "cart", "10.0.0.7", mesh="none"),
     )
-    assert len(served.view.names(CLUSTER)) == 14
+    assert len(served.view.names(CLUSTER)) == 15
     validate(tmp_path, served.view)
 
 

@@ -67,7 +67,7 @@ async def test_it_gets_its_own_configuration_and_nothing_of_the_agents(meshed: M
     async with runner.by_certificate() as channel:
         stream = Discovery(channel)
         await stream.ask(CLUSTER)
-        assert {one.name for one in (await stream.read()).resources} == {"main_internal", "connect_originate"}
+        assert {one.name for one in (await stream.read()).resources} == {"main_internal", "main_internal_sniffing", "connect_originate"}
         # Without an answer: the next one is that to the request behind it.
         await stream.ask(wire.ADDRESS_TYPE)
         await stream.ask(LISTENER)

@@ -315,12 +315,12 @@ def test_server_names_choose_a_chain(tmp_path: Path) -> None:
         f"{{match: [{{sniHosts: [a.example.com]}}], {to}}}, {{match: [{{port: 443, sniHosts: ['*.example.org', a.example.com]}}], {to}}}"
     )
     found.write("rules.yaml", virtual_service("v", f"{hosts}, tls: [{names}]"))
-    listener = found.of(LISTENER)["main_internal"]
+    listener = found.of(LISTENER)["main_internal_sniffing"]
     chains = {one.name for one in listener.filter_chains if "|tcp|cart" in one.name}
     base = "inbound-vip|443|tcp|cart.shop.svc.cluster.local"
     other = base.replace("443", "444")
     assert chains == {base, f"{base}~0", f"{base}~1", other, f"{other}~0"}
-    assert [one.name for one in listener.listener_filters] == ["original_dst", "http_inspector", "tls_inspector"]
+    assert [one.name for one in listener.listener_filters] == ["original_dst", "tls_inspector", "http_inspector"]
     text = str(listener.filter_chain_matcher)
     assert text.count('suffix: ".example.org"') == 1, "a name that a rule had before is not asked for again"
     assert "inbound-vip|443|tcp|other.shop.svc.cluster.local" in found.of(CLUSTER)
