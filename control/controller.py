@@ -153,6 +153,8 @@ class Controller:
         )
         self.machines = Machines()
         """Virtual machines that are connected; somebody must see to their entries."""
+        self._metrics.machines.set_function(lambda: len(self.machines.connected))
+        self._metrics.machines_refused.set_function(lambda: self.machines.refused)
         self.ports: Ports | None = None
         """None until the controller is ready."""
         self._metrics.observe(

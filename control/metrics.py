@@ -33,6 +33,10 @@ class Metrics:
             ["path", "status"],
             registry=self.registry,
         )
+        self.machines = Gauge("nodemesh_connected_machines", "Virtual machines that attend here.", registry=self.registry)
+        self.machines_refused = Gauge(
+            "nodemesh_refused_machines", "Memberships of machines here that can have no WorkloadEntry.", registry=self.registry
+        )
         self.leading = Gauge("nodemesh_leading", "1 if this controller is the one that writes into the cluster.", registry=self.registry)
         self._connected = Gauge("nodemesh_connected_agents", "Open discovery streams.", registry=self.registry)
         self._reload_failed = Gauge(

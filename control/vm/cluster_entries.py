@@ -4,7 +4,7 @@ from typing import Final
 
 from control.source.kubernetes.resources import object_path
 from control.vm.plan import Delete, Put, PutStatus, Step
-from control.vm.registrar import VERSION, EntryError
+from control.vm.registrar import VERSION, EntryError, UnreachableError
 from kubeapi.client import APIError, KubeClient
 
 _OVERTAKEN: Final = frozenset({404, 409})
@@ -41,7 +41,7 @@ class ClusterEntries:
             await self._client.request(method, path, body=body)
         except APIError as error:
             if error.status not in _OVERTAKEN:
-                raise EntryError(str(error)) from error
+                raise (EntryError if error.status else UnreachableError)(str(error)) from error
 
 
 def _path(step: Step) -> str:

@@ -106,8 +106,9 @@ def with_health(entry: WorkloadEntry, manifest: Manifest, member: Member, now_s:
     if member.health is Health.UNKNOWN or vm.HEALTH_CHECKED not in entry.metadata.annotations:
         return None
     status, message = ("True", "") if member.health is Health.HEALTHY else ("False", member.message)
-    stated = manifest.get("status")
-    stated = stated.get("conditions") if isinstance(stated, dict) else None
+    before_all = manifest.get("status")
+    before_all = before_all if isinstance(before_all, dict) else {}
+    stated = before_all.get("conditions")
     conditions = [one for one in stated if isinstance(one, dict)] if isinstance(stated, list) else []
     before = next((one for one in conditions if one.get("type") == vm.HEALTHY), None)
     if before is not None and (before.get("status"), before.get("message", "")) == (status, message):
@@ -119,7 +120,7 @@ def with_health(entry: WorkloadEntry, manifest: Manifest, member: Member, now_s:
     if message:
         condition["message"] = message
     others = [one for one in conditions if one.get("type") != vm.HEALTHY]
-    return {**manifest, "status": {**(manifest.get("status") or {}), "conditions": [*others, condition]}}
+    return {**manifest, "status": {**before_all, "conditions": [*others, condition]}}
 
 
 def timestamp(at_s: float) -> str:

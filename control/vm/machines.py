@@ -43,6 +43,8 @@ class Machines:
         self._connections: dict[VMName, Connection] = {}
         self._leaving: dict[VMName, asyncio.Event] = {}
         self._awaited: Counter[VMName] = Counter()
+        self.refused = 0
+        """How many members can have no entry."""
         self.changed = asyncio.Event()
         """Set when something is to be looked at."""
 

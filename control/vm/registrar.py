@@ -25,6 +25,10 @@ class EntryError(Exception):
     """An entry could not be written; it is tried again."""
 
 
+class UnreachableError(EntryError):
+    """Where entries are kept gives no answer: the next one would get none either."""
+
+
 class Entries(Protocol):
     """Where entries are kept. What is written comes back as a change of the mesh; where somebody else was first, the next round looks."""
 
@@ -66,9 +70,9 @@ class Registrar:
     async def round(self) -> None:
         """Once: plans, writes, and tells."""
         made = plan(self._world(), self._terms())
-        for step in made.steps:
-            await self._do(step)
         try:
+            for step in made.steps:
+                await self._do(step)
             await self._entries.keep()
         except EntryError as error:
             self._say("kept", f"the entries of machines are not kept: {error}")
@@ -114,6 +118,8 @@ class Registrar:
                     await self._entries.put_status(step)
                 case Delete():
                     await self._entries.delete(step)
+        except UnreachableError:
+            raise
         except EntryError as error:
             self._say(step.key, f"{step.key} is not written: {error}")
         else:
@@ -140,6 +146,7 @@ class Registrar:
         )
 
     def _tell_operator(self, made: Plan) -> None:
+        self._machines.refused = len(made.problems)
         for key in [key for key in self._said if isinstance(key, tuple) and key not in made.problems]:
             del self._said[key]
         for (machine, group), problem in made.problems.items():

@@ -81,7 +81,10 @@ def _tell(membership: "Membership", state_dir: Path, *, force: bool) -> None:
 
     try:
         asyncio.run(leave(membership, state_dir))
-    except (OSError, CertificateError) as error:
+    except (PermissionError, FileNotFoundError, CertificateError) as error:
+        # It can't come back with what it has, and its registration ends by itself: there is nobody to be told anything.
+        click.echo(f"note: the controller does not know this machine any more: {error}", err=True)
+    except OSError as error:
         click.echo(f"nodeagent leave: the controller could not be told: {error}", err=True)
         if not force:
             click.echo("        -> try again when it can be reached; --force leaves without it", err=True)

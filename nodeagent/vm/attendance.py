@@ -110,7 +110,7 @@ class Attendance:
 
 
 async def leave(dial: Dial) -> None:
-    """Tells the controller that the machine leaves for good; raises OSError.
+    """Tells the controller that the machine leaves for good; raises OSError: PermissionError, if it does not know the machine (any more).
 
     Tried for a while: the connection may be cut by what was taken off the machine just now.
     """
@@ -121,6 +121,8 @@ async def leave(dial: Dial) -> None:
         try:
             await _leave_once(dial)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise PermissionError(f"{error.code().name}: {error.details()}") from error
             if error.code() is not grpc.StatusCode.UNAVAILABLE or loop.time() > until_s:
                 raise OSError(f"{error.code().name}: {error.details()}") from error
             await asyncio.sleep(backoff.next_s())

@@ -19,6 +19,7 @@ from nodeagent.doctor import host
 from nodeagent.doctor.check import Check, failed, ok
 from nodeagent.identity.certificate import UNREADABLE
 from nodeagent.linux.errors import KernelError
+from nodeagent.state.identities import PREFIX
 from nodeagent.vm.membership import MEMBERSHIP
 
 CONNECT_S: Final = 5.0
@@ -46,6 +47,8 @@ def joining_checks(bundle: Bundle, run_dir: Path, state_dir: Path) -> Iterator[C
 def _state(state_dir: Path) -> Check:
     if (state_dir / MEMBERSHIP).exists():
         return failed("state", f"this machine has joined already ({state_dir})", "`nodeagent leave` first")
+    if state_dir.is_dir() and any(state_dir.glob(f"{PREFIX}*")):
+        return failed("state", f"{state_dir} holds what another agent keeps", "`nodeagent down` there, then empty the directory")
     return ok("state", str(state_dir))
 
 

@@ -31,6 +31,7 @@ class Server:
     streams: int = 0
     refusals: int = 0
     left: int = 0
+    knows: bool = True
 
     async def attend(self, _requests: object, context: "Context[bytes, bytes]") -> None:
         self.streams += 1
@@ -43,6 +44,8 @@ class Server:
 
     async def leave(self, _body: bytes, context: "Context[bytes, bytes]") -> bytes:
         self.left += 1
+        if not self.knows:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "not authenticated")
         if self.refusals:
             self.refusals -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
@@ -129,5 +132,9 @@ async def test_leaving_is_tried_again_where_the_way_is_cut_and_not_where_it_is_r
     async with serving(server) as dial:
         await leave(dial)
         assert server.left == 3
+        server.knows = False
+        with pytest.raises(PermissionError):
+            await leave(dial)
+        assert server.left == 4
         with pytest.raises(OSError, match="root"):
             await leave(Dial(dial.target, b"", "c1", token="t"))

@@ -127,6 +127,8 @@ def test_who_has_joined_or_runs_an_agent(tmp_path: Path) -> None:
     assert checks._state(tmp_path).outcome is Outcome.OK
     (tmp_path / "membership").touch()
     assert "leave" in checks._state(tmp_path).mend
+    (tmp_path / "membership").rename(tmp_path / "identity-0")
+    assert "another agent" in checks._state(tmp_path).what
     assert checks._agent(tmp_path).outcome is Outcome.OK
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "admin.sock"))
