@@ -45,6 +45,8 @@ class _Held(Struct, frozen=True):
 
     workload: LocalWorkload
     namespace: Namespace
+    labels: dict[str, str]
+    """What the workload was made from: containerd lets them be changed while a container runs."""
 
     @property
     def there(self) -> bool:
@@ -114,7 +116,7 @@ class ContainersRuntime:
         self._refused = {one: why for one, why in self._refused.items() if one in joined}
         for container in joined.values():
             held = self._held.get(container.id)
-            if held is not None and held.there:
+            if held is not None and held.there and held.labels == container.labels:
                 continue
             try:
                 found = self._found(container)
@@ -155,7 +157,7 @@ class ContainersRuntime:
             instance=container.id,
             started_ticks=begun,
         )
-        return _Held(workload, opened)
+        return _Held(workload, opened, labels)
 
     def _refuse(self, one: str, why: str) -> None:
         if self._refused.get(one) != why:

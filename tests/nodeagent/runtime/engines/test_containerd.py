@@ -67,6 +67,11 @@ async def test_labels_may_come_and_go(engine: Containerd) -> None:
         await until(lambda: followed.told == (), deadline_s=30)
         await run(engine.ctr, "containers", "label", "web", "istio.io/dataplane-mode=ambient")
         await until(lambda: followed.names == ["Kubernetes//Pod/default/web"], deadline_s=20)
+        await run(engine.ctr, "containers", "label", "web", "nodemesh.io/service-account=shop")
+        await until(lambda: [one.service_account for one in followed.told or ()] == ["shop"], deadline_s=20)
+        await run(engine.ctr, "containers", "label", "web", "nodemesh.io/service-account=../x")
+        await until(lambda: "container web: " in followed.runtime.problem, deadline_s=20)
+        assert followed.names == ["Kubernetes//Pod/default/web"], "what it was stays, until it can be followed again"
         await run(engine.ctr, "containers", "label", "web", "istio.io/dataplane-mode=none")
         await until(lambda: followed.told == (), deadline_s=20)
 
