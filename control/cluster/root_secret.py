@@ -1,7 +1,8 @@
 """The mesh's root in the cluster: a Secret that whoever starts first makes, once, and that all replicas sign below.
 
-`cacerts`, in the layout of Istio's plug-in authority, is used as it is where it stands at the start. Else the root is in
-`nodemesh-root`; each replica makes an intermediate of its own below it, on its own disk, as it does without Kubernetes.
+`cacerts`, in the layout of Istio's plug-in authority, is the authority where it stands at the start. Else the root is in
+`nodemesh-root`; each replica makes an intermediate of its own below it, on its own disk, as it does without Kubernetes, and
+`meshctl root rotate` changes it.
 """
 
 import asyncio
