@@ -1,6 +1,7 @@
 """`meshctl waypoint`: run the Envoy of a waypoint."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,16 @@ def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, **op
     try:
         asyncio.run(run_until_signal(settings))
     except* (NoProofError, EnvoyEndedError, OSError) as group:
-        failures = [str(error) for error in group.exceptions]
+        failures = [str(error) for error in _leaves(group)]
     for failure in failures:
         click.echo(f"meshctl waypoint run: {failure}", err=True)
     if failures:
         sys.exit(EXIT_PROBLEM)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError
 
+from control.ca.join_tokens import PREFIX
 from control.rpc import aio
 from control.waypoint import certificate
 from control.waypoint.certificate import SVID, CertificateError
@@ -112,11 +113,11 @@ class Identity:
 
     async def _proof(self) -> Proof:
         token = self._settings.token
-        if self._usable and self._settings.token_file is None:
-            return Proof(self.roots_pem, svid=self.svid)
         if self._settings.token_file is not None:
-            # Kubernetes knows whether this pod is still there; a certificate says only that it was.
             token = (await asyncio.to_thread(self._settings.token_file.read_text)).strip()
+        # Kubernetes knows whether this pod is still there, a certificate says only that it was; a join token works once.
+        if self._usable and (token is None or token.startswith(f"{PREFIX}.")):
+            return Proof(self.roots_pem, svid=self.svid)
         if token is None:
             raise NoProofError(f"there is no certificate of {self._name} that is still good, and no token to get one with")
         return Proof(self.roots_pem, token=token)

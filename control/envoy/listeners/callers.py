@@ -1,7 +1,8 @@
 """Whose certificates a tunnel is taken from: exactly one SPIFFE id, and not one that was revoked when it had been issued.
 
 TLS verifies chain and trust domain; Envoy knows no revocation by the time of issue, so a few lines of Lua at the end of each tunnel ask
-for it, once for each CONNECT. They come with the routes, since a listener that changes drains its tunnels.
+for it, once for each CONNECT. They come with the routes, since a listener that changes drains its tunnels. An error in them refuses:
+Envoy alone would go on without them.
 """
 
 from collections.abc import Iterable
@@ -15,11 +16,14 @@ from meshapi.trust import Revocation
 LUA: Final = "envoy.filters.http.lua"
 _CODE: Final = """
 local issued_before = {%s}
-function envoy_on_request(handle)
+local function taken(handle)
   local tls = handle:streamInfo():downstreamSslConnection()
-  local names = tls and tls:uriSanPeerCertificate() or {}
-  local limit = #names == 1 and (issued_before[names[1]] or 0)
-  if not limit or tls:validFromPeerCertificate() < limit then
+  local names = tls:uriSanPeerCertificate()
+  return #names == 1 and tls:validFromPeerCertificate() >= (issued_before[names[1]] or 0)
+end
+function envoy_on_request(handle)
+  local ran, good = pcall(taken, handle)
+  if not (ran and good) then
     handle:respond({[":status"] = "401"}, "this certificate is not taken here\\n")
   end
 end
