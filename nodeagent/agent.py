@@ -19,8 +19,7 @@ from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE, TRUST_TYP
 from nodeagent.admin.explaining import Explainer
 from nodeagent.bpf.kubelet import KubeletRecorder
 from nodeagent.bpf.outbound import Outbound
-from nodeagent.capture.base import Way
-from nodeagent.capture.choice import choose
+from nodeagent.capture.choice import choose, why_no_questions
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.host import AgentsOwn, WithHost
 from nodeagent.capture.outside import OutsideDestinations
@@ -84,6 +83,7 @@ PROXY_LOG: Final = "proxy.log"
 EXIT_FAILED: Final = 1
 PROGRAM: Final = "nodeagent"
 """As the journal has it."""
+NAMES_OFF: Final = "switched off"
 UNINSTALL_DRAIN_S: Final = 5.0
 """What open connections have when the mesh is taken off."""
 
@@ -180,6 +180,7 @@ class Agent:
         with Namespace.own() as own:
             self.own_connections = AgentsOwn(self.capture.outbound, own_directory()) if self.capture.outbound else None
             self.way = WithUnits(WithHost(self.capture.way, self.own_connections, own.key), units)
+        self._no_names = NAMES_OFF if not self.config.dns else why_no_questions(self.capture.way)
         self.outside: OutsideDestinations | None = None
         outbound = self.capture.outbound
         if outbound is not None:
@@ -209,7 +210,7 @@ class Agent:
         )
         self._turn = Turn()
         self.source = make_source(config, self.state, self._turn, self._dial)
-        observed = ObservedRuntime(self.source.runtime, self._on_workloads, dns=self._answers_names)
+        observed = ObservedRuntime(self.source.runtime, self._on_workloads, dns=not self._no_names)
         self.probes = Probes(
             config,
             KubeletRecorder(DIRECTORY),
@@ -232,14 +233,9 @@ class Agent:
             enabled=self.config.prefilter,
         )
 
-    @property
-    def _answers_names(self) -> bool:
-        """Questions to DNS are brought here by rules that look for sockets."""
-        return self.config.dns and self.capture.way.name in {Way.EBPF, Way.NFTABLES}
-
     def _answer_names(self) -> None:
         knowledge = Knowledge(self.names, HeadlessEndpoints(self.store, self.subscriptions))
-        self.dns = DNSOwner(knowledge, self.enrolment.status, enabled=self._answers_names)
+        self.dns = DNSOwner(knowledge, self.enrolment.status, why_not=self._no_names)
 
     def _serve_proxy(self) -> None:
         config = self.config

@@ -9,12 +9,13 @@ from typing import Final
 from nodeagent.bpf.bpffs import ensure
 from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
-from nodeagent.capture import redirected
+from nodeagent.capture import looped, redirected, tproxied
 from nodeagent.capture.base import Capture, Inspection, Way
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.iptables import ChainsOf, IptablesCapture
 from nodeagent.capture.listeners import Listener
-from nodeagent.capture.nftables import NftablesCapture, NftablesTable
+from nodeagent.capture.nftables import NftablesCapture, NftablesTable, refusal
+from nodeagent.capture.ruleset import Rules
 from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.capture.trial import prove
 from nodeagent.linux import nftables
@@ -53,6 +54,12 @@ def choose(way: Way, pins: Path = DIRECTORY) -> Choice:
     raise OSError(f"no way to capture: {'; '.join(failed)}")
 
 
+def why_no_questions(way: Capture) -> str:
+    """Why questions to DNS can't be brought to the agent by this way, in words; empty if they can. Blocks."""
+    rules = _ASKING.get(way.name)
+    return refusal(rules, Terms(dns=True)) if rules else f"capture by {way.name} has no rules that look for the agent's sockets"
+
+
 def _chosen(capture: Capture, reason: str) -> Choice:
     return Choice(capture, reason, capture.outbound if isinstance(capture, EbpfCapture) else None)
 
@@ -86,6 +93,7 @@ def _iptables(pins: Path) -> Capture:
     raise KernelError(errno.ENOENT, "iptables", "install the package iptables")
 
 
+_ASKING: Final[dict[str, Rules]] = {Way.EBPF: looped.transaction, Way.NFTABLES: tproxied.transaction}
 _LADDER: Final[dict[Way, Callable[[Path], Capture]]] = {
     Way.EBPF: _ebpf,
     Way.NFTABLES: _nftables,

@@ -69,6 +69,15 @@ class NftablesTable:
             namespace.run(nftables.transact, deletion())
 
 
+def refusal(rules: Rules, terms: Terms) -> str:
+    """Why this kernel does not take the rules for `terms`; empty if it does. Blocks."""
+    try:
+        _reference(rules(Mode.ENFORCE, "0 0 -", terms))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _prepare(formerly: str | None) -> None:
     if _before(nftables.table(FAMILY, TABLE)) is None:
         nftables.transact(preparation(formerly or groundwork.as_it_is()))

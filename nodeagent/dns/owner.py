@@ -43,19 +43,22 @@ class _Served:
 
 
 class DNSOwner:
-    """Used from one event loop; what blocks runs in threads of its own. `enrolled`: the workloads of this node as they are."""
+    """Used from one event loop; what blocks runs in threads of its own. `enrolled`: the workloads of this node as they are.
+
+    `why_not`: the reason why none is to be served, in words.
+    """
 
     def __init__(
         self,
         knowledge: Knowledge,
         enrolled: Callable[[], Iterable[WorkloadStatus]],
         *,
-        enabled: bool,
+        why_not: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._knowledge = knowledge
         self._enrolled = enrolled
-        self._enabled = enabled
+        self._why_not = why_not
         self._clock = clock
         self._served: dict[str, _Served] = {}
         self._problems: dict[str, str] = {}
@@ -71,8 +74,8 @@ class DNSOwner:
 
     def summary(self) -> str:
         """Whose questions are answered here, for an operator."""
-        if not self._enabled:
-            return "not here: pods ask their own resolvers"
+        if self._why_not:
+            return f"pods ask their own resolvers: {self._why_not}"
         words = f"{len(self._served)} workloads served, {len(self._knowledge.directory)} names of the mesh"
         return words + "".join(f"; {problem}" for problem in dict.fromkeys(self._problems.values()))
 
@@ -111,7 +114,7 @@ class DNSOwner:
     def _is_wanted(self, status: WorkloadStatus) -> bool:
         workload = status.workload
         captured = status.state in _CAPTURED and workload.network is not None and not workload.process_group
-        return self._enabled and captured and workload.terms.dns
+        return not self._why_not and captured and workload.terms.dns
 
     async def _begin(self, uid: str, workload: LocalWorkload, tasks: asyncio.TaskGroup) -> None:
         try:

@@ -10,9 +10,12 @@ from nodeagent.bpf import steering
 from nodeagent.bpf.libbpf import AttachType
 from nodeagent.capture import choice
 from nodeagent.capture.base import Way
-from nodeagent.capture.choice import choose
+from nodeagent.capture.choice import choose, why_no_questions
+from nodeagent.capture.nftables import refusal
+from nodeagent.capture.terms import TOTAL
 from nodeagent.linux import nftables
 from nodeagent.linux.errors import KernelError
+from tests.nodeagent.capture.ways import made
 
 
 def test_auto_takes_ebpf_where_it_works(pins: Path) -> None:
@@ -66,3 +69,16 @@ def test_the_reason_names_each_better_way(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(choice, "backends", tuple)
     with pytest.raises(OSError, match=r"no way to capture: ebpf .*; nftables .*; redirect .*; iptables is not possible here: .*install"):
         choose(Way.AUTO, tmp_path / "absent" / "nodemesh")
+
+
+def test_which_ways_bring_questions_to_the_agent(pins: Path) -> None:
+    for way in ("ebpf", "nftables"):
+        with made(way, pins) as capture:
+            assert why_no_questions(capture) == ""
+    for way in ("redirect", "iptables-nft"):
+        with made(way, pins) as capture:
+            assert "has no rules that look for the agent's sockets" in why_no_questions(capture)
+
+
+def test_a_kernel_that_does_not_take_their_rules_has_no_answers_and_is_captured_all_the_same() -> None:
+    assert "syntax error" in refusal(lambda *_: "add table inet nodemesh nonsense", TOTAL)

@@ -55,11 +55,11 @@ async def test_who_is_served(scene: Scene) -> None:
 
 
 async def test_where_it_is_switched_off_nobody_is(scene: Scene) -> None:
-    owner = DNSOwner(scene.owner._knowledge, lambda: scene.statuses, enabled=False)
+    owner = DNSOwner(scene.owner._knowledge, lambda: scene.statuses, why_not="switched off")
     async with running(owner):
         await asyncio.sleep(0)
         assert not owner._served
-        assert owner.summary() == "not here: pods ask their own resolvers"
+        assert owner.summary() == "pods ask their own resolvers: switched off"
 
 
 async def test_a_port_that_is_taken_is_told_and_tried_again(scene: Scene) -> None:
