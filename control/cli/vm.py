@@ -26,7 +26,14 @@ def vm() -> None:
 @click.option("--name", help="The machine's name; that of its first group with something random, without it.")
 @click.option("--controller", "address", metavar="HOST[:PORT]", help="As machines reach the controller; its first --hostname, without it.")
 @click.option("--ttl", "ttl_s", type=Duration(), default="1h", show_default=True, help="How long it may be used to join, at most 7d.")
-@click.option("-o", "--output", "file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Where to write it.")
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    required=True,
+    help="Where to write it; - for the standard output.",
+)
 @asks_controller
 def create(client: AdminClient, groups: tuple[str, ...], name: str | None, address: str | None, ttl_s: int, file: Path) -> None:
     """Write the bundle with which a machine joins, once.
@@ -41,6 +48,9 @@ def create(client: AdminClient, groups: tuple[str, ...], name: str | None, addre
     machine = _machine(name, groups)
     accounts = {str(group): _account(client, group) for group in machine.groups}
     bundle = msgspec.structs.replace(_bundle(client, machine, address, ttl_s), accounts=accounts)
+    if file == Path("-"):
+        click.echo(encode_bundle(bundle), nl=False)
+        return
     try:
         _write(file, encode_bundle(bundle))
     except OSError as error:

@@ -136,6 +136,8 @@ def test_a_bundle_is_private_and_joins_its_machine(served: Served, tmp_path: Pat
     assert (bundle.node, bundle.accounts) == ("vm_one_shop_vms", {"shop/vms": "cart"})
     assert (bundle.controller.host, bundle.controller.certificate_port) == ("10.1.2.3", 7)
     assert bundle.controller.server_name == "istiod.istio-system.svc", "a name that its certificate has"
+    printed = served.run("vm", "create", "--group", "shop/vms", "--name", "one", "-o", "-")
+    assert decode_bundle(printed.stdout.encode()).node == bundle.node
     agent = Agent(bundle.node, bundle.roots_pem.encode(), *served.ports())
     asyncio.run(agent.join(bundle.token))
     assert agent.chain_pem
