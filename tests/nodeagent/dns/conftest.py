@@ -61,9 +61,7 @@ class Scene:
         self.store = SnapshotStore(Snapshot())
         self.subscriptions = Subscriptions()
         self.statuses: list[WorkloadStatus] = [WorkloadStatus(self.workload(), EnrolmentState.CAPTURED, "nftables")]
-        self.owner = DNSOwner(
-            Knowledge(self.directory, HeadlessEndpoints(self.store, self.subscriptions)), lambda: self.statuses, enabled=True
-        )
+        self.owner = DNSOwner(Knowledge(self.directory, HeadlessEndpoints(self.store, self.subscriptions)), lambda: self.statuses)
 
     def workload(self) -> LocalWorkload:
         side = self.pod
