@@ -97,6 +97,7 @@ class Agent:
         self._ending = asyncio.Event()
         self._yielded = False
         self._is_down = False
+        self._alone_until_s = 0.0
         private_directory(config.run_dir)
         self.state = StateDirectory(config.state_dir)
         self.state.prepare()
@@ -151,6 +152,8 @@ class Agent:
 
     def _dial(self) -> Dial:
         """How to reach the controller now; raises OSError or ValueError while there is nothing to prove ourselves by."""
+        if time.monotonic() < self._alone_until_s:
+            raise ValueError("the machine is leaving the mesh")
         if self.credential is not None:
             return self.controller.by_certificate(self.credential.current())
         if self.config.token is None:
@@ -338,6 +341,11 @@ class Agent:
         """Another agent is to serve with this run directory: ends `run`; in a container, not before the proxy has ended."""
         self._yielded = True
         self._ending.set()
+
+    def go_on_alone(self, for_s: float) -> None:
+        """What is known stays in force for so long, whatever the controller makes of this node: it leaves, and carries on until it has."""
+        self._alone_until_s = time.monotonic() + for_s
+        self.client.redial()
 
     async def _end_with_proxy(self, others: list[asyncio.Task[Any]]) -> None:
         """The container goes with this process, and the proxy with the container: what it carries has time to finish."""

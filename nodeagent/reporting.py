@@ -208,6 +208,9 @@ class NodeReports:
     def end(self) -> None:
         self._agent.end()
 
+    def go_on_alone(self, for_s: float) -> None:
+        self._agent.go_on_alone(for_s)
+
     def yield_place(self) -> None:
         self._agent.yield_place()
 

@@ -27,6 +27,7 @@ from nodeagent.resolve.explanation import Explanation
 
 SOCKET: Final = "admin.sock"
 MAX_DRAIN_S: Final = 3600.0
+MAX_ALONE_S: Final = 120.0
 MAX_LINES: Final = 10_000
 
 
@@ -58,6 +59,9 @@ class Agent(Protocol):
 
     def end(self) -> None:
         """Ends the agent, after `down` was answered."""
+
+    def go_on_alone(self, for_s: float) -> None:
+        """Hears nothing of the controller for so long."""
 
     def yield_place(self) -> None:
         """Ends the agent for another that takes its place."""
@@ -103,6 +107,7 @@ class AdminServer:
         router.add_get("/explain", self._explain)
         router.add_post("/down", self._down)
         router.add_post("/yield", self._yield)
+        router.add_post("/alone", self._alone)
         return application
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
@@ -132,6 +137,11 @@ class AdminServer:
         await response.write_eof()
         self._agent.end()
         return response
+
+    async def _alone(self, request: web.Request) -> web.Response:
+        for_s = _number(request, "for_s", 0.0, MAX_ALONE_S)
+        self._agent.go_on_alone(for_s)
+        return _json(for_s)
 
     async def _yield(self, request: web.Request) -> web.Response:
         response = _json(os.getpid())

@@ -1,8 +1,10 @@
 """`nodeagent leave`: undoes `nodeagent join`."""
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,6 +15,11 @@ from nodeagent.cli.run_dir import pass_run_dir
 
 if TYPE_CHECKING:
     from nodeagent.vm.membership import Membership
+
+ALONE_S: Final = 60.0
+"""Then an agent that is still there listens to the controller again: the machine did not leave after all."""
+SPREADS_S: Final = 1.0
+"""A change reaches all nodes within it."""
 
 
 @click.command()
@@ -35,11 +42,12 @@ def leave(run_dir: Path, state_dir: Path, drain_s: float, *, force: bool) -> Non
         membership = load(state_dir)
     except NotJoinedError as error:
         raise click.ClickException(str(error)) from error
-    # As long as others take it for a member they send it what it could no longer take in: so they are told first. But where the host is
-    # captured and nobody decides, nothing gets through, to the controller neither.
+    # As long as others take it for a member they send it what it could no longer take in: so they are told first, while the agent goes on
+    # as if nothing had been said. But where the host is captured and nobody decides, nothing gets through, to the controller neither.
     told = runs(run_dir)
     if told:
-        _tell(membership, state_dir, force=force)
+        _tell(membership, state_dir, force=force, connected=lambda: fetch(run_dir, "/alone", float, method="POST", for_s=ALONE_S))
+        time.sleep(SPREADS_S)
     _release(run_dir, state_dir, drain_s)
     if not told:
         _tell(membership, state_dir, force=force)
@@ -73,14 +81,15 @@ def _release(run_dir: Path, state_dir: Path, drain_s: float) -> None:
         click.echo(f"{name} is released")
 
 
-def _tell(membership: "Membership", state_dir: Path, *, force: bool) -> None:
+def _tell(membership: "Membership", state_dir: Path, *, force: bool, connected: Callable[[], object] = lambda: None) -> None:
+    """`connected` is called once the controller is there: this process is captured, too, so that the agent had to find the way to it."""
     import asyncio
 
     from nodeagent.identity.certificate import CertificateError
     from nodeagent.vm.joining import leave
 
     try:
-        asyncio.run(leave(membership, state_dir))
+        asyncio.run(leave(membership, state_dir, connected))
     except (PermissionError, FileNotFoundError, CertificateError) as error:
         # It can't come back with what it has, and its registration ends by itself: there is nobody to be told anything.
         click.echo(f"note: the controller does not know this machine any more: {error}", err=True)

@@ -109,8 +109,10 @@ class Attendance:
             await self._changed.wait()
 
 
-async def leave(dial: Dial) -> None:
-    """Tells the controller that the machine leaves for good; raises OSError: PermissionError, if it does not know the machine (any more).
+async def leave(dial: Dial, connected: Callable[[], object] = lambda: None) -> None:
+    """Tells the controller that the machine leaves for good; `connected` is called just before.
+
+    Raises OSError: PermissionError, if the controller does not know the machine (any more).
 
     Tried for a while: the connection may be cut by what was taken off the machine just now.
     """
@@ -119,7 +121,7 @@ async def leave(dial: Dial) -> None:
     backoff = Backoff()
     while True:
         try:
-            await _leave_once(dial)
+            await _leave_once(dial, connected)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 raise PermissionError(f"{error.code().name}: {error.details()}") from error
@@ -130,15 +132,28 @@ async def leave(dial: Dial) -> None:
             return
 
 
-async def _leave_once(dial: Dial) -> None:
+async def _leave_once(dial: Dial, connected: Callable[[], object]) -> None:
     try:
         channel = open_channel(dial)
     except ValueError as error:
         raise OSError(str(error)) from error
     try:
+        if await _is_there(channel):
+            connected()
         await channel.unary_unary(LEAVE, None, None)(b"", metadata=dial.metadata(), timeout=LEAVE_S)
     finally:
         await channel.close(None)
+
+
+async def _is_there(channel: grpc.aio.Channel) -> bool:
+    """Whether a connection comes about at the first try; why it does not, the call will say."""
+    state = channel.get_state(try_to_connect=True)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LEAVE_S):
+            while state not in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE}:
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    return state is grpc.ChannelConnectivity.READY
 
 
 async def _next_message(stream: Stream[bytes, bytes], deadline_s: float | None) -> bytes:

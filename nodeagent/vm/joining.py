@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography import x509
@@ -46,8 +47,11 @@ async def join(bundle: Bundle, state_dir: Path) -> Issued:
     return issued
 
 
-async def leave(membership: Membership, state_dir: Path) -> None:
-    """Tells the controller, which forgets the machine and revokes its certificate; raises OSError or CertificateError."""
+async def leave(membership: Membership, state_dir: Path, connected: Callable[[], object] = lambda: None) -> None:
+    """Tells the controller, which forgets the machine and revokes its certificate; raises OSError or CertificateError.
+
+    `connected` is called when the controller is there, and has not been told yet.
+    """
     trust = Trust(membership.trust_domain, _roots(membership.roots_pem))
     controller = _controller(membership.controller, membership.cluster, trust)
     identity = str(AgentIdentity(membership.trust_domain, membership.node))
@@ -55,7 +59,7 @@ async def leave(membership: Membership, state_dir: Path) -> None:
     if kept is None:
         raise FileNotFoundError(f"{state_dir} holds no certificate of {membership.node}")
     issued = check_kept(identity, kept.chain_pem, kept.key_pem, trust.roots, time.time())
-    await attendance.leave(controller.by_certificate(issued))
+    await attendance.leave(controller.by_certificate(issued), connected)
 
 
 def _controller(place: ControllerPlace, cluster: str, trust: Trust) -> Controller:

@@ -14,7 +14,7 @@ from demo.manifests import Manifest
 from demo.topology import Pod, Topology
 from tests.deploy import package
 from tests.deploy.machine import Machine
-from tests.e2e.mesh import Mesh, Stream, echoes, principal, spiffe
+from tests.e2e.mesh import Mesh, echoes, principal, spiffe
 
 AGENT = "nodemesh-agent.service"
 PROXIES = "nodemesh-proxy@*.service"
@@ -33,14 +33,6 @@ while True:
         time.sleep(0.1)
 """
 """A unit that begins is not known at once."""
-OUTAGE_S = 3.0
-"""What leaving may cost, on a busy machine."""
-
-
-def outage_s(stream: Stream) -> float:
-    """From the first call that failed to the last."""
-    failed = [number for number, call in enumerate(stream.calls) if not call.ok]
-    return sum(call.took_s for call in stream.calls[failed[0] : failed[-1] + 1]) if failed else 0.0
 
 
 def only(app: str, other: str) -> Manifest:
@@ -270,9 +262,11 @@ def test_removal_leaves_the_mesh_first_and_purging_leaves_nothing(vm: VM) -> Non
     out, back = (vm.host.namespace, vm.api.ipv4), (vm.api, vm.host.ipv4)
     with vm.mesh.stream(*out) as outgoing, vm.mesh.stream(*back) as incoming:
         vm.machine.run("dpkg", "--remove", "nodemesh", timeout_s=120)
-    # Between the controller's word and its own it is a stranger to itself, for a moment.
-    assert all(outage_s(stream) < OUTAGE_S for stream in (outgoing, incoming))
-    assert all(stream.calls[-1].ok for stream in (outgoing, incoming))
+    print(
+        [(len(s.calls), [(i, round(c.took_s, 2)) for i, c in enumerate(s.calls) if not c.ok][:5]) for s in (outgoing, incoming)],
+        vm.machine.journal("--lines=60"),
+    )
+    assert not [call for stream in (outgoing, incoming) for call in stream.failed]
     assert vm.machine.units("nodemesh*") == []
     assert "vm" not in vm.mesh.cluster.meshctl("get", "workloadentry", "-o", "json")
     vm.mesh.cluster.apply("policies", [only("api", "vm"), only("vm", "api")])

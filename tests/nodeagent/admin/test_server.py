@@ -39,6 +39,7 @@ class Agent:
     def __init__(self) -> None:
         self.asked: list[object] = []
         self.ended = self.yielded = False
+        self.alone_s = 0.0
         self.more = asyncio.Event()
 
     async def status(self) -> StatusReport:
@@ -82,6 +83,9 @@ class Agent:
 
     def end(self) -> None:
         self.ended = True
+
+    def go_on_alone(self, for_s: float) -> None:
+        self.alone_s = for_s
 
     def yield_place(self) -> None:
         self.yielded = True
@@ -175,6 +179,17 @@ async def test_yield_is_answered_first(tmp_path: Path) -> None:
         async with client.post("/yield") as response:
             assert msgspec.json.decode(await response.read()) == os.getpid()
         await until(lambda: agent.yielded)
+
+
+async def test_going_on_alone_is_bounded(tmp_path: Path) -> None:
+    agent = Agent()
+    async with serving(agent, tmp_path) as client:
+        async with client.post("/alone?for_s=121") as response:
+            assert response.status == 400
+        assert agent.alone_s == 0.0
+        async with client.post("/alone?for_s=60") as response:
+            assert msgspec.json.decode(await response.read()) == 60.0
+        assert agent.alone_s == 60.0
 
 
 async def test_logs_end_or_follow(tmp_path: Path) -> None:
