@@ -29,7 +29,7 @@ def test_the_example_is_one_that_the_agent_takes() -> None:
     groups = tuple(GroupName.parse(f"shop/{name}") for name in ("host", "web", "db"))
     node = VMName.make("machine", groups).node
     joined = Membership(node, ControllerPlace("10.0.0.1", 15011, 15012), "", "cluster.local", "Kubernetes", "istio-system")
-    places = configuration.read(SYSTEMD / "agent.yaml", joined)
+    places = configuration.read(SYSTEMD / "agent.yaml", joined).places
     assert [(place.group.name, place.unit) for place in places] == [("host", ""), ("web", "web.service"), ("db", "db.service")]
 
 
