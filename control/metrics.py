@@ -23,7 +23,7 @@ class Metrics:
             registry=self.registry,
         )
         self.pushes = Counter("nodemesh_discovery_pushes", "Discovery responses sent.", ["type"], registry=self.registry)
-        self.nacks = Counter("nodemesh_discovery_nacks", "Discovery responses that an agent refused.", ["type"], registry=self.registry)
+        self.nacks = Counter("nodemesh_discovery_nacks", "Discovery responses that a client refused.", ["type"], registry=self.registry)
         self.source_lists = Counter(
             "nodemesh_source_lists", "Whole lists read from the Kubernetes API, by collection.", ["path"], registry=self.registry
         )
@@ -39,6 +39,15 @@ class Metrics:
         )
         self.leading = Gauge("nodemesh_leading", "1 if this controller is the one that writes into the cluster.", registry=self.registry)
         self._connected = Gauge("nodemesh_connected_agents", "Open discovery streams.", registry=self.registry)
+        self._proxies = Gauge("nodemesh_connected_proxies", "Connected Envoys of waypoints and gateways.", registry=self.registry)
+        self._refused_resources = Gauge(
+            "nodemesh_refused_proxy_resources",
+            "Resources that connected Envoys refuse now.",
+            registry=self.registry,
+        )
+        self._untranslated = Gauge(
+            "nodemesh_untranslated_proxy_resources", "Resources of connected Envoys that could not be made.", registry=self.registry
+        )
         self._reload_failed = Gauge(
             "nodemesh_authority_reload_failed",
             "1 if the authority's files on disk are not usable and older ones are in force.",
@@ -61,6 +70,12 @@ class Metrics:
         self._connected.set_function(connected)
         self._reload_failed.set_function(reload_failed)
         self._issuer_end.set_function(issuer_end_s)
+
+    def observe_proxies(self, *, connected: Callable[[], float], refused: Callable[[], float], untranslated: Callable[[], float]) -> None:
+        """Likewise of the Envoys."""
+        self._proxies.set_function(connected)
+        self._refused_resources.set_function(refused)
+        self._untranslated.set_function(untranslated)
 
     def render(self) -> bytes:
         """Prometheus text."""

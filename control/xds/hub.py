@@ -41,6 +41,11 @@ class Hub:
         self._connections: set[Connection] = set()
         self._per_node: Counter[str] = Counter()
         self._reported_types: set[str] = set()
+        metrics.observe_proxies(
+            connected=lambda: len(self._envoys),
+            refused=lambda: sum(len(one.refusals.all()) for one in self._envoys if one.refusals is not None),
+            untranslated=lambda: sum(len(one.proxy.failed) for one in self._envoys if one.proxy is not None),
+        )
         self._unwatch = [view.watch(self._changed) for view in {id(view): view for view in views.values()}.values()]
 
     def close(self) -> None:
@@ -54,6 +59,10 @@ class Hub:
     def connected(self) -> int:
         """How many streams of agents are open."""
         return sum(not isinstance(one.agent, ProxyRunner) for one in self._connections)
+
+    @property
+    def _envoys(self) -> list[Connection]:
+        return [one for one in self._connections if one.proxy is not None]
 
     def open(self, agent: Follower, credentials: Credentials) -> Connection:
         """Raises BusyError if the node, or the Gateway, has too many streams open."""

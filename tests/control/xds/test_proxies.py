@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from control.envoy.built import CLUSTER, LISTENER
@@ -135,9 +136,17 @@ async def test_a_refusal_is_told_of_the_objects_that_caused_it(meshed: Meshed) -
         await stream.read(f"Error adding/updating cluster(s) {name}: no such thing")
         await until(lambda: f"the Envoy of Gateway shop/gate refuses the Cluster {name}: no such thing" in told())
         assert mesh.batches > batches, "else nobody would look at the status again"
+        assert await metric(meshed, "nodemesh_connected_proxies") == 1
+        assert await metric(meshed, "nodemesh_refused_proxy_resources") == 1
         ((refused,),) = [one["refused"] for one in await meshed.admin("GET", "/proxies")]
         assert refused["sources"] == ["Service shop/cart"]
     await until(lambda: "refuses" not in told())
+
+
+async def metric(world: World, name: str) -> float:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{world.ports.metrics}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 async def test_what_it_is_served_can_be_looked_at(meshed: Meshed) -> None:
