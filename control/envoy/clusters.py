@@ -6,7 +6,7 @@ from typing import Any, Final
 from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogService, Resolution
 from control.envoy.destinations.shaping import shape_by_rules
-from control.envoy.endpoints import assignment, chosen_endpoints
+from control.envoy.endpoints import assignment
 from control.envoy.lookup import look_up, look_up_itself
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer
@@ -30,7 +30,7 @@ def service_cluster(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | N
         return None
     message = new("envoy.config.cluster.v3.Cluster", **_base(service, ref))
     if service.by_dns:
-        look_up(message, service, assignment(world, proxy, ref, chosen_endpoints(world, proxy, service, ref)))
+        look_up(message, service, assignment(world, proxy, ref, service))
     elif service.unplaced:
         look_up_itself(message, service, ref)
     sources = tuple(source for shape in SHAPERS for source in shape(world, proxy, ref, message))

@@ -30,16 +30,16 @@ def load_assignment(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | N
     if service is None:
         return None
     rules = world.ask(policy, proxy, ref)
-    message = assignment(world, proxy, ref, chosen_endpoints(world, proxy, service, ref))
+    message = assignment(world, proxy, ref, service)
     return built(ref.name, message, (service.owner, *rules.sources))
 
 
-def assignment(world: World, proxy: ProxyKey, ref: ClusterRef, endpoints: tuple[Endpoint, ...]) -> Message:
-    """These endpoints, by rank and locality."""
-    ranks = ranking(world.ask(policy, proxy, ref), world.ask(proxy_locality, proxy))
+def assignment(world: World, proxy: ProxyKey, ref: ClusterRef, service: CatalogService) -> Message:
+    """The endpoints of a cluster, by rank and locality."""
+    ranks = ranking(world.ask(policy, proxy, ref), service.load_balancing, world.ask(proxy_locality, proxy))
     groups: dict[Group, list[Message]] = {}
     shares: dict[Group, int | None] = {}
-    for endpoint in endpoints:
+    for endpoint in chosen_endpoints(world, proxy, service, ref):
         place = endpoint.locality
         group = Group(ranks.priority(endpoint) if ranks else 0, place.region, place.zone, place.subzone)
         shares[group] = ranks.share(place) if ranks else None

@@ -10,7 +10,7 @@ from control.envoy.destinations.rules import Policy
 from control.envoy.proxies import ProxyKey
 from control.envoy.world import World
 from control.kinds.destination import Distribute, LocalityBalancing
-from meshapi.workload import Locality, service_key
+from meshapi.workload import BalancingMode, LoadBalancing, Locality, service_key
 
 _TOPOLOGY: Final = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone")
 
@@ -34,8 +34,8 @@ def proxy_locality(world: World, proxy: ProxyKey) -> Locality:
     return Locality(*common)
 
 
-def ranking(policy: Policy, here: Locality) -> Ranking | None:
-    """What the rules say of distance; None where it does not matter."""
+def ranking(policy: Policy, wish: LoadBalancing | None, here: Locality) -> Ranking | None:
+    """What the rules say of distance, else what the service itself wishes; None where it does not matter."""
     setting = policy.load_balancer.locality_lb_setting if policy.load_balancer is not None else None
     if setting is not None and setting.enabled is False:
         return None
@@ -43,8 +43,9 @@ def ranking(policy: Policy, here: Locality) -> Ranking | None:
         shares = next((one for one in setting.distribute if _covers(one.source, here)), None)
         return Ranking(lambda _: 0, lambda place: _share(shares, place)) if shares is not None else None
     if policy.outlier_detection is None:
-        # Without it nobody notices that the near ones fail.
-        return None
+        # Without it nobody notices that the near ones fail; a service that wants the near ones first is content with those that are ready.
+        near = wish is not None and wish.mode is BalancingMode.FAILOVER and bool(here.region)
+        return Ranking(lambda one: _distance(None, here, one.locality), lambda _: None) if near else None
     if setting is not None and setting.failover_priority:
         labels = setting.failover_priority
         return Ranking(lambda one: _label_distance(labels, here, one), lambda _: None)

@@ -334,3 +334,19 @@ def test_delegates_that_would_multiply_are_left_out() -> None:
     found = served(inner, virtual_service("v", f"hosts: [cart], http: [{to_team}, {{route: [{{destination: {{host: cart}}}}]}}]"))
     assert problems(found) == ["shop/v more than 10000 conditions come together in its delegates: the rest is left out"]
     assert leads_to(found) == "cart"
+
+
+def test_a_service_that_wants_the_near_ones_first_gets_them() -> None:
+    found = Served()
+    node = "kind: Node\napiVersion: v1\nmetadata: {name: n2, labels: {topology.kubernetes.io/region: other}}"
+    far = pod("cart-2", "cart", "10.0.0.2").replace("n1", "n2")
+    there = service("waypoint", "10.96.255.1", label="none"), pod("w", "waypoint", "10.0.1.1")
+    found.write("waypoint.yaml", node, *there)
+
+    def priorities(text: str) -> dict[str, int]:
+        found.write("cart.yaml", text, pod("cart-1", "cart", "10.0.0.1"), far)
+        return {one.locality.region: one.priority for one in found.of(ENDPOINTS)[NAME].endpoints}
+
+    plain = service("cart", "10.96.0.1")
+    assert priorities(plain) == {"r": 0, "other": 0}
+    assert priorities(plain.replace("spec: {", "spec: {trafficDistribution: PreferClose, ")) == {"r": 0, "other": 1}
