@@ -113,9 +113,9 @@ def ads() -> dict[str, Any]:
     return {"ads": {}, "resource_api_version": "V3"}
 
 
-def secret_source(name: str) -> Message:
-    """A secret by its name, from the process beside this Envoy."""
+def secret_source(name: str, *, wait_s: int = 0) -> Message:
+    """A secret by its name, from the process beside this Envoy. `wait_s`: how long Envoy's start may wait for it, 0 = until it is there."""
     service = {"envoy_grpc": {"cluster_name": SDS_CLUSTER}}
     source: dict[str, Any] = {"api_config_source": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service]}}
-    source |= {"resource_api_version": "V3", "initial_fetch_timeout": {"seconds": 0}}
+    source |= {"resource_api_version": "V3", "initial_fetch_timeout": {"seconds": wait_s}}
     return new(f"{_EXTENSIONS}.transport_sockets.tls.v3.SdsSecretConfig", name=name, sds_config=source)

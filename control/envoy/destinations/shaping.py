@@ -1,7 +1,7 @@
 """The Shaper of DestinationRules: what they say of a cluster goes into it; and the limits that hold where they say nothing."""
 
 from control.envoy.destinations.balancing import balance
-from control.envoy.destinations.client_tls import secure
+from control.envoy.destinations.client_tls import Transport, secure
 from control.envoy.destinations.pools import limit, set_aside, speak
 from control.envoy.destinations.rules import policy
 from control.envoy.messages import Message
@@ -22,5 +22,6 @@ def shape_by_rules(world: World, proxy: ProxyKey, ref: ClusterRef, cluster: Mess
         balance(cluster, found.load_balancer)
     if found.outlier_detection is not None:
         set_aside(cluster, found.outlier_detection)
-    secure(cluster, found, world.settings, ref)
+    service = world.service(ref.service)
+    secure(cluster, Transport(found, world.settings, ref, service.subject_alt_names if service is not None else ()))
     return found.sources

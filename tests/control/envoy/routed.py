@@ -17,7 +17,7 @@ from control.envoy.filters import http_filters
 from control.envoy.listeners.waypoint import _port_match
 from control.envoy.messages import Message, new
 from control.envoy.naming import SNIFFING
-from control.envoy.parts import PEER, extension
+from control.envoy.parts import PEER, SDS_CLUSTER, extension
 from control.envoy.place import Place
 from control.envoy.routes import server_name_targets, tcp_target
 from control.envoy.waypoint import waypoint_services
@@ -29,6 +29,16 @@ MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
 HTTP_PORT = 80
 PEER_ID = "spiffe://cluster.local/ns/team/sa/page"
 """Who every client is."""
+
+
+_NO_SECRETS = {
+    "name": SDS_CLUSTER,
+    "type": "STATIC",
+    "load_assignment": {
+        "cluster_name": SDS_CLUSTER,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/nowhere"}}}}]}],
+    },
+}
 
 
 class Answer:
@@ -99,20 +109,24 @@ def routed(
     `dns_port`: where on loopback names are looked up.
     """
 
+    known = {one["name"] for one in secrets}
+
     def adapted(message: Message) -> dict[str, Any]:
-        return dict(json.loads(json.dumps(as_json(message)), object_hook=lambda part: _looked_up(_static_secret(part), dns_port)))
+        return dict(json.loads(json.dumps(as_json(message)), object_hook=lambda part: _looked_up(_static_secret(part, known), dns_port)))
 
     ports = {address: one.port for address, one in addresses.items()}
     clusters = [_cluster(served, name, cluster, ports) for name, cluster in served.of(CLUSTER).items() if name.startswith("inbound-vip")]
     listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
     listeners += _tcp_listeners(served)
-    with running(directory, [adapted(one) for one in listeners], [adapted(one) for one in clusters], secrets=secrets) as envoy:
+    found = [*(adapted(one) for one in clusters), _NO_SECRETS]
+    node = {"id": "test", "cluster": "test"}
+    with running(directory, [adapted(one) for one in listeners], found, secrets=secrets, node=node) as envoy:
         yield Routed(envoy, served, {one.name: one for one in addresses.values()})
 
 
-def _static_secret(part: dict[str, Any]) -> dict[str, Any]:
-    """A secret that would come by SDS, from the file."""
-    return {"name": part["name"]} if part.keys() == {"name", "sds_config"} else part
+def _static_secret(part: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """A secret that would come by SDS, from the file; one that is not there is asked for in vain."""
+    return {"name": part["name"]} if part.keys() == {"name", "sds_config"} and part["name"] in known else part
 
 
 def _looked_up(part: dict[str, Any], dns_port: int) -> dict[str, Any]:

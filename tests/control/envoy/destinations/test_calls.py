@@ -41,6 +41,7 @@ RULES = {
     "blind": "trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}",
     "mutual": "trafficPolicy: {tls: {mode: MUTUAL, credentialName: partner, sni: good.example.com}}",
     "unknown": "trafficPolicy: {tls: {mode: SIMPLE, credentialName: partner, sni: good.example.com}}",
+    "lost": "trafficPolicy: {tls: {mode: SIMPLE, credentialName: nowhere, sni: good.example.com}}",
     "workload": "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}",
     "stranger": "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://cluster.local/ns/shop/sa/other']}}",
     "near": f"trafficPolicy: {{{EJECT}}}",
@@ -52,7 +53,7 @@ RULES = {
     """,
     "ignored": f"trafficPolicy: {{{EJECT}, loadBalancer: {{simple: ROUND_ROBIN, localityLbSetting: {{enabled: false}}}}}}",
 }
-TLS_SERVICES = ("secret", "wrong", "system", "blind")
+TLS_SERVICES = ("secret", "wrong", "system", "blind", "lost")
 NODES = "\n---\n".join(
     f"kind: Node\napiVersion: v1\nmetadata:\n  name: n{n}\n"
     f"  labels: {{topology.kubernetes.io/region: {region}, topology.kubernetes.io/zone: z}}"
@@ -208,6 +209,11 @@ def test_simple_tls_verifies_and_names_the_server(mesh: Routed) -> None:
     for name in ("wrong", "system", "unknown"):
         assert mesh.ask(name).status == 503, name
     assert mesh.ask("blind").upstream == "tls"
+
+
+def test_a_secret_that_is_not_there_is_missed_by_nobody_else(mesh: Routed) -> None:
+    """Envoy has started, which everything else here shows."""
+    assert mesh.ask("lost").status == 503
 
 
 def test_mutual_tls_shows_the_secret_of_the_rule(mesh: Routed) -> None:
