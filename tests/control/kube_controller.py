@@ -39,6 +39,7 @@ class KubeWorld:
         self.kubeconfig = kubeconfig
         self.state = path / f"state-{secrets.token_hex(3)}"
         self.socket = self.state.with_suffix(".sock")
+        self.grace_s = 60.0
         self.token_port, self.agent_port, self.metrics_port = free_ports(3)
         self.settings = Settings(
             state_dir=self.state,
@@ -88,7 +89,7 @@ class KubeWorld:
 
 @asynccontextmanager
 async def kube_world(
-    kube: Cluster, path: Path, *, beside: KubeWorld | None = None, namespace: str | None = None
+    kube: Cluster, path: Path, *, beside: KubeWorld | None = None, namespace: str | None = None, grace_s: float = 60.0
 ) -> AsyncIterator[KubeWorld]:
     """Serves when it is entered: in a namespace of its own, or as another replica `beside` one, or in a `namespace` that is prepared.
 
@@ -103,6 +104,7 @@ async def kube_world(
         token = kube.admin.token(where, ACCOUNT)
         kubeconfig = kube.kubeconfig(path / f"kubeconfig-{secrets.token_hex(3)}", token, server=between.server)
         world = KubeWorld(kube, path, where, kubeconfig, between)
+        world.grace_s = grace_s
         async with _serving(world):
             yield world
     await quiet()
@@ -118,6 +120,7 @@ async def _serving(world: KubeWorld) -> AsyncIterator[None]:
         kubeconfig=world.kubeconfig,
         namespace=world.namespace,
         terms=Terms(lease_s=2, renew_s=1.5, retry_s=0.3),
+        grace_s=world.grace_s,
     )
     ready = asyncio.Event()
     task = asyncio.ensure_future(serve(world.settings, MeshSettings(), kubernetes(settings), world.stop, ready))

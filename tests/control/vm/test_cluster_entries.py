@@ -76,3 +76,13 @@ async def test_an_entry_that_somebody_deletes_is_made_again(kube: Cluster, tmp_p
             (entry,) = kube.admin.list(VERSION, "WorkloadEntry", namespace)
             kube.admin.delete(VERSION, "WorkloadEntry", entry["metadata"]["name"], namespace)
             await until(kube, namespace, lambda found: bool(found) and found[0]["metadata"]["uid"] != entry["metadata"]["uid"])
+
+
+async def test_who_stays_away_loses_its_entry(kube: Cluster, tmp_path: Path) -> None:
+    async with kube_world(kube, tmp_path, grace_s=0.5) as world:
+        namespace = kube.namespace("shop")
+        group = make_group(kube, namespace)
+        machine = await joined(world, group)
+        async with attending(machine) as stream:
+            await stream.registered(Member(group, "10.9.3.3"))
+        await until(kube, namespace, lambda found: not found)
