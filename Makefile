@@ -67,12 +67,12 @@ kube: | packages
 demo: setup
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
-# Files of tests share nothing, and wait more than they compute: three at once take the time of the longest ones.
-TEST_WORKERS ?= 3
 # A virtual machine joins a mesh that has pods.
 demo-vm: setup
 	@$(BIN)/python -m demo --vm
 
+# Files of tests share nothing, and wait more than they compute: three at once take the time of the longest ones.
+TEST_WORKERS ?= 3
 test: setup envoy kube
 	@$(BIN)/python tools/preflight.py
 	cd $(PROXY) && cargo test --locked --quiet --workspace
