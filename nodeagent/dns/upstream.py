@@ -20,6 +20,10 @@ TCP_S: Final = 5.0
 MAX_OPEN: Final = 128
 """Questions that wait for one resolver: one that is slow must not hold more."""
 POOL_USES: Final = 1000
+POOL_AGE_S: Final = 1.0
+"""Ports change no sooner, so that nobody makes us open sockets without end."""
+STRANGE_USES: Final = 100
+"""What an answer counts for that was not asked for, or comes too late."""
 SILENT: Final = 3
 """After so many questions in a row without an answer a resolver may be gone: clients then hear soon that it failed, and turn to another."""
 DOUBTFUL_TRY_S: Final = 0.5
@@ -48,12 +52,18 @@ class _Pool:
         self._waiting: tuple[dict[int, _Waiting], ...] = tuple({} for _ in sockets)
         self.uses = 0
         loop = asyncio.get_running_loop()
+        self._made_s = loop.time()
         for index, one in enumerate(sockets):
             loop.add_reader(one.fileno(), self._read, index)
 
     @property
     def open(self) -> int:
         return sum(map(len, self._waiting))
+
+    @property
+    def worn(self) -> bool:
+        """Other ports are to be chosen."""
+        return self.uses >= POOL_USES and asyncio.get_running_loop().time() - self._made_s >= POOL_AGE_S
 
     async def ask(self, query: Query, deadline_s: float, *, fold: bool) -> tuple[bytes, Response]:
         """Raises TimeoutError, or OSError if the resolver is known not to be there."""
@@ -92,16 +102,22 @@ class _Pool:
             _fail(waiting, error)
             return
         one = waiting.get(int.from_bytes(packet[:2], "big"))
-        if one is None or one.answer.done():
-            return
+        if one is None or one.answer.done() or not self._take(one, packet):
+            # Somebody may be guessing: other ports are chosen the sooner.
+            self.uses += STRANGE_USES
+
+    def _take(self, one: _Waiting, packet: bytes) -> bool:
+        """Whether the packet answers what was asked."""
         try:
             response = read_response(packet)
         except MalformedError:
-            return
+            return False
         if response.question == one.question:
             one.answer.set_result((packet, response))
-        elif response.question.lower() == one.question.lower():
+            return True
+        if response.question.lower() == one.question.lower():
             self._on_other_case()
+        return False
 
 
 class Upstream:
@@ -175,7 +191,7 @@ class Upstream:
     async def _current(self) -> _Pool:
         async with self._making:
             former = self._pool
-            if former is not None and former.uses < POOL_USES:
+            if former is not None and not former.worn:
                 return former
             self._pool = _Pool(await self._open_pool(), self._fold)
         if former is not None:

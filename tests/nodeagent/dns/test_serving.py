@@ -258,6 +258,7 @@ async def test_ports_that_questions_come_from_change_and_no_answer_is_lost(
     scene: Scene, server: str, upstream: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "POOL_USES", 4)
+    monkeypatch.setattr(asking, "POOL_AGE_S", 0.0)
     ports: set[int] = set()
     upstream.before = lambda _own, _response, client: ports.add(client[1])
     upstream.answers |= {(f"{number}.example.", "A"): ("192.0.2.1",) for number in range(24)}
@@ -267,6 +268,25 @@ async def test_ports_that_questions_come_from_change_and_no_answer_is_lost(
         [served] = scene.owner._served.values()
         assert not served.task.done()
     assert len(ports) > asking_sockets.POOL
+
+
+async def test_who_guesses_answers_makes_the_ports_change(
+    scene: Scene, server: str, upstream: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "POOL_AGE_S", 0.0)
+    ports: list[int] = []
+
+    def guess(own: socket.socket, response: dns.message.Message, client: tuple[str, int]) -> None:
+        ports.append(client[1])
+        for number in range(1, 12):
+            own.sendto(((response.id + number) % 65536).to_bytes(2, "big") + response.to_wire()[2:], client)
+
+    upstream.before = guess
+    upstream.answers |= {(f"{number}.example.", "A"): ("192.0.2.1",) for number in range(asking_sockets.POOL + 1)}
+    async with scene.serving():
+        for number in range(asking_sockets.POOL + 1):
+            assert addresses(await asked(scene, server, f"{number}.example")) == ["192.0.2.1"]
+    assert len(set(ports)) == len(ports)
 
 
 async def test_who_asks_resolvers_without_end_holds_only_a_few(scene: Scene) -> None:
