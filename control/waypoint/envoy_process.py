@@ -10,6 +10,8 @@ from control.waypoint.bootstrap import bootstrap
 from control.waypoint.settings import Settings
 
 KILL_S = 5.0
+REPLACED_S = 1
+"""How long connections of a filter chain last that another one has replaced: what new policies forbid of them ends with them."""
 ADMIN_S = 5.0
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class EnvoyProcess:
         file.write_bytes(bootstrap(settings).SerializeToString())
         settings.admin.unlink(missing_ok=True)
         command = [str(settings.envoy), "-c", str(file), "--log-level", settings.log_level, "--disable-hot-restart"]
-        command += ["--drain-time-s", str(settings.drain_s)]
+        command += ["--drain-time-s", str(REPLACED_S)]
         if settings.concurrency is not None:
             command += ["--concurrency", str(settings.concurrency)]
         process = self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)

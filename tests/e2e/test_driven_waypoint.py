@@ -14,7 +14,7 @@ from demo.shell import run
 from demo.topology import Pod
 from demo.waypoint import HBONE_PORT, Waypoint
 from nodeagent.ztunnel.protocol import SetIdentity
-from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, principal, spiffe
+from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, closed_after, echoes, principal, spiffe
 from tests.nodeagent.ztunnel.proxy.attacks.frames import Kind
 from tests.nodeagent.ztunnel.proxy.attacks.peer import Ended, Peer, client_context
 
@@ -124,6 +124,26 @@ def test_services_that_come_and_go_cost_no_connection_of_others(mesh: Mesh, gate
         mesh.wait(lambda vip=vip: not through(mesh, gate, vip, 7000), "the other service to be gone")
         mesh.wait(lambda: not draining(gate), "what was replaced to be gone", timeout_s=20)
         assert all(echoes(connection) for connection in held.values()), kind
+
+
+def test_what_a_new_policy_forbids_is_closed(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    connection = mesh.hold(mesh.pods["shop"], VIPS[0], ECHO)
+    spec = {
+        "targetRefs": [{"kind": "Service", "name": "front"}],
+        "action": "DENY",
+        "rules": [{"to": [{"operation": {"ports": [str(ECHO)]}}]}],
+    }
+    deny = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "no-echo", "namespace": "default"},
+        "spec": spec,
+    }
+    with mesh.applied("deny", deny):
+        assert closed_after(connection, timeout_s=20) < 20
+        with pytest.raises(OSError, match=r"closed|reset|timed"):
+            mesh.hold(mesh.pods["shop"], VIPS[0], ECHO)
+    mesh.wait(lambda: through(mesh, gate, VIPS[0]), "calls to go through the waypoint again", timeout_s=20)
 
 
 def draining(gate: Waypoint) -> bool:
