@@ -21,7 +21,7 @@ from control.validation import http_text, values
 from control.validation.core_checks import Path, attempt, attempt_port, label_remarks
 from control.validation.durations import pause, positive, seconds
 from control.validation.finding import Remark, warning
-from control.validation.http_route_checks import subset_name
+from control.validation.http_route_checks import destination_host, subset_name
 from control.validation.routing_checks import export_remarks
 
 MAX_COUNT: Final = (1 << 31) - 1
@@ -107,6 +107,8 @@ def _warmup_remarks(balancer: LoadBalancer, path: Path) -> Iterator[Remark]:
     if balancer.consistent_hash is not None or balancer.simple in {SimpleBalancer.RANDOM, SimpleBalancer.PASSTHROUGH}:
         yield Remark((*path, "warmup"), "works with ROUND_ROBIN and LEAST_REQUEST only")
     if balancer.warmup_duration_secs:
+        text = balancer.warmup_duration_secs[:40]
+        yield warning((*path, "warmupDurationSecs"), "is a former name", f"write warmup: {{duration: {text}}}")
         yield from attempt(positive, balancer.warmup_duration_secs, (*path, "warmupDurationSecs"))
     if (warmup := balancer.warmup) is not None:
         yield from attempt(positive, warmup.duration, (*path, "warmup", "duration"))
@@ -244,6 +246,9 @@ def _outlier_remarks(outlier: OutlierDetection, path: Path) -> Iterator[Remark]:
     for name, percent in (("maxEjectionPercent", outlier.max_ejection_percent), ("minHealthPercent", outlier.min_health_percent)):
         if not 0 <= percent <= 100:
             yield Remark((*path, name), f"{percent} is no percentage: 0 to 100")
+    if outlier.consecutive_errors is not None:
+        what = "consecutiveErrors is the former name of consecutiveGatewayErrors, beside consecutive5xxErrors: 0"
+        yield warning((*path, "consecutiveErrors"), what, "write these")
     if outlier.consecutive_local_origin_failures is not None and not outlier.split_external_local_origin_errors:
         yield warning((*path, "consecutiveLocalOriginFailures"), "counts only with splitExternalLocalOriginErrors", "set it to true")
 
@@ -260,7 +265,7 @@ def _tls_remarks(tls: ClientTLS, path: Path) -> Iterator[Remark]:
             )
     yield from _mode_remarks(tls, path)
     if tls.sni:
-        yield from attempt(http_text.authority, tls.sni, (*path, "sni"))
+        yield from attempt(destination_host, tls.sni, (*path, "sni"))
     for index, name in enumerate(tls.subject_alt_names):
         yield from attempt(http_text.plain_value, name, (*path, "subjectAltNames", index))
 

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z", re.ASCII)
-_AUTHORITY: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9*_.-]{1,253})(:[0-9]{1,5})?\Z", re.ASCII)
+_AUTHORITY: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]{1,253})(:[0-9]{1,5})?\Z", re.ASCII)
 _COMMAND: Final = re.compile(r"%%|%([A-Z_0-9]+)(?:\(([^()%\s]{0,256})\))?(?::[0-9]{1,5})?%", re.ASCII)
 _SUBSTITUTED: Final = frozenset(
     {

@@ -15,8 +15,8 @@ def applies(match: HTTPMatch | TLSMatch | L4Match, scope: Scope, namespace: str)
     """Whether a condition can be met at a place at all, for a rule of this namespace."""
     if match.port and match.port != scope.port:
         return False
-    if match.gateways:
-        return any(full_gateway(one, namespace) in scope.gateways for one in match.gateways)
+    if match.gateways and not any(full_gateway(one, namespace) in scope.gateways for one in match.gateways):
+        return False
     # Whose labels a client has is not known here, and its namespace only by its identity: what can't be asked is not met.
     return not match.source_labels and (not match.source_namespace or scope.peers)
 
@@ -38,7 +38,7 @@ def route_match(match: HTTPMatch | None, trust_domain: str) -> Message:
         query_parameters=[parameter_matcher(name, one) for name, one in sorted(match.query_params.items())],
         case_sensitive={"value": not match.ignore_uri_case},
     )
-    if match.source_namespace and not match.gateways:
+    if match.source_namespace:
         prefix = f"spiffe://{trust_domain}/ns/{match.source_namespace}/"
         found.filter_state.append(new("envoy.type.matcher.v3.FilterStateMatcher", key=PEER, string_match={"prefix": prefix}))
     return found

@@ -66,7 +66,7 @@ def _applying(owned: OwnedRoute, scope: Scope, problems: list[Problem]) -> tuple
         return (None,)
     found = []
     for one in owned.route.match:
-        if one.source_labels and not one.gateways:
+        if one.source_labels:
             what = "a waypoint does not know its clients' labels: a route with sourceLabels is left out there"
             problems.append(Problem(owned.owner, what))
         if applies(one, scope, owned.owner.namespace):

@@ -89,7 +89,7 @@ def _carried(
 
 
 def _holds(match: L4Match | TLSMatch, scope: Scope, key: ObjectKey, addresses: tuple[IPAddress, ...], problems: list[Problem]) -> bool:
-    unknown = bool(match.source_namespace) or (bool(match.source_labels) and not match.gateways)
+    unknown = bool(match.source_namespace or match.source_labels)
     if unknown or (isinstance(match, L4Match) and match.source_subnet):
         problems.append(Problem(key, "whose a connection is can't be asked of TCP here: a route that depends on it is left out"))
         return False

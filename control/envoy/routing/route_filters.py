@@ -7,7 +7,7 @@ from control.envoy.parts import seconds
 from control.envoy.routing.string_matches import string_matcher
 from control.kinds.routing import CORSPolicy, FaultAbort, FaultDelay, HTTPFault, HTTPRoute, StringMatch
 from control.validation.durations import seconds as duration
-from control.validation.http_route_checks import GRPC_CODES
+from control.validation.http_filter_checks import GRPC_CODES
 
 CORS: Final = "envoy.filters.http.cors"
 FAULT: Final = "envoy.filters.http.fault"

@@ -87,6 +87,7 @@ def test_everything_that_istio_has_is_read() -> None:
         (policy("tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}"), "can't be named here"),
         (policy("tls: {mode: ISTIO_MUTUAL, credentialName: x}"), "the mesh's own"),
         (policy("tls: {mode: SIMPLE, insecureSkipVerify: true, subjectAltNames: [a]}"), "means nothing"),
+        (policy("tls: {mode: SIMPLE, sni: 'a:443'}"), "no host name"),
         (policy("tunnel: {targetHost: a, targetPort: 1}"), "not supported"),
         (policy("portLevelSettings: [{port: {number: 80}}, {port: {number: 80}}]"), "stands here twice"),
     ],

@@ -149,6 +149,8 @@ def test_what_is_refused(spec: str, what: str) -> None:
 def test_what_is_accepted_with_a_warning() -> None:
     assert warnings(http("{fault: {abort: {httpStatus: 500}}, " + TO + "}")) == ["without a percentage no request meets it"]
     assert warnings(http("{" + TO + "}, {" + TO + "}")) == ["is never reached: http[0] takes every request"]
+    old = "{mirror: {host: b}, mirrorPercent: 5, fault: {abort: {httpStatus: 500, percent: 3}}, corsPolicy: {allowOrigin: [a]}, " + TO + "}"
+    assert warnings(http(old)) == ["is a former form"] * 3
     two = "{route: [{destination: {host: a}, weight: 1}, {destination: {host: b}, weight: 2}]}"
     assert warnings(http(two)) == ["the weights add up to 3: each is a share of that, and no percentage"]
 

@@ -41,9 +41,9 @@ ROUTES = {
       - {match: [{uri: {prefix: /without}, withoutHeaders: {x-legacy: {}}}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /unlike}, withoutHeaders: {x-kind: {exact: bot}}}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /port}, port: 81}], route: [{destination: {host: echo, subset: v2}}]}
-      - {match: [{uri: {prefix: /labels}, sourceLabels: {app: page}}], route: [{destination: {host: echo, subset: v2}}]}
+      - {match: [{uri: {prefix: /labels}, gateways: [mesh], sourceLabels: {app: page}}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /from}, sourceNamespace: team}], route: [{destination: {host: echo, subset: v2}}]}
-      - {match: [{uri: {prefix: /almost}, sourceNamespace: tea}], route: [{destination: {host: echo, subset: v2}}]}
+      - {match: [{uri: {prefix: /almost}, gateways: [mesh], sourceNamespace: tea}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /stranger}, sourceNamespace: page}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /gate}, gateways: [edge]}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /gate}, gateways: [mesh]}], route: [{destination: {host: echo, subset: v3}}]}

@@ -350,3 +350,9 @@ def test_a_service_that_wants_the_near_ones_first_gets_them() -> None:
     plain = service("cart", "10.96.0.1")
     assert priorities(plain) == {"r": 0, "other": 0}
     assert priorities(plain.replace("spec: {", "spec: {trafficDistribution: PreferClose, ")) == {"r": 0, "other": 1}
+
+
+def test_the_former_count_of_errors_means_what_it_meant() -> None:
+    found = served(rule("d", "host: cart, trafficPolicy: {outlierDetection: {consecutiveErrors: 4}}")).of(CLUSTER)[NAME].outlier_detection
+    assert (found.consecutive_gateway_failure.value, found.enforcing_consecutive_gateway_failure.value) == (4, 100)
+    assert found.enforcing_consecutive_5xx.value == 0
