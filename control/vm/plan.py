@@ -178,6 +178,9 @@ def _registered(world: World, terms: Terms, connected: Connected, member: Member
 def _away(world: World, terms: Terms, key: ObjectKey) -> list[Step]:
     """Of an entry whose machine is not connected here."""
     entry, manifest = world.entries[key]
+    name = vm.group_of(entry)
+    if terms.leading and (name is None or world.group(name) is None):
+        return [Delete(key, manifest)]
     if vm.CONNECTED_AT in entry.metadata.annotations:
         died = terms.leading and _age_s(entry, vm.SEEN_AT, world.now_s) >= STALE_S
         if not (_is_ours(entry, terms) or died):

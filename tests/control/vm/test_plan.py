@@ -258,6 +258,32 @@ def test_a_member_that_is_given_up_and_a_group_that_goes() -> None:
     assert not here.entries()
 
 
+def test_without_its_group_an_entry_goes_with_its_machine_away_too() -> None:
+    here = Here()
+    here.connect(ONE, "10.0.0.7")
+    here.settle()
+    here.connected.clear()
+    here.mesh.apply([Remove(ObjectKey(Kind.WORKLOAD_GROUP, "shop", "web"))])
+    here.settle()
+    assert not here.entries()
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "9999-99-99T00:00:00Z", "0001-01-01T00:00:00", "x" * 5000])
+def test_entries_that_somebody_wrote_in_our_manner_break_nothing(text: str) -> None:
+    here = Here()
+    annotations = {vm.GROUP: "web", vm.NODE: text or "n1", vm.CONNECTED_AT: text, vm.SEEN_AT: text, vm.CONTROLLER: text}
+    for more in (annotations, {**annotations, vm.DISCONNECTED_AT: text}, {vm.GROUP: "gone", vm.NODE: "vm_a_b_c"}):
+        manifest = {"metadata": {"name": "w", "namespace": "shop", "annotations": more}, "spec": {"address": "10.0.0.7"}, "status": []}
+        here.do(Put(ObjectKey(Kind.WORKLOAD_ENTRY, "shop", "w"), manifest | {"status": {"conditions": [{}]}}))
+        here.connect(ONE, "10.0.0.7")
+        here.settle()
+        here.connected.clear()
+        here.settle()
+        here.now_s += 100
+        here.settle()
+        assert not here.entries()
+
+
 def test_health_stands_in_the_entry() -> None:
     here = Here()
     for health, message, status in ((Health.UNHEALTHY, "refused", "False"), (Health.HEALTHY, "", "True"), (Health.UNKNOWN, "", "True")):
