@@ -11,6 +11,8 @@ from control.kinds import ObjectKey
 from control.resources import Changes, Resource, TypeURL
 
 Name = tuple[TypeURL, str]
+MAX_TEXT = 300
+_LIST: Name = (TypeURL("nodemesh.List"), "of resources")
 log = logging.getLogger(__name__)
 
 
@@ -105,7 +107,14 @@ class ProxyView:
     def _follow_recipes(self, changes: Mapping[TypeURL, set[str]]) -> None:
         if not self._world.stale(recipes, self.key, self.listen) and self._recipes:
             return
-        now = {(one.type_url, one.name): one for one in self._world.ask(recipes, self.key, self.listen)}
+        try:
+            now = {(one.type_url, one.name): one for one in self._world.ask(recipes, self.key, self.listen)}
+        except Exception as error:
+            # What was served before is better than nothing, and other proxies are not to suffer.
+            log.exception("what proxy %s is to be served could not be listed", self.key)
+            self.failed[_LIST] = f"{type(error).__name__}: {error}"[:MAX_TEXT]
+            return
+        self.failed.pop(_LIST, None)
         for name, recipe in now.items():
             if self._recipes.get(name) != recipe:
                 self._world.hold(recipe.translator, *recipe.args)
@@ -124,7 +133,7 @@ class ProxyView:
         except Exception as error:
             # One resource that can't be made must not keep the others from their proxies.
             log.exception("the %s %s of proxy %s could not be made", recipe.type_url.rpartition(".")[2], recipe.name, self.key)
-            self.failed[name] = f"{type(error).__name__}: {error}"[:300]
+            self.failed[name] = f"{type(error).__name__}: {error}"[:MAX_TEXT]
             return
         self.failed.pop(name, None)
         self._put(name, made, changes)
