@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from control.envoy.messages import pool
 
 ENVOY = Path(__file__).parent.parent.parent.parent / ".venv-envoy/bin/envoy"
+EXTENSIONS = "type.googleapis.com/envoy.extensions"
 _READY_S = 20.0
 
 
@@ -23,6 +24,23 @@ class RealEnvoy:
     def __init__(self, admin: str, ports: dict[str, int]) -> None:
         self.admin = admin
         self.ports = ports
+
+
+def http_listener(name: str, filters: Sequence[dict[str, Any]], routes: Sequence[dict[str, Any]], **manager: Any) -> dict[str, Any]:
+    """A listener on any port that has requests pass these filters, and then these routes, whatever their host."""
+    router = {"name": "router", "typed_config": {"@type": f"{EXTENSIONS}.filters.http.router.v3.Router"}}
+    fields = {
+        "@type": f"{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "in",
+        "http_filters": [*filters, router],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": list(routes)}]},
+        **manager,
+    }
+    return {
+        "name": name,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": fields}]}],
+    }
 
 
 def as_json(message: Any) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from control.envoy.rbac.parts import Identity
 from control.kinds import AuthorizationPolicy
 from control.kinds.mesh_config import ExtensionProvider
 from control.validation.document import read_documents
-from tests.control.envoy.rbac.test_filters import TYPES
-from tests.control.envoy.real_envoy import as_json, running
+from tests.control.envoy.real_envoy import EXTENSIONS, as_json, http_listener, running
 from tests.control.envoy.test_security import judges, policy, to
 from tests.control.envoy.test_tokens import cluster
 from tests.control.envoy.test_waypoint import Served, pod, service
@@ -127,20 +126,10 @@ def port(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, int]) -> I
     assert [policy.metadata.name for policy in found.unasked] == ["d"]
     filters = [as_json(one) for one in (*found.filters, *http_judges(found.unasked, Identity.TUNNEL).filters)]
     route = {"match": {"prefix": "/"}, "route": {"cluster": "app"}}
-    manager = {
-        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "in",
-        "http_filters": [*filters, {"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}}],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
-    }
-    listener = {
-        "name": "in",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }
+    listener = http_listener("in", filters, [route])
     http2 = {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions",
+            "@type": f"{EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
             "explicit_http_config": {"http2_protocol_options": {}},
         }
     }

@@ -12,8 +12,7 @@ from control.envoy.listeners.requests import reading, refusals
 from control.envoy.rbac.filters import http_judges
 from control.envoy.rbac.parts import Identity
 from control.kinds import AuthorizationPolicy
-from tests.control.envoy.rbac.test_filters import TYPES
-from tests.control.envoy.real_envoy import as_json, running
+from tests.control.envoy.real_envoy import as_json, http_listener, running
 from tests.control.envoy.test_tokens import cluster
 
 DENIED = "/admin"
@@ -54,19 +53,8 @@ def port(tmp_path_factory: pytest.TempPathFactory, application: http.server.Thre
     policy = msgspec.convert({"metadata": {"name": "deny", "namespace": "shop"}, "spec": spec}, AuthorizationPolicy)
     judges = [as_json(one) for one in http_judges([policy], Identity.TUNNEL).filters]
     routes = [*map(as_json, refusals()), {"match": {"prefix": "/"}, "route": {"cluster": "app"}}]
-    manager = {
-        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "in",
-        "delayed_close_timeout": "0s",
-        "http_filters": [*judges, {"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}}],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-        **{name: value["value"] if isinstance(value, dict) else value for name, value in reading(strict=True).items()},
-    }
-    listener = {
-        "name": "in",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }
+    fields = {name: value["value"] if isinstance(value, dict) else value for name, value in reading(strict=True).items()}
+    listener = http_listener("in", judges, routes, delayed_close_timeout="0s", **fields)
     with running(tmp_path_factory.mktemp("envoy"), [listener], [cluster("app", application.server_address[1])]) as envoy:
         yield envoy.ports["in"]
 

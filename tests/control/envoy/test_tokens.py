@@ -21,8 +21,7 @@ from control.envoy.tokens import KeyServer, may_fetch, token_filter
 from control.envoy.unsigned import nobodys_key_set
 from control.kinds import AuthorizationPolicy, RequestAuthentication
 from demo.cluster import eventually
-from tests.control.envoy.rbac.test_filters import TYPES
-from tests.control.envoy.real_envoy import as_json, running
+from tests.control.envoy.real_envoy import as_json, http_listener, running
 
 
 def text(raw: bytes) -> str:
@@ -122,17 +121,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, server: int) -> Iterator[int]
     policy = msgspec.convert({"metadata": {"name": "deny", "namespace": "shop"}, "spec": denied}, AuthorizationPolicy)
     filters = [as_json(tokens.filter), *(as_json(one) for one in http_judges([policy], Identity.TUNNEL).filters)]
     route = {"match": {"prefix": "/"}, "route": {"cluster": "echo"}}
-    manager = {
-        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "in",
-        "http_filters": [*filters, {"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}}],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
-    }
-    listener = {
-        "name": "in",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }
+    listener = http_listener("in", filters, [route])
     clusters = [cluster("echo", server), *(cluster(one.cluster, one.port) for one in tokens.key_servers)]
     with running(tmp_path_factory.mktemp("envoy"), [listener], clusters) as envoy:
         yield envoy.ports["in"]

@@ -15,9 +15,8 @@ from control.envoy.rbac.parts import Identity
 from control.kinds import AuthorizationPolicy
 from tests.control.envoy.rbac import reference
 from tests.control.envoy.rbac.reference import Request
-from tests.control.envoy.real_envoy import as_json, running
+from tests.control.envoy.real_envoy import EXTENSIONS, as_json, http_listener, running
 
-TYPES = "type.googleapis.com/envoy.extensions"
 TOKEN = """
 function envoy_on_request(handle)
   local issuer = handle:headers():get("x-test-iss")
@@ -196,28 +195,22 @@ def http_filters(policies: Sequence[AuthorizationPolicy]) -> list[dict[str, Any]
         "format_string": {"text_format_source": {"inline_string": "%REQ(X-TEST-PEER)%"}, "omit_empty_values": True},
         "skip_if_empty": True,
     }
+    code = {"inline_string": TOKEN}
     ahead = [
-        {"name": "peer", "typed_config": {"@type": f"{TYPES}.filters.http.set_filter_state.v3.Config", "on_request_headers": [state]}},
-        {"name": "token", "typed_config": {"@type": f"{TYPES}.filters.http.lua.v3.Lua", "default_source_code": {"inline_string": TOKEN}}},
+        {"name": "peer", "typed_config": {"@type": f"{EXTENSIONS}.filters.http.set_filter_state.v3.Config", "on_request_headers": [state]}},
+        {
+            "name": "token",
+            "typed_config": {"@type": f"{EXTENSIONS}.filters.http.lua.v3.Lua", "default_source_code": code},
+        },
     ]
     judges = [as_json(one) for one in http_judges(policies, Identity.TUNNEL).filters]
-    return [*ahead, *judges, {"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}}]
+    return [*ahead, *judges]
 
 
 def listener(name: str, filters: list[dict[str, Any]], ahead: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    manager = {
-        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "in",
-        "http_filters": filters,
-        "route_config": {
-            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]}]
-        },
-    }
-    return {
-        "name": name,
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
-        "filter_chains": [{"filters": [*ahead, {"name": "http", "typed_config": manager}]}],
-    }
+    made = http_listener(name, filters, [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}])
+    made["filter_chains"][0]["filters"][:0] = ahead
+    return made
 
 
 def let_in(port: int, request: Request) -> bool:
