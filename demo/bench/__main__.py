@@ -10,6 +10,7 @@ from demo.bench.control import measure_control
 from demo.bench.denials import measure_denials
 from demo.bench.footprint import measure_footprint
 from demo.bench.kubernetes import measure_kubernetes
+from demo.bench.l7_config import measure_l7_config
 from demo.bench.mesh import Say
 from demo.bench.names import measure_names
 from demo.bench.paths import measure_paths
@@ -28,6 +29,7 @@ PARTS: Mapping[str, Callable[[Say, int], list[Result]]] = {
     "control": measure_control,
     "kubernetes": measure_kubernetes,
     "pod-start": measure_pod_start,
+    "l7-config": measure_l7_config,
 }
 
 
