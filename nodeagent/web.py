@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from nodeagent.admin.server import AdminServer
+from nodeagent.dns.metrics import DNSMetrics
 from nodeagent.telemetry.gauges import AgentMetrics
 from nodeagent.telemetry.server import TelemetryServer
 
@@ -17,7 +18,7 @@ async def serve(agent: "Agent") -> None:
         metrics=agent.config.metrics_listen,
         readiness=agent.config.ready_listen,
         render=AgentMetrics(
-            agent.recorder, agent.reports.readings, agent.kernel.metrics if agent.kernel else None, (agent.dns.metrics,)
+            agent.recorder, agent.reports.readings, agent.kernel.metrics if agent.kernel else None, (DNSMetrics(agent.dns.counts),)
         ).render,
         refresh=agent.reports.refresh,
         not_ready=agent.reports.not_ready,

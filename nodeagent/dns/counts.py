@@ -1,16 +1,12 @@
-"""What DNS does, counted by workload, and how it is told: by the names of Istio's node proxy."""
+"""What DNS does, counted by workload."""
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import ItemsView
 from enum import StrEnum
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
-
 BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_SOURCE: Final = ["source_workload", "source_workload_namespace"]
 
 
 class By(StrEnum):
@@ -46,8 +42,8 @@ class Counts:
         self.failures += 1
 
 
-class DNSMetrics(Collector):
-    """Of the workloads that are served now."""
+class CountsByWorkload:
+    """Of the workloads that are served now, by name and namespace."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], Counts] = {}
@@ -59,25 +55,5 @@ class DNSMetrics(Collector):
     def forget(self, workload: str, namespace: str) -> None:
         self._counts.pop((workload, namespace), None)
 
-    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
-        """The families, in their order on the page."""
-        requests = CounterMetricFamily(
-            "istio_dns_requests", "Questions to DNS, by who answered.", labels=[*_SOURCE, "request_protocol", "answered_by"]
-        )
-        upstream = CounterMetricFamily("istio_dns_upstream_requests", "Questions that were passed on to a resolver.", labels=_SOURCE)
-        failures = CounterMetricFamily("istio_dns_upstream_failures", "Those that it did not answer.", labels=_SOURCE)
-        durations = HistogramMetricFamily(
-            "istio_dns_upstream_request_duration_seconds", "How long resolvers took to answer.", labels=_SOURCE
-        )
-        for source, counts in self._counts.items():
-            for (by, by_tcp), count in sorted(counts.answered.items()):
-                requests.add_metric([*source, "tcp" if by_tcp else "udp", by], count)
-            upstream.add_metric(source, counts.upstream)
-            failures.add_metric(source, counts.failures)
-            durations.add_metric(source, _cumulated(counts.durations), counts.duration_sum_s)
-        yield from (requests, upstream, failures, durations)
-
-
-def _cumulated(counts: list[int]) -> list[tuple[str, float]]:
-    bounds = [*map(str, BOUNDS_S), "+Inf"]
-    return [(bound, float(sum(counts[: index + 1]))) for index, bound in enumerate(bounds)]
+    def items(self) -> ItemsView[tuple[str, str], Counts]:
+        return self._counts.items()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, ParamSpec, TypeVar
 
 from nodeagent.capture import questions
-from nodeagent.dns.counts import DNSMetrics
+from nodeagent.dns.counts import CountsByWorkload
 from nodeagent.dns.forwarding import Forwarder
 from nodeagent.dns.server import Knowledge, WorkloadDNS
 from nodeagent.dns.sockets import Asked, open_asked
@@ -66,7 +66,7 @@ class DNSOwner:
         """Until when what has failed is not begun again."""
         self._wake = asyncio.Event()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dns")
-        self.metrics = DNSMetrics()
+        self.counts = CountsByWorkload()
 
     def touch(self) -> None:
         """Which workloads are captured may have changed."""
@@ -125,7 +125,7 @@ class DNSOwner:
             self._problems[uid] = str(error)
             return
         self._problems.pop(uid, None)
-        counts = self.metrics.of(workload.name, workload.namespace)
+        counts = self.counts.of(workload.name, workload.namespace)
         forwarder = Forwarder(namespace, self._off, counts, self._clock)
         serving = WorkloadDNS(workload, asked, self._knowledge, forwarder, counts, self._clock)
         task = tasks.create_task(self._serve(uid, serving), name=f"dns of {uid}")
@@ -145,7 +145,7 @@ class DNSOwner:
 
     async def _end(self, uid: str, served: _Served) -> None:
         del self._served[uid]
-        self.metrics.forget(served.workload.name, served.workload.namespace)
+        self.counts.forget(served.workload.name, served.workload.namespace)
         await self._off(_say_away, served.namespace)
         served.task.cancel()
         await asyncio.wait((served.task,))

@@ -18,6 +18,7 @@ from nodeagent.dns import sockets as asking_sockets
 from nodeagent.dns import upstream as asking
 from nodeagent.dns.cache import MAX_ENTRIES
 from nodeagent.dns.forwarding import MAX_SERVERS
+from nodeagent.dns.metrics import DNSMetrics
 from nodeagent.snapshot.update import Update
 from tests.nodeagent.dns.conftest import Scene
 from tests.nodeagent.dns.resolver import Resolver, addresses, ask, ask_by_tcp
@@ -244,7 +245,11 @@ async def test_what_is_told_of_it(scene: Scene, server: str, upstream: Resolver)
     async with scene.serving():
         for name in (WEB, "www.example", "www.example"):
             await asked(scene, server, name)
-        samples = {(one.name, *sorted(one.labels.items())): one.value for family in scene.owner.metrics.collect() for one in family.samples}
+        samples = {
+            (one.name, *sorted(one.labels.items())): one.value
+            for family in DNSMetrics(scene.owner.counts).collect()
+            for one in family.samples
+        }
         source = (("source_workload", "web"), ("source_workload_namespace", "shop"))
         for by in ("mesh", "resolver", "cache"):
             assert samples["istio_dns_requests_total", ("answered_by", by), ("request_protocol", "udp"), *source] == 1
