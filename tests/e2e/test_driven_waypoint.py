@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,51 @@ def asked(mesh: Mesh, source: Pod, host: str, method: str = "GET") -> int:
                 return int((answer.readline().split() or [b"", b"0"])[1])
     except OSError:
         return 0
+
+
+def test_requests_go_where_rules_say(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    """To a subset through its tunnel, and by who the client is."""
+    shop, own = mesh.pods["shop"], mesh.add_pod("n2", "api-own", service_account="api", app="api")
+    retold(mesh, own, "app: api", "app: api\n    version: one")
+    subsets = {"host": "front", "subsets": [{"name": "one", "labels": {"version": "one"}}]}
+    to_one = {"route": [{"destination": {"host": "front", "subset": "one", "port": {"number": 80}}}]}
+    routes = [
+        {"match": [{"headers": {"x-user": {"exact": "ann"}}}], **to_one},
+        {"match": [{"uri": {"exact": "/own"}, "sourceNamespace": "default"}], "directResponse": {"status": 418}},
+        {"match": [{"uri": {"exact": "/other"}, "sourceNamespace": "defaul"}], "directResponse": {"status": 418}},
+        {"route": [{"destination": {"host": "front", "port": {"number": 80}}}]},
+    ]
+    try:
+        with mesh.applied(
+            "rules", networking("DestinationRule", subsets), networking("VirtualService", {"hosts": ["front"], "http": routes})
+        ):
+            mesh.wait(lambda: asked_for(mesh, shop, "/own")[0] == 418, "the rules to hold", timeout_s=20)
+            mesh.wait(lambda: b'"api-own"' in asked_for(mesh, shop, "/", "x-user: ann")[1], "the subset to be called", timeout_s=20)
+            answers = [asked_for(mesh, shop, "/", "x-user: ann")[1] for _ in range(10)]
+            assert all(b'"api-own"' in answer for answer in answers), answers
+            assert len({b'"api-own"' in asked_for(mesh, shop, "/")[1] for _ in range(30)}) == 2
+            assert asked_for(mesh, shop, "/other")[0] == 200
+    finally:
+        mesh.remove_pod(own)
+    mesh.wait(lambda: asked_for(mesh, shop, "/own")[0] == 200, "the rules to be gone", timeout_s=20)
+
+
+def networking(kind: str, spec: dict[str, Any]) -> Manifest:
+    meta = {"name": "front", "namespace": "default"}
+    return {"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": meta, "spec": spec}
+
+
+def asked_for(mesh: Mesh, source: Pod, path: str, *headers: str) -> tuple[int, bytes]:
+    """Status and body of the answer to a request; 0 without one."""
+    lines = [f"GET {path} HTTP/1.1", "host: front", *headers, "", ""]
+    try:
+        with mesh.dial(source, VIPS[0], 80) as connection:
+            connection.sendall("\r\n".join(lines).encode())
+            answer = HTTPResponse(connection)
+            answer.begin()
+            return answer.status, answer.read()
+    except (OSError, HTTPException):
+        return 0, b""
 
 
 def test_an_endpoint_that_comes_changes_no_cluster(mesh: Mesh, gate: Waypoint, bound: None) -> None:
