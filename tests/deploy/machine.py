@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from demo import cgroups
+
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nodemesh" / "machines"
 SUITE: Final = "bookworm"
 PACKAGES: Final = "systemd,systemd-sysv,dbus,iproute2,ca-certificates,python3,libnftables1,libbpf1,iptables,nftables"
@@ -52,6 +54,7 @@ class Machine:
         self._namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._cgroup: Path | None = None
         self.root = directory / "root"
 
     def __enter__(self) -> Self:
@@ -124,9 +127,15 @@ class Machine:
         ]
         command = ["systemd-nspawn", *options, f"--machine={self.name}", f"--directory={self.root}"]
         command += [f"--network-namespace-path=/run/netns/{self._namespace}", "--boot"]
+        # Its own, and no other machine's: nspawn makes one of a fixed name below that in which it is.
+        self._cgroup = cgroups.make(self.name)
         with (self._directory / "console.log").open("wb") as console:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, env={**os.environ, **_UNIFIED}
+                cgroups.entering(self._cgroup, command),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **_UNIFIED},
             )
         deadline_s = time.monotonic() + BOOT_S
         while not self._booted(self._process):
@@ -158,6 +167,11 @@ class Machine:
                     os.kill(self._leader, signal.SIGKILL)
                 self._process.kill()
                 self._process.wait()
+        if self._cgroup is not None:
+            for below in sorted(self._cgroup.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
+                if below.is_dir():
+                    cgroups.remove(below)
+            cgroups.remove(self._cgroup)
         subprocess.run(["umount", "--lazy", str(self.root)], check=False, capture_output=True)
 
 
