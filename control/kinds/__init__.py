@@ -6,8 +6,10 @@ routing forbid unknown fields, because a rule that is read without one of its co
 
 from control.kinds.core import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount
 from control.kinds.destination import DestinationRule
-from control.kinds.gateway import Gateway
+from control.kinds.gateway import Gateway, GatewayClass
+from control.kinds.gateway_routes import GRPCRoute, HTTPRoute, ReferenceGrant, TCPRoute, TLSRoute
 from control.kinds.groups import WorkloadGroup
+from control.kinds.istio_gateway import IstioGateway
 from control.kinds.mesh_config import MeshConfig
 from control.kinds.metadata import Kind, Meta, ObjectKey
 from control.kinds.networking import ServiceEntry, WorkloadEntry
@@ -32,13 +34,24 @@ MeshObject = (
     | VirtualService
     | DestinationRule
     | Gateway
+    | GatewayClass
+    | HTTPRoute
+    | GRPCRoute
+    | TLSRoute
+    | TCPRoute
+    | ReferenceGrant
+    | IstioGateway
 )
 
 __all__ = [
     "AuthorizationPolicy",
     "DestinationRule",
     "EndpointSlice",
+    "GRPCRoute",
     "Gateway",
+    "GatewayClass",
+    "HTTPRoute",
+    "IstioGateway",
     "Kind",
     "MeshConfig",
     "MeshObject",
@@ -48,10 +61,13 @@ __all__ = [
     "ObjectKey",
     "PeerAuthentication",
     "Pod",
+    "ReferenceGrant",
     "RequestAuthentication",
     "Service",
     "ServiceAccount",
     "ServiceEntry",
+    "TCPRoute",
+    "TLSRoute",
     "VirtualService",
     "WorkloadEntry",
     "WorkloadGroup",

@@ -22,10 +22,23 @@ class Kind(StrEnum):
     VIRTUAL_SERVICE = "VirtualService"
     DESTINATION_RULE = "DestinationRule"
     GATEWAY = "Gateway"
+    GATEWAY_CLASS = "GatewayClass"
+    HTTP_ROUTE = "HTTPRoute"
+    GRPC_ROUTE = "GRPCRoute"
+    TLS_ROUTE = "TLSRoute"
+    TCP_ROUTE = "TCPRoute"
+    REFERENCE_GRANT = "ReferenceGrant"
+    ISTIO_GATEWAY = "Gateway.networking.istio.io"
+    """Where two groups have a kind of the same name, the second one's stands here with its group, as kubectl takes it."""
 
     @property
     def namespaced(self) -> bool:
-        return self not in {Kind.NAMESPACE, Kind.NODE}
+        return self not in {Kind.NAMESPACE, Kind.NODE, Kind.GATEWAY_CLASS}
+
+    @property
+    def api_name(self) -> str:
+        """What manifests call it."""
+        return self.partition(".")[0]
 
 
 class ObjectKey(Struct, frozen=True, order=True):

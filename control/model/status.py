@@ -32,6 +32,9 @@ _SHORT: Final = {
     "vs": Kind.VIRTUAL_SERVICE,
     "dr": Kind.DESTINATION_RULE,
     "gtw": Kind.GATEWAY,
+    "gc": Kind.GATEWAY_CLASS,
+    "gw": Kind.ISTIO_GATEWAY,
+    "refgrant": Kind.REFERENCE_GRANT,
 }
 
 
@@ -91,7 +94,9 @@ def parse_kind(text: str) -> Kind:
 
 
 def _plural(word: str) -> str:
-    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    name, dot, group = word.partition(".")
+    many = f"{name[:-1]}ies" if name.endswith("y") else f"{name}es" if name.endswith("s") else f"{name}s"
+    return f"{many}{dot}{group}"
 
 
 def describe(mesh: Mesh, kind: Kind, namespace: str, name: str) -> Description | None:
@@ -207,7 +212,7 @@ def _manifest(record: Record) -> Manifest:
         return record.manifest
     known = next(version for version, kind in KINDS if KINDS[version, kind] is type(record.object))
     read: Manifest = msgspec.to_builtins(record.object)
-    return {"apiVersion": known, "kind": str(record.object.kind_of), **read}
+    return {"apiVersion": known, "kind": record.object.kind_of.api_name, **read}
 
 
 def _with_status(manifest: Manifest, conditions: tuple[Condition, ...]) -> Manifest:

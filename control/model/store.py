@@ -226,6 +226,13 @@ class Store:
                 | Kind.WORKLOAD_GROUP
                 | Kind.VIRTUAL_SERVICE
                 | Kind.DESTINATION_RULE
+                | Kind.GATEWAY_CLASS
+                | Kind.HTTP_ROUTE
+                | Kind.GRPC_ROUTE
+                | Kind.TLS_ROUTE
+                | Kind.TCP_ROUTE
+                | Kind.REFERENCE_GRANT
+                | Kind.ISTIO_GATEWAY
             ):
                 return set()
 

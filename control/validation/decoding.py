@@ -14,6 +14,10 @@ from control.kinds import (
     DestinationRule,
     EndpointSlice,
     Gateway,
+    GatewayClass,
+    GRPCRoute,
+    HTTPRoute,
+    IstioGateway,
     Kind,
     MeshConfig,
     MeshObject,
@@ -22,10 +26,13 @@ from control.kinds import (
     ObjectKey,
     PeerAuthentication,
     Pod,
+    ReferenceGrant,
     RequestAuthentication,
     Service,
     ServiceAccount,
     ServiceEntry,
+    TCPRoute,
+    TLSRoute,
     VirtualService,
     WorkloadEntry,
     WorkloadGroup,
@@ -36,7 +43,7 @@ from control.validation.yaml_text import YAMLNode
 
 _SECURITY: Final = ("security.istio.io/v1", "security.istio.io/v1beta1")
 _NETWORKING: Final = ("networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3")
-_GATEWAY: Final = ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1")
+_GATEWAY: Final = tuple(f"gateway.networking.k8s.io/{version}" for version in ("v1", "v1beta1", "v1alpha3", "v1alpha2"))
 KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     ("v1", "Namespace"): Namespace,
     ("v1", "Node"): Node,
@@ -53,7 +60,14 @@ KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     **{(version, "WorkloadGroup"): WorkloadGroup for version in _NETWORKING},
     **{(version, "VirtualService"): VirtualService for version in _NETWORKING},
     **{(version, "DestinationRule"): DestinationRule for version in _NETWORKING},
+    **{(version, "Gateway"): IstioGateway for version in _NETWORKING},
     **{(version, "Gateway"): Gateway for version in _GATEWAY},
+    **{(version, "GatewayClass"): GatewayClass for version in _GATEWAY},
+    **{(version, "HTTPRoute"): HTTPRoute for version in _GATEWAY},
+    **{(version, "GRPCRoute"): GRPCRoute for version in _GATEWAY},
+    **{(version, "TLSRoute"): TLSRoute for version in _GATEWAY},
+    **{(version, "TCPRoute"): TCPRoute for version in _GATEWAY},
+    **{(version, "ReferenceGrant"): ReferenceGrant for version in _GATEWAY},
 }
 STRICT_KINDS: Final = frozenset(
     {
@@ -62,6 +76,12 @@ STRICT_KINDS: Final = frozenset(
         Kind.REQUEST_AUTHENTICATION,
         Kind.VIRTUAL_SERVICE,
         Kind.DESTINATION_RULE,
+        Kind.ISTIO_GATEWAY,
+        Kind.HTTP_ROUTE,
+        Kind.GRPC_ROUTE,
+        Kind.TLS_ROUTE,
+        Kind.TCP_ROUTE,
+        Kind.REFERENCE_GRANT,
     }
 )
 _TOP_LEVEL: Final = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})

@@ -32,14 +32,16 @@ from control.validation import (
     destination_checks,
     entry_checks,
     gateway_checks,
+    gateway_route_checks,
     group_checks,
+    istio_gateway_checks,
     mesh_checks,
     policy_checks,
     routing_checks,
     token_checks,
 )
 from control.validation.decoding import KINDS, beyond, decode, object_key
-from control.validation.finding import Finding, Origin, Remark, Severity
+from control.validation.finding import Finding, Origin, Remark, Severity, warning
 from control.validation.json_text import read_json
 from control.validation.target_checks import TARGET_GROUPS, target_remarks
 from control.validation.values import label_name, object_name
@@ -64,9 +66,16 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.WORKLOAD_GROUP: group_checks.workload_group_remarks,
     Kind.AUTHORIZATION_POLICY: policy_checks.authorization_remarks,
     Kind.GATEWAY: gateway_checks.gateway_remarks,
+    Kind.ISTIO_GATEWAY: istio_gateway_checks.istio_gateway_remarks,
+    Kind.HTTP_ROUTE: gateway_route_checks.http_route_remarks,
+    Kind.GRPC_ROUTE: gateway_route_checks.grpc_route_remarks,
+    Kind.TLS_ROUTE: gateway_route_checks.tls_route_remarks,
+    Kind.TCP_ROUTE: gateway_route_checks.tcp_route_remarks,
+    Kind.REFERENCE_GRANT: gateway_route_checks.reference_grant_remarks,
     Kind.REQUEST_AUTHENTICATION: token_checks.request_authentication_remarks,
     Kind.MESH_CONFIG: mesh_checks.mesh_config_remarks,
 }
+_WITHOUT_EFFECT: Final = frozenset({Kind.ISTIO_GATEWAY, Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.TLS_ROUTE, Kind.TCP_ROUTE})
 
 
 class Document(Struct, frozen=True):
@@ -109,7 +118,7 @@ def read_object(raw: bytes, key: ObjectKey, version: str, place: str, root_names
         origin = Origin(place, 0, 0)
         return Document(origin, key, findings=(Finding(origin, Severity.ERROR, str(error), "", str(key)),), closed=closed_form(key, {}))
     if isinstance(node.value, dict):
-        node.value |= {"apiVersion": YAMLNode(version, 0, 0), "kind": YAMLNode(str(key.kind), 0, 0)}
+        node.value |= {"apiVersion": YAMLNode(version, 0, 0), "kind": YAMLNode(key.kind.api_name, 0, 0)}
     return _document(node, place, root_namespace)
 
 
@@ -173,6 +182,8 @@ def object_remarks(item: MeshObject, root_namespace: str) -> Iterator[Remark]:
         yield from _CHECKS[item.kind_of](item)
     if isinstance(item, AuthorizationPolicy | RequestAuthentication):
         yield from target_remarks(item, root_namespace)
+    if item.kind_of in _WITHOUT_EFFECT:
+        yield warning(("spec",), "is read and checked, but no proxy is configured by it yet")
 
 
 def closed_form(key: ObjectKey, manifest: Manifest) -> MeshObject | None:

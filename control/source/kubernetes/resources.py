@@ -61,13 +61,20 @@ CUSTOM: Final = {
     "workloadgroups.networking.istio.io": Kind.WORKLOAD_GROUP,
     "virtualservices.networking.istio.io": Kind.VIRTUAL_SERVICE,
     "destinationrules.networking.istio.io": Kind.DESTINATION_RULE,
+    "gateways.networking.istio.io": Kind.ISTIO_GATEWAY,
+    "gatewayclasses.gateway.networking.k8s.io": Kind.GATEWAY_CLASS,
     "gateways.gateway.networking.k8s.io": Kind.GATEWAY,
+    "httproutes.gateway.networking.k8s.io": Kind.HTTP_ROUTE,
+    "grpcroutes.gateway.networking.k8s.io": Kind.GRPC_ROUTE,
+    "tlsroutes.gateway.networking.k8s.io": Kind.TLS_ROUTE,
+    "tcproutes.gateway.networking.k8s.io": Kind.TCP_ROUTE,
+    "referencegrants.gateway.networking.k8s.io": Kind.REFERENCE_GRANT,
 }
 """By the name of their definition: they are read where it is there."""
 VERSIONS: Final = {
     "security.istio.io": ("v1", "v1beta1"),
     "networking.istio.io": ("v1", "v1beta1", "v1alpha3"),
-    "gateway.networking.k8s.io": ("v1", "v1beta1"),
+    "gateway.networking.k8s.io": ("v1", "v1beta1", "v1alpha3", "v1alpha2"),
 }
 """Those that are understood, the best first."""
 DEFINITIONS_PATH: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -81,7 +88,8 @@ def status_path(api_version: str, kind: Kind, namespace: str, name: str) -> str:
 def object_path(api_version: str, kind: Kind, namespace: str, name: str) -> str:
     """Where an object of a custom kind is."""
     plural = next(definition.partition(".")[0] for definition, one in CUSTOM.items() if one is kind)
-    return f"/apis/{api_version}/namespaces/{namespace}/{plural}/{name}"
+    place = f"namespaces/{namespace}/{plural}" if kind.namespaced else plural
+    return f"/apis/{api_version}/{place}/{name}"
 
 
 def custom_type(definition: str, served: tuple[str, ...]) -> ResourceType | None:

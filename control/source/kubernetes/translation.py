@@ -38,7 +38,7 @@ def key_of(resource: ResourceType, name: tuple[str, str]) -> ObjectKey:
 def _decoded(resource: ResourceType, item: Item, root_namespace: str) -> Upsert | None:
     """The object with what is to be said of it, if nothing is wrong with it."""
     try:
-        found = _decoders[KINDS[resource.api_version, str(resource.kind)]].decode(item.raw)
+        found = _decoders[KINDS[resource.api_version, resource.kind.api_name]].decode(item.raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     remarks = tuple(object_remarks(found, root_namespace))

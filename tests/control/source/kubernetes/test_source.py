@@ -84,6 +84,12 @@ async def test_what_is_there_and_what_comes_and_goes(kube: Cluster, tmp_path: Pa
     gateway = {"gatewayClassName": "istio-waypoint", "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]}
     meta = {"name": "w", "namespace": namespace}
     kube.admin.create({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": meta, "spec": gateway})
+    servers = {"servers": [{"port": {"number": 80, "protocol": "HTTP", "name": "http"}, "hosts": ["*"]}]}
+    kube.admin.create({"apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": meta, "spec": servers})
+    route = {"parentRefs": [{"name": "w"}], "rules": [{"backendRefs": [{"name": "a", "port": 80}]}]}
+    for version, kind in (("v1", "HTTPRoute"), ("v1", "GRPCRoute"), ("v1alpha3", "TLSRoute"), ("v1alpha2", "TCPRoute")):
+        api = f"gateway.networking.k8s.io/{version}"
+        kube.admin.create({"apiVersion": api, "kind": kind, "metadata": {"name": "w", "namespace": namespace}, "spec": route})
     kubeconfig, _ = controller_kubeconfig(kube, tmp_path)
     async with reading(kubeconfig) as reader:
         await asyncio.wait_for(reader.synced.wait(), WAIT_S)
@@ -96,6 +102,11 @@ async def test_what_is_there_and_what_comes_and_goes(kube: Cluster, tmp_path: Pa
             (Kind.SERVICE, namespace, "a"),
             (Kind.SERVICE_ACCOUNT, namespace, "default"),
             (Kind.GATEWAY, namespace, "w"),
+            (Kind.ISTIO_GATEWAY, namespace, "w"),
+            (Kind.HTTP_ROUTE, namespace, "w"),
+            (Kind.GRPC_ROUTE, namespace, "w"),
+            (Kind.TLS_ROUTE, namespace, "w"),
+            (Kind.TCP_ROUTE, namespace, "w"),
         ]:
             assert reader.has(kind, where, name), kind
         run_pod(kube.admin, namespace, "b", "10.9.0.2", node=f"n-{namespace}")
