@@ -17,6 +17,7 @@ from demo.bench.paths import measure_paths
 from demo.bench.pod_start import measure_pod_start
 from demo.bench.results import Result
 from demo.bench.telemetry import measure_telemetry
+from demo.bench.waypoints import measure_waypoints
 from demo.report import make_console
 
 PARTS: Mapping[str, Callable[[Say, int], list[Result]]] = {
@@ -30,6 +31,7 @@ PARTS: Mapping[str, Callable[[Say, int], list[Result]]] = {
     "kubernetes": measure_kubernetes,
     "pod-start": measure_pod_start,
     "l7-config": measure_l7_config,
+    "waypoint": measure_waypoints,
 }
 
 
