@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from control.envoy.mesh_options import mesh_options
 from control.envoy.messages import new
 from control.envoy.naming import ClusterRef
 from control.envoy.parts import extension
@@ -19,7 +20,7 @@ from control.envoy.rbac.parts import Identity
 from control.envoy.tokens import duration
 from control.envoy.world import World
 from control.kinds import AuthorizationPolicy
-from control.kinds.mesh_config import NAME, BodyCheck, ExtensionProvider, GRPCAuthorizer, HTTPAuthorizer, MeshConfig, MeshOptions
+from control.kinds.mesh_config import BodyCheck, ExtensionProvider, GRPCAuthorizer, HTTPAuthorizer
 from control.kinds.security import PolicyAction
 from control.validation.durations import seconds
 from control.validation.mesh_checks import error_status
@@ -44,12 +45,6 @@ class Asking(Struct, frozen=True):
     filters: tuple[Message, ...] = ()
     clusters: tuple[ClusterRef, ...] = ()
     unasked: tuple[AuthorizationPolicy, ...] = ()
-
-
-def mesh_options(world: World) -> MeshOptions:
-    """The mesh configuration in force."""
-    config = world.find(MeshConfig, world.settings.root_namespace, NAME)
-    return config.options() if config is not None else MeshOptions()
 
 
 def authorizer(world: World, name: str) -> Authorizer | None:

@@ -1,5 +1,6 @@
 """Istio's mesh configuration, the parts of it that Envoys are told: YAML in the ConfigMap `istio` of the root namespace, key `mesh`."""
 
+from enum import StrEnum
 from typing import ClassVar, Final
 
 import msgspec
@@ -59,10 +60,20 @@ class ExtensionProvider(Struct, frozen=True, rename="camel"):
     envoy_ext_authz_http: HTTPAuthorizer | None = None
 
 
+class LogEncoding(StrEnum):
+    TEXT = "TEXT"
+    JSON = "JSON"
+
+
 class MeshOptions(Struct, frozen=True, rename="camel"):
     """What is in the YAML."""
 
     extension_providers: tuple[ExtensionProvider, ...] = ()
+    access_log_file: str = ""
+    """Where lines go for each request and connection; empty: there are none."""
+    access_log_format: str = ""
+    """Of JSON an object of texts; empty: Istio's."""
+    access_log_encoding: LogEncoding = LogEncoding.TEXT
 
     def provider(self, name: str) -> ExtensionProvider | None:
         """By name."""

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 
-from control.kinds.mesh_config import KEY, ExtensionProvider, MeshConfig
-from control.validation import values
+from control.kinds.mesh_config import KEY, ExtensionProvider, LogEncoding, MeshConfig, MeshOptions
+from control.validation import log_formats, values
 from control.validation.core_checks import attempt, attempt_port
 from control.validation.durations import seconds
 from control.validation.finding import Remark
 from control.validation.token_checks import header_name
 
 _MAX_BODY_BYTES = 16 * 1024 * 1024
+LOG_FILES = ("/dev/stdout", "/dev/stderr")
 _PATH = ("data", KEY)
 
 
@@ -19,12 +20,24 @@ def mesh_config_remarks(config: MeshConfig) -> Iterator[Remark]:
     except ValueError as error:
         yield Remark(_PATH, str(error)[:500])
         return
+    yield from _log_remarks(options)
     names = [one.name for one in options.extension_providers]
     for name in sorted({name for name in names if names.count(name) > 1 or not name}):
         yield Remark(_PATH, f"extensionProviders: more than one is named {name!r}" if name else "extensionProviders: one has no name")
     for provider in options.extension_providers:
         for remark in _provider_remarks(provider):
             yield Remark(_PATH, f"extensionProviders {provider.name[:80]}: {remark.what}")
+
+
+def _log_remarks(options: MeshOptions) -> Iterator[Remark]:
+    if options.access_log_file and options.access_log_file not in LOG_FILES:
+        yield Remark(_PATH, f"accessLogFile: {options.access_log_file[:80]!r} is none of {', '.join(LOG_FILES)}")
+    if options.access_log_format:
+        check = log_formats.fields if options.access_log_encoding is LogEncoding.JSON else log_formats.check_text
+        try:
+            check(options.access_log_format)
+        except ValueError as error:
+            yield Remark(_PATH, f"accessLogFormat: {error}"[:300])
 
 
 def _provider_remarks(provider: ExtensionProvider) -> Iterator[Remark]:

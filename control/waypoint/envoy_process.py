@@ -34,7 +34,8 @@ class EnvoyProcess:
         file.write_bytes(bootstrap(settings).SerializeToString())
         settings.admin.unlink(missing_ok=True)
         command = [str(settings.envoy), "-c", str(file), "--log-level", settings.log_level, "--disable-hot-restart"]
-        command += ["--drain-time-s", str(REPLACED_S)]
+        # Access logs are read as they come: Envoy would keep lines for ten seconds.
+        command += ["--drain-time-s", str(REPLACED_S), "--file-flush-interval-msec", "1000"]
         if settings.concurrency is not None:
             command += ["--concurrency", str(settings.concurrency)]
         process = self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)

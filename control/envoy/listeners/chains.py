@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from control.envoy.access_logs import access_logs
 from control.envoy.built import Problem
 from control.envoy.filters import http_filters
 from control.envoy.listeners.requests import judges_paths, reading
@@ -35,6 +36,7 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         MANAGER,
         stat_prefix=name,
         http_filters=list(parts.filters),
+        access_log=world.ask(access_logs),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         stream_idle_timeout={},
         use_remote_address={"value": False},

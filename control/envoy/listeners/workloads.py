@@ -7,6 +7,7 @@ no tunnel are dialled in plaintext.
 
 from typing import Any, Final
 
+from control.envoy.access_logs import access_logs
 from control.envoy.built import Built, built
 from control.envoy.filters import network_filters
 from control.envoy.listeners.chains import Chain, by_first_bytes, choose, http_chain
@@ -102,7 +103,8 @@ def _chains_of(world: World, proxy: ProxyKey, identity: str) -> tuple[Chain, ...
     route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": {"seconds": 0}}}
     hosts = [{"name": "direct", "domains": ["*"], "routes": [*refused, route]}]
     parts = world.ask(network_filters, place)
-    proxying = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", stat_prefix=tcp, cluster=cluster)
+    logs = world.ask(access_logs)
+    proxying = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", stat_prefix=tcp, cluster=cluster, access_log=logs)
     by_tcp = new("envoy.config.listener.v3.FilterChain", name=tcp, filters=[*ahead, *parts.filters, proxying])
     return (
         http_chain(world, place, http, {"route_config": {"name": "direct", "virtual_hosts": hosts}}, ahead),

@@ -75,6 +75,8 @@ def running(
         "1",
         "-l",
         "warning",
+        "--file-flush-interval-msec",
+        "100",
     ]
     with (directory / "envoy.log").open("wb") as log:
         process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT)
