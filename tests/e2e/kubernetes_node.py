@@ -136,7 +136,8 @@ def manifest(kind: str, name: str) -> dict[str, Any]:
 
 def daemonset() -> dict[str, Any]:
     """What stands for the agents' installation: nobody makes pods of it here."""
-    labels = {"app": AGENT}
+    # As installed: other tests install into the same namespace of the same server.
+    labels = {"app.kubernetes.io/name": AGENT}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "agent", "image": "none.invalid/agent"}]}}
     meta = {"name": AGENT, "namespace": AGENT_NAMESPACE}
     return {
