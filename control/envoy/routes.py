@@ -1,4 +1,7 @@
-"""Where requests and connections to a service's port go: to its endpoints, unless routing rules say otherwise."""
+"""Where requests and connections to a service's port go: to its endpoints, unless routing rules say otherwise.
+
+Istio's rules come before the Gateway API's: where a VirtualService names a service, routes that are attached to it have no effect.
+"""
 
 from typing import Any
 
@@ -12,6 +15,7 @@ from control.envoy.lookup import domains
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer, chain_name
 from control.envoy.place import Place
+from control.envoy.routing.api_table import api_rule_routes, api_rules, foreign_rules
 from control.envoy.routing.http_table import RouteList, body_limit, http_rule_routes
 from control.envoy.routing.l4_table import carrier, tcp_rule, tls_rules
 from control.envoy.routing.retries import retry_policy
@@ -45,7 +49,9 @@ def http_routes(world: World, place: Place) -> RouteTable | None:
     if service is None:
         return None
     rules = rules_of(world, place, service)
-    found = http_rule_routes(world, Scope(place.proxy, place.port), rules[0]) if rules else RouteList()
+    scope = Scope(place.proxy, place.port)
+    of_api = world.ask(api_rules, service.owner, place.port)
+    found = http_rule_routes(world, scope, rules[0]) if rules else api_rule_routes(world, scope, of_api) if of_api else RouteList()
     if not found.routes:
         found = _plain(world, place, service, found)
     host = {"name": service.hostname, "domains": domains(service, place.port), "routes": found.routes}
@@ -58,7 +64,11 @@ def http_routes(world: World, place: Place) -> RouteTable | None:
         validate_clusters={"value": False},
         **body_limit(found.routes),
     )
-    problems = (*found.problems, *_outranked(rules, service))
+    problems = (
+        *found.problems,
+        *_outranked((*rules, *of_api) if rules else (), service),
+        *world.ask(foreign_rules, service.owner, place.port),
+    )
     return RouteTable(built(name, message, (service.owner, *found.sources), problems), found.clusters)
 
 

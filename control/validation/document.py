@@ -75,7 +75,7 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.REQUEST_AUTHENTICATION: token_checks.request_authentication_remarks,
     Kind.MESH_CONFIG: mesh_checks.mesh_config_remarks,
 }
-_WITHOUT_EFFECT: Final = frozenset({Kind.ISTIO_GATEWAY, Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.TLS_ROUTE, Kind.TCP_ROUTE})
+_WITHOUT_EFFECT: Final = frozenset({Kind.ISTIO_GATEWAY, Kind.TLS_ROUTE, Kind.TCP_ROUTE})
 
 
 class Document(Struct, frozen=True):

@@ -3,6 +3,7 @@
 from control.envoy.catalogue import CatalogService
 from control.envoy.destinations.rules import subset_choice
 from control.envoy.naming import ClusterRef, Layer
+from control.envoy.routing.api_model import Nowhere
 from control.envoy.routing.scope import Scope, Target, full_host
 from control.envoy.world import World
 from control.kinds.routing import Destination
@@ -12,6 +13,8 @@ from meshapi.workload import ServiceKey
 
 def find_target(world: World, scope: Scope, namespace: str, destination: Destination, layer: Layer) -> Target:
     """Where a destination of a rule of this namespace leads."""
+    if isinstance(destination, Nowhere):
+        return _nowhere(destination.host, destination, destination.why)
     host = full_host(destination.host, namespace, world.settings.domain)
     service = find_service(world, host, namespace)
     if service is None:

@@ -9,6 +9,7 @@ from control.envoy.destinations.hashing import hash_policies
 from control.envoy.messages import Message, new
 from control.envoy.naming import Layer
 from control.envoy.parts import seconds
+from control.envoy.routing.api_model import APIRoute, PathRedirect
 from control.envoy.routing.destinations import find_target
 from control.envoy.routing.header_operations import HeaderChanges, header_changes
 from control.envoy.routing.retries import retry_policy
@@ -53,6 +54,8 @@ def _forward(world: World, scope: Scope, namespace: str, route: HTTPRoute, chang
         "timeout": seconds(duration(route.timeout)) if route.timeout else {"seconds": 0},
         "hash_policy": list({policy.SerializeToString(deterministic=True): policy for policy in hashed}.values()),
     }
+    if isinstance(route, APIRoute):
+        forward["cluster_not_found_response_code"] = "INTERNAL_SERVER_ERROR"
     if (retries := retry_policy(route.retries, sticky=bool(hashed))) is not None:
         forward["retry_policy"] = retries
     authority = changes.authority
@@ -111,6 +114,8 @@ def _redirect(redirect: HTTPRedirect, scope: Scope) -> Message:
     fields: dict[str, Any] = {"response_code": _CODES[redirect.redirect_code or 301]}
     if redirect.uri:
         fields["path_redirect"] = redirect.uri
+    elif isinstance(redirect, PathRedirect) and redirect.path is not None:
+        fields["regex_rewrite"] = {"pattern": {"regex": redirect.path.match}, "substitution": redirect.path.rewrite}
     if redirect.authority:
         fields["host_redirect"] = redirect.authority
     if redirect.scheme:

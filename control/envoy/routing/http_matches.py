@@ -4,6 +4,7 @@ from typing import Any
 
 from control.envoy.messages import Message, new
 from control.envoy.parts import PEER
+from control.envoy.routing.api_model import SeparatedPrefix
 from control.envoy.routing.scope import Scope, full_gateway
 from control.envoy.routing.string_matches import header_matcher, header_without, parameter_matcher
 from control.kinds.routing import HTTPMatch, L4Match, StringMatch, TLSMatch
@@ -48,6 +49,8 @@ def _path(uri: StringMatch | None) -> dict[str, Any]:
     match uri:
         case None:
             return ANY_PATH
+        case SeparatedPrefix(prefix=str() as prefix):
+            return {"path_separated_prefix": prefix}
         case StringMatch(exact=str() as path):
             return {"path": path}
         case StringMatch(prefix=str() as prefix):

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from control.envoy.built import Problem
@@ -34,11 +35,17 @@ def http_rule_routes(world: World, scope: Scope, key: ObjectKey) -> RouteList:
     if service is None:
         return RouteList()
     delegated = with_delegates(world, service)
+    found = routes_of(world, scope, delegated.routes, (key,))
+    return msgspec.structs.replace(found, problems=tuple(dict.fromkeys((*delegated.problems, *found.problems))))
+
+
+def routes_of(world: World, scope: Scope, owned_routes: tuple[OwnedRoute, ...], owners: tuple[ObjectKey, ...]) -> RouteList:
+    """Envoy's Routes for these, up to the first one that takes everything."""
     routes: list[Message] = []
     clusters: dict[ClusterRef, None] = {}
-    sources: dict[ObjectKey, None] = {key: None}
-    problems = list(delegated.problems)
-    for owned in delegated.routes:
+    sources: dict[ObjectKey, None] = dict.fromkeys(owners)
+    problems: list[Problem] = []
+    for owned in owned_routes:
         matches = _applying(owned, scope, problems)
         if not matches:
             continue
