@@ -46,9 +46,24 @@ class ServerTLS:
 
     def credentials(self, *, client_certificates: bool) -> grpc.ServerCredentials:
         """Credentials of a listener, which asks for client certificates always or never."""
-        # The function is called before each handshake, on grpc's own threads.
+        given = self._configuration
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            """Called before each handshake, on grpc's own threads, of which several handshake at once.
+
+            What is returned replaces what those of the others may be reading, without a lock (grpc 1.85: the process ends by a
+            fault in its memory). So it is nothing, unless something has changed.
+            """
+            nonlocal given
+            if self._configuration is given:
+                return None
+            given = self._configuration
+            return given
+
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration, lambda: self._configuration, require_client_authentication=client_certificates
+            given,
+            changed,  # type: ignore[arg-type]  # the stubs do not know that nothing may be returned
+            require_client_authentication=client_certificates,
         )
 
     def refresh(self) -> None:
