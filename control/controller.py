@@ -108,35 +108,18 @@ class Controller:
         """
         self._settings = settings
         self._accounts = accounts
-        make_private_directory(settings.state_dir)
-        self._lock = _lock(settings.state_dir / "lock")
-        self._authority = Authority(
-            settings.authority_dir or settings.state_dir / "ca",
-            trust_domain=settings.trust_domain,
-            own=settings.authority_dir is None,
-            clock=clock,
-        )
-        self._revocations = Revocations(settings.state_dir / REVOCATIONS_FILE)
-        self._tokens = JoinTokens(shared.tokens if shared else TokenFile(settings.state_dir / "join-tokens.json"))
-        self._audit = AuditLog(settings.state_dir / "audit.log", clock)
-        self._metrics = metrics or Metrics()
-        trust = TrustView(self._authority, self._revocations, settings.trust_domain)
-        address, authorization = TypeURL(wire.ADDRESS_TYPE), TypeURL(wire.AUTHORIZATION_TYPE)
-        views: dict[TypeURL, ResourceView] = {
-            address: model,
-            authorization: model,
-            TypeURL(wire.NAMES_TYPE): model,
-            TypeURL(wire.TRUST_TYPE): trust,
-        }
-        self._hub = Hub(views, self._metrics, clock, proxies)
-        if proxies is not None:
-            proxies.follow_revocations(self._revocations)
-        certificate = ServerCertificate(self._authority, (*DEFAULT_HOSTNAMES, *settings.hostnames), clock)
-        self._tls = ServerTLS(certificate)
-        self._authority.on_change(self._tls.refresh)
-        self._signers = ThreadPoolExecutor(SIGNING_THREADS, thread_name_prefix="signer")
         self._model = model
         self._clock = clock
+        self._metrics = metrics or Metrics()
+        self.ports: Ports | None = None
+        """None until the controller is ready."""
+        self._open_state(shared)
+        self._hub = Hub(self._views(), self._metrics, clock, proxies)
+        if proxies is not None:
+            proxies.follow_revocations(self._revocations)
+        self._tls = ServerTLS(ServerCertificate(self._authority, (*DEFAULT_HOSTNAMES, *settings.hostnames), clock))
+        self._authority.on_change(self._tls.refresh)
+        self._signers = ThreadPoolExecutor(SIGNING_THREADS, thread_name_prefix="signer")
         self._admin = AdminParts(
             authority=self._authority,
             tokens=self._tokens,
@@ -153,10 +136,31 @@ class Controller:
         )
         self.machines = Machines()
         """Virtual machines that are connected; somebody must see to their entries."""
+        self._observe()
+
+    def _open_state(self, shared: Shared | None) -> None:
+        """Whatever outlives the process, in the state directory: raises what its files are wrong about."""
+        settings = self._settings
+        make_private_directory(settings.state_dir)
+        self._lock = _lock(settings.state_dir / "lock")
+        self._authority = Authority(
+            settings.authority_dir or settings.state_dir / "ca",
+            trust_domain=settings.trust_domain,
+            own=settings.authority_dir is None,
+            clock=self._clock,
+        )
+        self._revocations = Revocations(settings.state_dir / REVOCATIONS_FILE)
+        self._tokens = JoinTokens(shared.tokens if shared else TokenFile(settings.state_dir / "join-tokens.json"))
+        self._audit = AuditLog(settings.state_dir / "audit.log", self._clock)
+
+    def _views(self) -> dict[TypeURL, ResourceView]:
+        trust = TrustView(self._authority, self._revocations, self._settings.trust_domain)
+        of_model = (wire.ADDRESS_TYPE, wire.AUTHORIZATION_TYPE, wire.NAMES_TYPE)
+        return {**{TypeURL(each): self._model for each in of_model}, TypeURL(wire.TRUST_TYPE): trust}
+
+    def _observe(self) -> None:
         self._metrics.machines.set_function(lambda: len(self.machines.connected))
         self._metrics.machines_refused.set_function(lambda: self.machines.refused)
-        self.ports: Ports | None = None
-        """None until the controller is ready."""
         self._metrics.observe(
             connected=lambda: self._hub.connected,
             reload_failed=lambda: self._authority.reload_error is not None,
