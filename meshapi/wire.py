@@ -9,6 +9,8 @@ PROBE_PORT: Final = 15007
 HBONE_PORT: Final = 15008
 PROXY_PORTS: Final = frozenset({OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, PROBE_PORT, HBONE_PORT})
 METRICS_PORT: Final = 15020
+PROXY_METRICS_PORT: Final = 15090
+"""Of an Envoy, as Istio has it."""
 READINESS_PORT: Final = 15021
 XDS_TOKEN_PORT: Final = 15012
 """Server-authenticated TLS; the caller proves itself by a bearer token."""

@@ -39,8 +39,9 @@ def waypoint() -> None:
 @click.option("--certificate-ttl", "ttl_s", type=Duration(), default="24h", help="How long certificates are asked for.")
 @click.option("--drain", "drain_s", type=click.IntRange(0, 3600), default=5, help="Seconds that open connections have when this ends.")
 @click.option("--concurrency", type=click.IntRange(1, 256), help="Envoy's worker threads; one for each CPU, without it.")
+@click.option("--metrics-listen", default=f"0.0.0.0:{wire.PROXY_METRICS_PORT}", metavar="ADDRESS:PORT", help="For metrics; empty: none.")
 @click.option("--envoy-log-level", "log_level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
-def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, **options: Any) -> None:
+def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, metrics_listen: str, **options: Any) -> None:
     """Run the Envoy of a waypoint until SIGTERM, with its identity and configuration from the controller.
 
     Its key is made here and never leaves this host. Each option can be given in the environment too, as NODEMESH_WAYPOINT_<OPTION>.
@@ -67,6 +68,7 @@ def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, **op
             roots_pem=roots.read_bytes(),
             state_dir=state,
             addresses=tuple(ip_address(one) for one in addresses),
+            metrics_listen=_listen(metrics_listen),
             **options,
         )
         _ = settings.identity
@@ -81,6 +83,18 @@ def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, **op
         click.echo(f"meshctl waypoint run: {failure}", err=True)
     if failures:
         sys.exit(EXIT_PROBLEM)
+
+
+def _listen(text: str) -> tuple[str, int] | None:
+    """`address:port`, `[address]:port`; None for nothing. Raises ValueError."""
+    from ipaddress import ip_address
+
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) >= 1 << 16:
+        raise ValueError(f"--metrics-listen: {text[:60]!r} is no ADDRESS:PORT")
+    return str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from control.envoy.mesh_options import mesh_options
 from control.envoy.messages import Message, new
 from control.envoy.parts import extension
+from control.envoy.reports import PERIOD_S, connection_reports, request_reports
 from control.envoy.world import World
 from control.kinds.mesh_config import LogEncoding
 from control.validation import log_formats
@@ -45,14 +46,27 @@ _QUOTED: Final = frozenset(
 _OUTPUTS: Final = {"/dev/stdout": "stream.v3.StdoutAccessLog", "/dev/stderr": "stream.v3.StderrAccessLog"}
 
 
-def access_logs(world: World) -> tuple[Message, ...]:
-    """The AccessLog messages of every connection manager and TCP proxy; none unless asked for."""
+def request_logs(world: World) -> dict[str, Any]:
+    """The fields of a connection manager."""
+    return {"access_log": [*world.ask(_lines), request_reports()]}
+
+
+def connection_logs(world: World) -> dict[str, Any]:
+    """The fields of a TCP proxy."""
+    told = {"flush_access_log_on_connected": True, "access_log_flush_interval": {"seconds": PERIOD_S}}
+    return {"access_log": [*world.ask(_lines), connection_reports()], "access_log_options": told}
+
+
+def _lines(world: World) -> tuple[Message, ...]:
+    """The AccessLog messages that write lines; none unless asked for."""
     options = world.ask(mesh_options)
     if not options.access_log_file:
         return ()
     written = _json(options.access_log_format) if options.access_log_encoding is LogEncoding.JSON else _text(options.access_log_format)
     kind = f"access_loggers.{_OUTPUTS[options.access_log_file]}"
-    return (new("envoy.config.accesslog.v3.AccessLog", **extension("lines", kind, log_format=written)),)
+    # One line each: of connections that last, reports tell.
+    ended = {"log_type_filter": {"types": ["NotSet", "TcpConnectionEnd", "DownstreamEnd"]}}
+    return (new("envoy.config.accesslog.v3.AccessLog", filter=ended, **extension("lines", kind, log_format=written)),)
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -122,6 +122,10 @@ class Endpoint(Struct, frozen=True):
     identity: WorkloadIdentity | None = None
     network: str = ""
     by_name: bool = False
+    workload_name: str = ""
+    canonical: tuple[str, str] = ("", "")
+    """Name and revision."""
+    cluster: str = ""
 
 
 def catalog_service(service: mesh.Service, item: MeshObject) -> CatalogService | None:
@@ -171,6 +175,9 @@ def endpoint(workload: mesh.Workload, item: MeshObject, service: ServiceKey) -> 
         identity=workload.identity if workload.tunnel_protocol is TunnelProtocol.HBONE else None,
         network=workload.network,
         by_name=not workload.addresses,
+        workload_name=workload.workload_name,
+        canonical=(workload.canonical_name, workload.canonical_revision),
+        cluster=workload.cluster,
     )
 
 

@@ -12,6 +12,7 @@ from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer
 from control.envoy.parts import DESTINATION, IDENTITY, TUNNEL, ads, http_options, internal_upstream, raw_buffer
 from control.envoy.proxies import ProxyKey
+from control.envoy.reports import service_metadata
 from control.envoy.world import World
 from control.kinds import ObjectKey
 from meshapi.workload import AppProtocol
@@ -47,6 +48,7 @@ def _base(service: CatalogService, ref: ClusterRef) -> dict[str, Any]:
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "lb_policy": "LEAST_REQUEST",
         "transport_socket_matches": transports(),
+        "metadata": service_metadata(service),
     }
     if service.resolution is Resolution.NONE:
         fields |= {"type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "cleanup_interval": {"seconds": 60}}

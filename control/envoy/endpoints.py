@@ -12,6 +12,7 @@ from control.envoy.messages import Message, new
 from control.envoy.naming import ORIGINATE, ClusterRef
 from control.envoy.parts import DESTINATION, IDENTITY, TUNNEL, TUNNEL_MATCH, host_port, internal_address, socket_address
 from control.envoy.proxies import ProxyKey
+from control.envoy.reports import WORKLOAD, struct, workload_metadata
 from control.envoy.world import World
 
 
@@ -80,19 +81,17 @@ def chosen_endpoints(world: World, proxy: ProxyKey, service: CatalogService, ref
 def lb_endpoint(endpoint: Endpoint, port: int) -> Message:
     """One endpoint: through the tunnel listener, with where it is and who it must be, or its plain address."""
     weight = {"value": max(1, endpoint.weight)}
+    told = {WORKLOAD: struct(workload_metadata(endpoint))}
     if endpoint.identity is None:
         address: dict[str, Any] = socket_address(endpoint.address, port)
-        return new("envoy.config.endpoint.v3.LbEndpoint", endpoint={"address": address}, load_balancing_weight=weight)
+        metadata = {"filter_metadata": told}
+        return new("envoy.config.endpoint.v3.LbEndpoint", endpoint={"address": address}, metadata=metadata, load_balancing_weight=weight)
     where = host_port(endpoint.address, port)
     known = {TUNNEL_MATCH: TUNNEL, DESTINATION: {"local": where}, IDENTITY: {"identity": str(endpoint.identity)}}
     return new(
         "envoy.config.endpoint.v3.LbEndpoint",
         # Two workloads that have one address after another are two endpoints.
         endpoint={"address": internal_address(ORIGINATE, f"{where} {endpoint.identity.principal}")},
-        metadata={"filter_metadata": {key: struct(value) for key, value in known.items()}},
+        metadata={"filter_metadata": {key: struct(value) for key, value in known.items()} | told},
         load_balancing_weight=weight,
     )
-
-
-def struct(values: dict[str, str]) -> Message:
-    return new("google.protobuf.Struct", fields={key: {"string_value": value} for key, value in values.items()})

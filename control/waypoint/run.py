@@ -9,6 +9,8 @@ from control.ca.private_files import make_private_directory
 from control.waypoint.envoy_process import EnvoyProcess
 from control.waypoint.identity import Identity
 from control.waypoint.local import serving
+from control.waypoint.metrics_server import serving_metrics
+from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -19,7 +21,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     make_private_directory(settings.state_dir)
     make_private_directory(settings.run_dir)
     identity = Identity(settings)
-    async with serving(identity, settings.socket), asyncio.TaskGroup() as tasks:
+    metrics = RequestMetrics()
+    async with serving(identity, metrics, settings.socket), serving_metrics(metrics, settings.metrics_listen), asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(identity.run(), name="identity")
         envoy = tasks.create_task(_envoy(settings, identity), name="envoy")
         await stop.wait()

@@ -50,6 +50,9 @@ class Settings:
     instance: str = ""
     """What tells several Envoys of one Gateway apart, such as the name of the pod or host."""
 
+    metrics_listen: tuple[str, int] | None = None
+    """Where metrics are served; None: nowhere."""
+
     @property
     def identity(self) -> WorkloadIdentity:
         return WorkloadIdentity(self.trust_domain, self.namespace, self.gateway)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from control.envoy.access_logs import access_logs
+from control.envoy.access_logs import request_logs
 from control.envoy.built import Problem
 from control.envoy.filters import http_filters
 from control.envoy.listeners.requests import judges_paths, reading
@@ -16,6 +16,7 @@ from control.envoy.place import Place
 from control.envoy.world import World
 from control.kinds import ObjectKey
 
+FILTER_CHAIN: Final = "envoy.config.listener.v3.FilterChain"
 _INPUTS: Final = "matching.common_inputs.network.v3"
 HTTP_VERSIONS: Final = ("http/1.0", "http/1.1", "h2c")
 
@@ -36,7 +37,7 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         MANAGER,
         stat_prefix=name,
         http_filters=list(parts.filters),
-        access_log=world.ask(access_logs),
+        **request_logs(world),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         stream_idle_timeout={},
         use_remote_address={"value": False},
@@ -45,7 +46,13 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         proxy_100_continue=True,
         **routes,
     )
-    return Chain(new("envoy.config.listener.v3.FilterChain", name=name, filters=[*ahead, manager]), parts.sources)
+    return Chain(new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), parts.sources)
+
+
+def described(chain: Chain, metadata: dict[str, Any]) -> Chain:
+    """The same chain, with what reports are to say of it."""
+    message = new(FILTER_CHAIN, name=chain.message.name, filters=list(chain.message.filters), metadata=metadata)
+    return Chain(message, chain.sources, chain.problems)
 
 
 def choose(name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, Final
 from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogPort, CatalogService
 from control.envoy.filters import network_filters
-from control.envoy.listeners.chains import Chain, by_first_bytes, by_server_name, choose, exactly, http_chain, then
+from control.envoy.listeners.chains import Chain, by_first_bytes, by_server_name, choose, described, exactly, http_chain, then
 from control.envoy.listeners.tunnel import LISTENER_MESSAGE
 from control.envoy.listeners.workloads import direct_chains, matches
 from control.envoy.messages import new
@@ -13,6 +13,7 @@ from control.envoy.naming import INTERNAL, SNIFFING, Layer, chain_name
 from control.envoy.parts import ads, extension, original_destination
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
+from control.envoy.reports import service_metadata
 from control.envoy.routes import TCPTarget, server_name_targets, tcp_target
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
@@ -66,13 +67,13 @@ def waits(world: World, place: Place) -> bool:
 
 def port_chains(world: World, place: Place) -> tuple[Chain, ...]:
     """The chains of one port of a service: one for HTTP, one for TCP, or both where the first bytes tell."""
-    port = _port(world, place)
+    service, port = world.service(_service(place)), _port(world, place)
     found: list[Chain] = []
     if port is not None and (port.http or port.sniffed):
         found.append(world.ask(_http_chain, place))
     if port is not None and not port.http and (chain := world.ask(_tcp_chain, place)) is not None:
         found += [*world.ask(_named_chains, place), chain]
-    return tuple(found)
+    return tuple(described(chain, service_metadata(service)) for chain in found) if service is not None else ()
 
 
 def _port(world: World, place: Place) -> CatalogPort | None:

@@ -7,10 +7,10 @@ no tunnel are dialled in plaintext.
 
 from typing import Any, Final
 
-from control.envoy.access_logs import access_logs
+from control.envoy.access_logs import connection_logs
 from control.envoy.built import Built, built
 from control.envoy.filters import network_filters
-from control.envoy.listeners.chains import Chain, by_first_bytes, choose, http_chain
+from control.envoy.listeners.chains import FILTER_CHAIN, Chain, by_first_bytes, choose, described, http_chain
 from control.envoy.listeners.requests import judges_paths, refusals
 from control.envoy.listeners.tunnel import CLUSTER_MESSAGE, Destinations
 from control.envoy.messages import new
@@ -18,6 +18,7 @@ from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN
 from control.envoy.parts import DESTINATION, IDENTITY_STATE, extension, http_options, internal_address, internal_upstream, shared_state
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
+from control.envoy.reports import identity_metadata
 from control.envoy.world import World
 from meshapi.workload import NetworkMode, TunnelProtocol, Workload
 
@@ -103,13 +104,11 @@ def _chains_of(world: World, proxy: ProxyKey, identity: str) -> tuple[Chain, ...
     route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": {"seconds": 0}}}
     hosts = [{"name": "direct", "domains": ["*"], "routes": [*refused, route]}]
     parts = world.ask(network_filters, place)
-    logs = world.ask(access_logs)
-    proxying = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", stat_prefix=tcp, cluster=cluster, access_log=logs)
-    by_tcp = new("envoy.config.listener.v3.FilterChain", name=tcp, filters=[*ahead, *parts.filters, proxying])
-    return (
-        http_chain(world, place, http, {"route_config": {"name": "direct", "virtual_hosts": hosts}}, ahead),
-        Chain(by_tcp, parts.sources),
-    )
+    proxying = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", stat_prefix=tcp, cluster=cluster, **connection_logs(world))
+    by_tcp = Chain(new(FILTER_CHAIN, name=tcp, filters=[*ahead, *parts.filters, proxying]), parts.sources)
+    by_http = http_chain(world, place, http, {"route_config": {"name": "direct", "virtual_hosts": hosts}}, ahead)
+    found = (by_http, by_tcp)
+    return found if identity == PLAIN else tuple(described(one, identity_metadata(identity)) for one in found)
 
 
 def _state(identity: str) -> tuple[dict[str, Any], ...]:

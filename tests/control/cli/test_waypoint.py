@@ -15,7 +15,7 @@ MESHCTL = Path(sys.executable).parent / "meshctl"
 def run(directory: Path, *options: str, roots: str = "roots") -> subprocess.CompletedProcess[str]:
     (directory / "roots.pem").write_text(roots)
     places = [f"--roots={directory / 'roots.pem'}", f"--state={directory / 'state'}", f"--run-dir={directory / 'run'}"]
-    command = [str(MESHCTL), "waypoint", "run", "--controller=127.0.0.1", *places, *options]
+    command = [str(MESHCTL), "waypoint", "run", "--controller=127.0.0.1", "--metrics-listen=", *places, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 

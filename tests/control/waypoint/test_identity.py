@@ -15,6 +15,7 @@ from control.envoy.messages import message_class, new
 from control.rpc import aio
 from control.waypoint.identity import Identity, NoProofError
 from control.waypoint.local import serving
+from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Controllers, Settings
 from tests.control.agent import WAIT_S, Discovery
 from tests.control.model.builders import Config
@@ -90,7 +91,11 @@ async def test_new_roots_come_at_once_and_the_certificate_is_renewed_below_them(
 
 async def test_envoy_is_given_its_secrets_again_when_they_change(world: World, tmp_path: Path) -> None:
     settings = await settings_of(world, tmp_path)
-    async with kept(settings) as identity, serving(identity, settings.socket), aio.insecure_channel(f"unix:{settings.socket}") as channel:
+    async with (
+        kept(settings) as identity,
+        serving(identity, RequestMetrics(), settings.socket),
+        aio.insecure_channel(f"unix:{settings.socket}") as channel,
+    ):
         assert stat.S_IMODE(settings.socket.stat().st_mode) == 0o600
         stream = channel.stream_stream(SECRETS)()
         asked = new("envoy.service.discovery.v3.DiscoveryRequest", resource_names=["default"])
@@ -111,7 +116,11 @@ async def test_envoy_is_given_its_secrets_again_when_they_change(world: World, t
 
 async def test_envoys_configuration_is_carried_through(world: World, tmp_path: Path) -> None:
     settings = await settings_of(world, tmp_path)
-    async with kept(settings) as identity, serving(identity, settings.socket), aio.insecure_channel(f"unix:{settings.socket}") as channel:
+    async with (
+        kept(settings) as identity,
+        serving(identity, RequestMetrics(), settings.socket),
+        aio.insecure_channel(f"unix:{settings.socket}") as channel,
+    ):
         stream = Discovery(channel)
         await stream.ask(CLUSTER)
         assert "connect_originate" in {one.name for one in (await stream.read()).resources}

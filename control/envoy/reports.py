@@ -1,0 +1,109 @@
+"""What Envoy reports to the process beside it of each request and connection, for metrics: by its access log service, in batches.
+
+What labels are made of comes as tags, each under a key of `Tag`: whose certificate the client had, which service was dialled and which
+one was called, who answered. Nothing that a peer merely claims is among it: headers become no labels.
+"""
+
+from enum import StrEnum
+from typing import Any, Final
+
+from control.envoy.catalogue import CatalogService, Endpoint
+from control.envoy.messages import Message, new
+from control.envoy.parts import IDENTITY, PEER, SDS_CLUSTER, extension
+
+SERVICE: Final = "nodemesh.service"
+"""The metadata of a filter chain or cluster that says whose it is: `service`, a `service_text`."""
+WORKLOAD: Final = "istio"
+"""The metadata of an endpoint that says which workload it is, as Istio has it: `workload`, a `workload_text`."""
+PERIOD_S: Final = 5
+"""How often connections that last are reported."""
+_FLUSH_S: Final = 1
+_BUFFER_BYTES: Final = 64 * 1024
+_SEPARATOR: Final = ";"
+_LOG: Final = "envoy.config.accesslog.v3.AccessLog"
+
+
+class Tag(StrEnum):
+    """What each tag says; one without a value is left out."""
+
+    PEER = "peer"
+    """The client's SPIFFE id."""
+    DIALLED = "dialled"
+    """The service that the filter chain is of."""
+    CALLED = "called"
+    """The service whose cluster was chosen."""
+    WORKLOAD = "workload"
+    """The endpoint that was chosen."""
+    IDENTITY = "identity"
+    """Who it must be."""
+    EXPECTED = "expected"
+    """Who must be at a workload that was dialled itself."""
+    GRPC = "grpc"
+    """The status of a gRPC call, a number."""
+    FLAGS = "flags"
+    """Envoy's response flags."""
+
+
+_VALUES: Final = {
+    Tag.PEER: f"%FILTER_STATE({PEER}:PLAIN)%",
+    Tag.DIALLED: f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:service)%",
+    Tag.CALLED: f"%METADATA(CLUSTER:{SERVICE}:service)%",
+    Tag.WORKLOAD: f"%METADATA(UPSTREAM_HOST:{WORKLOAD}:workload)%",
+    Tag.IDENTITY: f"%METADATA(UPSTREAM_HOST:{IDENTITY}:identity)%",
+    Tag.EXPECTED: f"%METADATA(LISTENER_FILTER_CHAIN:{IDENTITY}:identity)%",
+    Tag.GRPC: "%GRPC_STATUS_NUMBER%",
+    Tag.FLAGS: "%RESPONSE_FLAGS%",
+}
+
+
+def request_reports() -> Message:
+    """The AccessLog of a connection manager."""
+    return new(_LOG, **extension("reports", "access_loggers.grpc.v3.HttpGrpcAccessLogConfig", common_config=_common()))
+
+
+def connection_reports() -> Message:
+    """That of a TCP proxy, which is to tell of connections when they begin, every `PERIOD_S` and when they end."""
+    return new(_LOG, **extension("reports", "access_loggers.grpc.v3.TcpGrpcAccessLogConfig", common_config=_common()))
+
+
+def service_metadata(service: CatalogService) -> dict[str, Any]:
+    """The metadata of what is a service's."""
+    text = _joined(service.hostname, service.namespace, service.name)
+    return {"filter_metadata": {SERVICE: struct({"service": text})}}
+
+
+def identity_metadata(identity: str) -> dict[str, Any]:
+    """The metadata of a chain for workloads of one identity."""
+    return {"filter_metadata": {IDENTITY: struct({"identity": identity})}}
+
+
+def workload_metadata(endpoint: Endpoint) -> dict[str, str]:
+    """What stands under `WORKLOAD`: `name;namespace;canonical name;canonical revision;cluster`."""
+    parts = (endpoint.workload_name or endpoint.name, endpoint.namespace, *endpoint.canonical, endpoint.cluster)
+    return {"workload": _joined(*parts)}
+
+
+def split(text: str, parts: int) -> tuple[str, ...]:
+    """The parts of a text that was joined here; empty ones for what is missing."""
+    found = text.split(_SEPARATOR)
+    return tuple(found[:parts]) + ("",) * (parts - len(found))
+
+
+def struct(values: dict[str, str]) -> Message:
+    return new("google.protobuf.Struct", fields={key: {"string_value": value} for key, value in values.items()})
+
+
+def _joined(*parts: str) -> str:
+    return _SEPARATOR.join(part.replace(_SEPARATOR, "_") for part in parts)
+
+
+def _common() -> dict[str, Any]:
+    # Equal everywhere, whatever the place: Envoy keeps a stream for each form of it and each of its threads.
+    return {
+        "log_name": "reports",
+        "transport_api_version": "V3",
+        "grpc_service": {"envoy_grpc": {"cluster_name": SDS_CLUSTER}},
+        "buffer_flush_interval": {"seconds": _FLUSH_S},
+        "buffer_size_bytes": {"value": _BUFFER_BYTES},
+        "custom_tags": [{"tag": str(tag), "value": value} for tag, value in _VALUES.items()],
+    }

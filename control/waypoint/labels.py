@@ -1,0 +1,76 @@
+"""The labels of requests and connections through this proxy: as Istio's dashboards expect them, and only what the mesh knows."""
+
+from functools import lru_cache
+from typing import Final
+
+from control.envoy.reports import split
+from control.waypoint.traffic import Protocol, Way
+from meshapi.spiffe import IdentityError, WorkloadIdentity
+
+UNKNOWN: Final = "unknown"
+REPORTER: Final = "waypoint"
+MUTUAL_TLS: Final = "mutual_tls"
+MAX_VALUE_CHARS: Final = 512
+
+
+@lru_cache(4096)
+def label_text(way: Way) -> str:
+    """The labels in Prometheus' text format, without braces; what is missing reads `unknown`."""
+    labels = {
+        "reporter": REPORTER,
+        **_source(way.peer),
+        **_service(way.called or way.dialled),
+        **_destination(way.workload, way.identity),
+        "request_protocol": way.protocol,
+        "response_flags": way.flags,
+        # What comes by no tunnel comes to no proxy of this kind.
+        "connection_security_policy": MUTUAL_TLS if way.peer else UNKNOWN,
+    }
+    if way.protocol is not Protocol.TCP:
+        labels |= {"response_code": str(way.status), "grpc_response_status": way.grpc_status}
+    return ",".join(f'{name}="{_escaped((value or _missing(name))[:MAX_VALUE_CHARS])}"' for name, value in labels.items())
+
+
+def _source(peer: str) -> dict[str, str]:
+    """All that a certificate says; which workload it is of it does not say."""
+    missing = ("workload", "canonical_service", "canonical_revision", "app", "version", "cluster")
+    return {
+        "source_workload_namespace": _namespace(peer),
+        "source_principal": peer,
+        **{f"source_{name}": "" for name in missing},
+    }
+
+
+def _service(text: str) -> dict[str, str]:
+    hostname, namespace, name = split(text, 3)
+    return {"destination_service": hostname, "destination_service_namespace": namespace, "destination_service_name": name}
+
+
+def _destination(text: str, identity: str) -> dict[str, str]:
+    name, namespace, canonical, revision, cluster = split(text, 5)
+    return {
+        "destination_workload": name,
+        "destination_workload_namespace": namespace or _namespace(identity),
+        "destination_principal": identity,
+        "destination_canonical_service": canonical,
+        "destination_canonical_revision": revision,
+        "destination_app": canonical,
+        "destination_version": revision,
+        "destination_cluster": cluster,
+    }
+
+
+def _namespace(identity: str) -> str:
+    try:
+        return WorkloadIdentity.parse(identity).namespace
+    except IdentityError:
+        return ""
+
+
+def _missing(name: str) -> str:
+    # Of calls that are no gRPC there is nothing to know.
+    return "" if name == "grpc_response_status" else UNKNOWN
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,106 @@
+"""control/waypoint/request_metrics.py: the text that Prometheus reads, and how much of it there can be."""
+
+import pytest
+from google.protobuf.message import DecodeError
+from prometheus_client.parser import text_string_to_metric_families
+
+from control.envoy.messages import Message, new
+from control.envoy.reports import Tag
+from control.waypoint.request_metrics import RequestMetrics
+
+PEER = "spiffe://cluster.local/ns/team/sa/page"
+
+
+def request(status: int = 200, duration_ms: int = 3, **tags: str) -> Message:
+    common = {"custom_tags": {str(Tag(key)): value for key, value in tags.items()}, "duration": {"nanos": duration_ms * 1_000_000}}
+    sizes = {"request_headers_bytes": 100, "request_body_bytes": 50}, {"response_headers_bytes": 60, "response_code": {"value": status}}
+    return new("envoy.data.accesslog.v3.HTTPAccessLogEntry", common_properties=common, request=sizes[0], response=sizes[1])
+
+
+def take(metrics: RequestMetrics, *entries: Message) -> None:
+    message = new("envoy.service.accesslog.v3.StreamAccessLogsMessage", http_logs={"log_entry": list(entries)})
+    metrics.take(message.SerializeToString(), 0)
+
+
+def samples(metrics: RequestMetrics, name: str) -> list[tuple[dict[str, str], float]]:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return [(one.labels, one.value) for family in families for one in family.samples if one.name == name]
+
+
+def test_requests_and_their_labels() -> None:
+    metrics = RequestMetrics()
+    known = {"peer": PEER, "called": "cart.shop;shop;cart", "workload": "cart;shop;cart;v1;here", "identity": "spiffe://d/ns/shop/sa/c"}
+    take(metrics, *[request(duration_ms=3, flags="-", **known)] * 3, request(404, duration_ms=70, flags="-", **known))
+    (good, three), (bad, one) = samples(metrics, "istio_requests_total")
+    assert (three, one) == (3, 1)
+    assert {name for name in good if good[name] != bad[name]} == {"response_code"}
+    assert good == {
+        "reporter": "waypoint",
+        "source_workload": "unknown",
+        "source_canonical_service": "unknown",
+        "source_canonical_revision": "unknown",
+        "source_workload_namespace": "team",
+        "source_principal": PEER,
+        "source_app": "unknown",
+        "source_version": "unknown",
+        "source_cluster": "unknown",
+        "destination_service": "cart.shop",
+        "destination_service_namespace": "shop",
+        "destination_service_name": "cart",
+        "destination_workload": "cart",
+        "destination_canonical_service": "cart",
+        "destination_canonical_revision": "v1",
+        "destination_workload_namespace": "shop",
+        "destination_principal": "spiffe://d/ns/shop/sa/c",
+        "destination_app": "cart",
+        "destination_version": "v1",
+        "destination_cluster": "here",
+        "request_protocol": "http",
+        "response_flags": "-",
+        "connection_security_policy": "mutual_tls",
+        "response_code": "200",
+        "grpc_response_status": "",
+    }
+    assert [value for _, value in samples(metrics, "istio_request_duration_milliseconds_sum")] == [9, 70]
+    buckets = {labels["le"]: value for labels, value in samples(metrics, "istio_request_duration_milliseconds_bucket")[:20]}
+    assert (buckets["1"], buckets["5"], buckets["+Inf"]) == (0, 3, 3)
+    assert [value for _, value in samples(metrics, "istio_request_bytes_sum")] == [450, 150]
+    assert [value for _, value in samples(metrics, "istio_response_bytes_count")] == [3, 1]
+
+
+def test_what_reads_the_same_is_one_series() -> None:
+    metrics = RequestMetrics()
+    take(metrics, request(called="cart;shop;cart", dialled="one;a;one"), request(called="cart;shop;cart", dialled="other;a;other"))
+    ((_, value),) = samples(metrics, "istio_requests_total")
+    assert value == 2
+
+
+def test_a_request_that_was_sent_nowhere_is_the_dialled_services() -> None:
+    metrics = RequestMetrics()
+    take(metrics, request(403, dialled="cart.shop;shop;cart", flags="UAEX"))
+    ((labels, _),) = samples(metrics, "istio_requests_total")
+    assert (labels["destination_service_name"], labels["destination_workload"], labels["response_flags"]) == ("cart", "unknown", "UAEX")
+
+
+@pytest.mark.parametrize(("status", "label"), [("0", "0"), ("14", "14"), ("17", ""), ("99999", ""), ("x", "")])
+def test_the_status_of_a_grpc_call(status: str, label: str) -> None:
+    metrics = RequestMetrics()
+    take(metrics, request(grpc=status))
+    ((labels, _),) = samples(metrics, "istio_requests_total")
+    assert (labels["request_protocol"], labels["grpc_response_status"]) == ("grpc", label)
+
+
+def test_series_are_bounded_and_names_can_not_break_out_of_the_text() -> None:
+    metrics = RequestMetrics(max_series=5)
+    take(metrics, *(request(status) for status in range(200, 220)))
+    take(metrics, request(called='a"} 1\n\\;b;c' + "x" * 10_000))
+    found = samples(metrics, "istio_requests_total")
+    assert len(found) == 5
+    assert found[-1][0]["destination_service"] == 'a"} 1\n\\'
+    assert len(found[-1][0]["destination_service_name"]) == 512
+    assert samples(metrics, "nodemesh_waypoint_series_evicted_total") == [({}, 16)]
+
+
+def test_what_is_no_report() -> None:
+    with pytest.raises(DecodeError):
+        RequestMetrics().take(b"\xff\xff\xff", 0)
