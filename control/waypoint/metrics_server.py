@@ -13,14 +13,14 @@ _MAX_BODY_BYTES: Final = 1024
 
 
 @asynccontextmanager
-async def serving_metrics(metrics: RequestMetrics, listen: tuple[str, int] | None) -> AsyncIterator[None]:
-    """Answers at `listen`, if anywhere; raises OSError if that is taken."""
+async def serving_metrics(metrics: RequestMetrics, listen: tuple[str, int] | None) -> AsyncIterator[int | None]:
+    """Answers at `listen`, if anywhere, and gives the port; raises OSError if that is taken."""
 
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     if listen is None:
-        yield
+        yield None
         return
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.router.add_get(PATH, answer)
@@ -28,6 +28,6 @@ async def serving_metrics(metrics: RequestMetrics, listen: tuple[str, int] | Non
     await runner.setup()
     try:
         await web.TCPSite(runner, *listen).start()
-        yield
+        yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
