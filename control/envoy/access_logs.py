@@ -1,18 +1,20 @@
-"""Access logs: what the mesh configuration asks for, a line for each request and each TCP connection, in Istio's format by default.
+"""Access logs: a line for each request and each TCP connection where Telemetry or the mesh configuration asks for it.
 
 Lines go to the standard output of Envoy, which is that of the process beside it; other files of the proxy's host are nobody's to name.
 """
 
+from collections.abc import Iterator
 from typing import Any, Final
 
-from control.envoy.mesh_options import mesh_options
+from control.envoy.logging_rules import STANDARD_OUTPUT, Output, logging_at
 from control.envoy.messages import Message, new
 from control.envoy.parts import extension
-from control.envoy.reports import PERIOD_S, connection_reports, request_reports
+from control.envoy.place import Place
+from control.envoy.reports import PERIOD_S, connection_reports, request_reports, struct
 from control.envoy.world import World
 from control.kinds.mesh_config import LogEncoding
-from control.validation import log_formats
 
+_LOG: Final = "envoy.config.accesslog.v3.AccessLog"
 FIELDS: Final[dict[str, str]] = {
     "start_time": "%START_TIME%",
     "method": "%REQ(:METHOD)%",
@@ -43,40 +45,47 @@ FIELDS: Final[dict[str, str]] = {
 _QUOTED: Final = frozenset(
     ("upstream_transport_failure_reason", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host"),
 )
-_OUTPUTS: Final = {"/dev/stdout": "stream.v3.StdoutAccessLog", "/dev/stderr": "stream.v3.StderrAccessLog"}
+_OUTPUTS: Final = {STANDARD_OUTPUT: "stream.v3.StdoutAccessLog", "/dev/stderr": "stream.v3.StderrAccessLog"}
+_ENDED: Final = {"log_type_filter": {"types": ["NotSet", "TcpConnectionEnd", "DownstreamEnd"]}}
+"""One line each: of connections that last, reports tell."""
 
 
-def request_logs(world: World) -> dict[str, Any]:
+def request_logs(world: World, place: Place) -> dict[str, Any]:
     """The fields of a connection manager."""
-    return {"access_log": [*world.ask(_lines), request_reports()]}
+    return {"access_log": [*_lines(world, place), request_reports()]}
 
 
-def connection_logs(world: World) -> dict[str, Any]:
+def connection_logs(world: World, place: Place) -> dict[str, Any]:
     """The fields of a TCP proxy."""
     told = {"flush_access_log_on_connected": True, "access_log_flush_interval": {"seconds": PERIOD_S}}
-    return {"access_log": [*world.ask(_lines), connection_reports()], "access_log_options": told}
+    return {"access_log": [*_lines(world, place), connection_reports()], "access_log_options": told}
 
 
-def _lines(world: World) -> tuple[Message, ...]:
+def _lines(world: World, place: Place) -> Iterator[Message]:
     """The AccessLog messages that write lines; none unless asked for."""
-    options = world.ask(mesh_options)
-    if not options.access_log_file:
-        return ()
-    written = _json(options.access_log_format) if options.access_log_encoding is LogEncoding.JSON else _text(options.access_log_format)
-    kind = f"access_loggers.{_OUTPUTS[options.access_log_file]}"
-    # One line each: of connections that last, reports tell.
-    ended = {"log_type_filter": {"types": ["NotSet", "TcpConnectionEnd", "DownstreamEnd"]}}
-    return (new("envoy.config.accesslog.v3.AccessLog", filter=ended, **extension("lines", kind, log_format=written)),)
+    for output in world.ask(logging_at, place).outputs:
+        kind = f"access_loggers.{_OUTPUTS[output.path]}"
+        yield new(_LOG, filter=_chosen(output.expression), **extension("lines", kind, log_format=_format(output)))
 
 
-def _text(text: str) -> dict[str, Any]:
-    line = text or _line()
-    return {"text_format_source": {"inline_string": line if line.endswith("\n") else f"{line}\n"}}
+def _chosen(expression: str) -> dict[str, Any]:
+    if not expression:
+        return _ENDED
+    by_cel = {"extension_filter": extension("cel", "access_loggers.filters.cel.v3.ExpressionFilter", expression=expression)}
+    return {"and_filter": {"filters": [_ENDED, by_cel]}}
 
 
-def _json(text: str) -> dict[str, Any]:
-    shown = log_formats.fields(text) if text else FIELDS
-    return {"json_format": new("google.protobuf.Struct", fields={name: {"string_value": value} for name, value in shown.items()})}
+def _format(output: Output) -> dict[str, Any]:
+    labels = output.labels
+    if labels is None and not output.text and output.encoding is LogEncoding.JSON:
+        labels = FIELDS
+    if labels is not None:
+        return {"json_format": struct(labels), "omit_empty_values": output.omit_empty}
+    line = output.text or _line()
+    return {
+        "text_format_source": {"inline_string": line if line.endswith("\n") else f"{line}\n"},
+        "omit_empty_values": output.omit_empty,
+    }
 
 
 def _line() -> str:

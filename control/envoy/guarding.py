@@ -29,7 +29,7 @@ def _holding(world: World, place: Place, kind: type[P]) -> tuple[P, ...]:
     if proxy is None:
         return ()
     named: Mapping[Target, tuple[P, ...]] = world.ask(_by_target, kind)
-    found = [policy for target in world.ask(_targets, place) for policy in named.get(target, ())]
+    found = [policy for target in world.ask(targets_at, place) for policy in named.get(target, ())]
     if proxy.kind is ProxyKind.GATEWAY:
         found += world.ask(_selecting, place.proxy, kind)
     return tuple(sorted({policy.key: policy for policy in found}.values(), key=lambda policy: policy.metadata.age_rank))
@@ -45,8 +45,8 @@ def _by_target(world: World, kind: type[P]) -> Mapping[Target, tuple[P, ...]]:
     return {target: tuple(policies) for target, policies in found.items()}
 
 
-def _targets(world: World, place: Place) -> tuple[Target, ...]:
-    """What a policy may name to hold here."""
+def targets_at(world: World, place: Place) -> tuple[Target, ...]:
+    """What an object may name to hold here."""
     found: list[Target] = []
     proxy = world.ask(find_proxy, place.proxy)
     if proxy is not None:

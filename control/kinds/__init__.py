@@ -15,6 +15,7 @@ from control.kinds.metadata import Kind, Meta, ObjectKey
 from control.kinds.networking import ServiceEntry, WorkloadEntry
 from control.kinds.routing import VirtualService
 from control.kinds.security import AuthorizationPolicy, PeerAuthentication
+from control.kinds.telemetry import Telemetry
 from control.kinds.tokens import RequestAuthentication
 
 MeshObject = (
@@ -27,6 +28,7 @@ MeshObject = (
     | PeerAuthentication
     | AuthorizationPolicy
     | RequestAuthentication
+    | Telemetry
     | MeshConfig
     | ServiceEntry
     | WorkloadEntry
@@ -68,6 +70,7 @@ __all__ = [
     "ServiceEntry",
     "TCPRoute",
     "TLSRoute",
+    "Telemetry",
     "VirtualService",
     "WorkloadEntry",
     "WorkloadGroup",

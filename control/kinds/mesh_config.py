@@ -52,12 +52,34 @@ class HTTPAuthorizer(Struct, frozen=True, rename="camel", forbid_unknown_fields=
     headers_to_downstream_on_allow: tuple[str, ...] = ()
 
 
+class LogFormat(Struct, frozen=True, forbid_unknown_fields=True):
+    """A line, or an object's texts by their names."""
+
+    text: str = ""
+    labels: dict[str, str] = {}
+
+
+class FileAccessLog(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """`path` empty: standard output."""
+
+    path: str = ""
+    log_format: LogFormat | None = None
+    omit_empty_values: bool = False
+
+
+class DefaultProviders(Struct, frozen=True, rename="camel"):
+    """By whom what is told without anybody saying so; of the kinds that Istio has, those that are used here."""
+
+    access_logging: tuple[str, ...] = ()
+
+
 class ExtensionProvider(Struct, frozen=True, rename="camel"):
     """Something beside the mesh that policies name. Of the kinds that Istio has, those that are used here."""
 
     name: str
     envoy_ext_authz_grpc: GRPCAuthorizer | None = None
     envoy_ext_authz_http: HTTPAuthorizer | None = None
+    envoy_file_access_log: FileAccessLog | None = None
 
 
 class LogEncoding(StrEnum):
@@ -69,6 +91,7 @@ class MeshOptions(Struct, frozen=True, rename="camel"):
     """What is in the YAML."""
 
     extension_providers: tuple[ExtensionProvider, ...] = ()
+    default_providers: DefaultProviders = DefaultProviders()
     access_log_file: str = ""
     """Where lines go for each request and connection; empty: there are none."""
     access_log_format: str = ""

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     AUTHORIZATION_POLICY = "AuthorizationPolicy"
     MESH_CONFIG = "ConfigMap"
     REQUEST_AUTHENTICATION = "RequestAuthentication"
+    TELEMETRY = "Telemetry"
     SERVICE_ENTRY = "ServiceEntry"
     WORKLOAD_ENTRY = "WorkloadEntry"
     WORKLOAD_GROUP = "WorkloadGroup"

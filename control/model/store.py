@@ -223,6 +223,7 @@ class Store:
                 | Kind.GATEWAY
                 | Kind.REQUEST_AUTHENTICATION
                 | Kind.MESH_CONFIG
+                | Kind.TELEMETRY
                 | Kind.WORKLOAD_GROUP
                 | Kind.VIRTUAL_SERVICE
                 | Kind.DESTINATION_RULE

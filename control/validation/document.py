@@ -14,6 +14,7 @@ from control.kinds import (
     ObjectKey,
     PeerAuthentication,
     RequestAuthentication,
+    Telemetry,
     mesh_config,
 )
 from control.kinds.metadata import Meta
@@ -38,6 +39,7 @@ from control.validation import (
     mesh_checks,
     policy_checks,
     routing_checks,
+    telemetry_checks,
     token_checks,
 )
 from control.validation.decoding import KINDS, beyond, decode, object_key
@@ -73,6 +75,7 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.TCP_ROUTE: gateway_route_checks.tcp_route_remarks,
     Kind.REFERENCE_GRANT: gateway_route_checks.reference_grant_remarks,
     Kind.REQUEST_AUTHENTICATION: token_checks.request_authentication_remarks,
+    Kind.TELEMETRY: telemetry_checks.telemetry_remarks,
     Kind.MESH_CONFIG: mesh_checks.mesh_config_remarks,
 }
 _WITHOUT_EFFECT: Final = frozenset({Kind.ISTIO_GATEWAY, Kind.TLS_ROUTE, Kind.TCP_ROUTE})
@@ -180,7 +183,7 @@ def object_remarks(item: MeshObject, root_namespace: str) -> Iterator[Remark]:
         yield from policy_checks.peer_authentication_remarks(item, root_namespace)
     elif item.kind_of in _CHECKS:
         yield from _CHECKS[item.kind_of](item)
-    if isinstance(item, AuthorizationPolicy | RequestAuthentication):
+    if isinstance(item, AuthorizationPolicy | RequestAuthentication | Telemetry):
         yield from target_remarks(item, root_namespace)
     if item.kind_of in _WITHOUT_EFFECT:
         yield warning(("spec",), "is read and checked, but no proxy is configured by it yet")

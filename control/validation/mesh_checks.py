@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from control.kinds.mesh_config import KEY, ExtensionProvider, LogEncoding, MeshConfig, MeshOptions
+from control.kinds.mesh_config import KEY, ExtensionProvider, FileAccessLog, LogEncoding, LogFormat, MeshConfig, MeshOptions
 from control.validation import log_formats, values
 from control.validation.core_checks import attempt, attempt_port
 from control.validation.durations import seconds
@@ -53,12 +53,24 @@ def _provider_remarks(provider: ExtensionProvider) -> Iterator[Remark]:
         body = authorizer.include_request_body_in_check
         if body is not None and not 0 < body.max_request_bytes <= _MAX_BODY_BYTES:
             yield Remark(_PATH, f"maxRequestBytes must be 1 to {_MAX_BODY_BYTES}")
+    if provider.envoy_file_access_log is not None:
+        yield from _file_remarks(provider.envoy_file_access_log)
     http = provider.envoy_ext_authz_http
     if http is not None:
         if http.path_prefix and not (http.path_prefix.startswith("/") and http.path_prefix.isprintable() and " " not in http.path_prefix):
             yield Remark(_PATH, "pathPrefix begins with /")
         for name in http.include_additional_headers_in_check:
             yield from attempt(header_name, name, _PATH)
+
+
+def _file_remarks(log: FileAccessLog) -> Iterator[Remark]:
+    if log.path and log.path not in LOG_FILES:
+        yield Remark(_PATH, f"envoyFileAccessLog: {log.path[:80]!r} is none of {', '.join(LOG_FILES)}")
+    stated = log.log_format or LogFormat()
+    if stated.text and stated.labels:
+        yield Remark(_PATH, "envoyFileAccessLog: logFormat has both text and labels")
+    for text in (stated.text, *stated.labels.values()):
+        yield from attempt(log_formats.check_text, text, _PATH)
 
 
 def error_status(text: str) -> int:

@@ -10,6 +10,7 @@ from control.envoy.built import Problem
 from control.envoy.filters import http_filters
 from control.envoy.listeners.requests import judges_paths, reading
 from control.envoy.listeners.tunnel import MANAGER
+from control.envoy.logging_rules import logging_at
 from control.envoy.messages import Message, new, packed
 from control.envoy.parts import extension
 from control.envoy.place import Place
@@ -37,7 +38,7 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         MANAGER,
         stat_prefix=name,
         http_filters=list(parts.filters),
-        **request_logs(world),
+        **request_logs(world, place),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         stream_idle_timeout={},
         use_remote_address={"value": False},
@@ -46,7 +47,8 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         proxy_100_continue=True,
         **routes,
     )
-    return Chain(new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), parts.sources)
+    told = world.ask(logging_at, place)
+    return Chain(new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), (*parts.sources, *told.sources), told.problems)
 
 
 def described(chain: Chain, metadata: dict[str, Any]) -> Chain:

@@ -104,7 +104,8 @@ def _chains_of(world: World, proxy: ProxyKey, identity: str) -> tuple[Chain, ...
     route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": {"seconds": 0}}}
     hosts = [{"name": "direct", "domains": ["*"], "routes": [*refused, route]}]
     parts = world.ask(network_filters, place)
-    proxying = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", stat_prefix=tcp, cluster=cluster, **connection_logs(world))
+    fields = {"stat_prefix": tcp, "cluster": cluster, **connection_logs(world, place)}
+    proxying = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", **fields)
     by_tcp = Chain(new(FILTER_CHAIN, name=tcp, filters=[*ahead, *parts.filters, proxying]), parts.sources)
     by_http = http_chain(world, place, http, {"route_config": {"name": "direct", "virtual_hosts": hosts}}, ahead)
     found = (by_http, by_tcp)

@@ -5,7 +5,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from control.envoy.access_logs import connection_logs
 from control.envoy.built import Problem
 from control.envoy.destinations.hashing import hashed_by_source
 from control.envoy.destinations.rules import policy
@@ -60,7 +59,6 @@ def tls_rules(world: World, scope: Scope, key: ObjectKey, addresses: tuple[IPAdd
 def carrier(world: World, scope: Scope, targets: list[tuple[Target, int]]) -> Message:
     """The filter for destinations with their shares."""
     fields: dict[str, Any] = {"stat_prefix": targets[0][0].name, "cluster": targets[0][0].name}
-    fields |= connection_logs(world)
     if len(targets) > 1:
         fields.pop("cluster")
         fields["weighted_clusters"] = {"clusters": [{"name": target.name, "weight": weight} for target, weight in targets]}

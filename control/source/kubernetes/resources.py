@@ -56,6 +56,7 @@ CUSTOM: Final = {
     "peerauthentications.security.istio.io": Kind.PEER_AUTHENTICATION,
     "authorizationpolicies.security.istio.io": Kind.AUTHORIZATION_POLICY,
     "requestauthentications.security.istio.io": Kind.REQUEST_AUTHENTICATION,
+    "telemetries.telemetry.istio.io": Kind.TELEMETRY,
     "serviceentries.networking.istio.io": Kind.SERVICE_ENTRY,
     "workloadentries.networking.istio.io": Kind.WORKLOAD_ENTRY,
     "workloadgroups.networking.istio.io": Kind.WORKLOAD_GROUP,
@@ -73,6 +74,7 @@ CUSTOM: Final = {
 """By the name of their definition: they are read where it is there."""
 VERSIONS: Final = {
     "security.istio.io": ("v1", "v1beta1"),
+    "telemetry.istio.io": ("v1", "v1alpha1"),
     "networking.istio.io": ("v1", "v1beta1", "v1alpha3"),
     "gateway.networking.k8s.io": ("v1", "v1beta1", "v1alpha3", "v1alpha2"),
 }

@@ -45,8 +45,19 @@ def config(mesh: str) -> str:
 """
 
 
-def served(mesh: str) -> Served:
+CHOSEN = """
+    kind: Telemetry
+    apiVersion: telemetry.istio.io/v1
+    metadata: {name: chosen, namespace: shop}
+    spec:
+      targetRefs: [{kind: Service, name: cart}]
+      accessLogging: [{filter: {expression: "request.url_path.startsWith('/kept') && 'x-asked' in request.headers"}}]
+"""
+
+
+def served(mesh: str, *others: str) -> Served:
     found = Served()
+    found.write("others.yaml", *others)
     found.write("mesh.yaml", config(mesh))
     found.write("cart.yaml", SERVICE, pod("cart-1", "cart", "10.0.0.1"))
     return found
@@ -75,6 +86,7 @@ def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealEnvoy,
         "none": "{}",
     }
     all_of_them = [one for name, mesh in configs.items() for one in listeners(served(mesh), name)]
+    all_of_them += listeners(served(configs["text"], CHOSEN), "chosen")
     with running(directory, [as_json(one) for one in all_of_them]) as made:
         yield made, directory / "envoy.log"
 
@@ -128,6 +140,15 @@ def test_nobody_who_asks_for_none_gets_any(envoy: tuple[RealEnvoy, Path]) -> Non
     ask(envoy[0], "json", "/seen-after")
     lines(envoy[1], "/seen-after")
     assert "/unseen" not in envoy[1].read_text()
+
+
+def test_what_telemetry_chooses(envoy: tuple[RealEnvoy, Path]) -> None:
+    ask(envoy[0], "chosen", "/kept-without-header")
+    ask(envoy[0], "chosen", "/other", x_asked="a")
+    ask(envoy[0], "chosen", "/kept-with-it", x_asked="a")
+    lines(envoy[1], "/kept-with-it")
+    assert "/kept-without-header" not in envoy[1].read_text()
+    assert "GET /other" not in envoy[1].read_text()
 
 
 def test_envoy_takes_every_operator_that_may_be_named(tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""Who gets a line of what happens at a place: what Telemetry says there, and what the mesh configuration says where none does.
+
+From the widest to the narrowest: the mesh's defaults, the root namespace, the proxy's namespace, its class, its Gateway, the service. At
+each the oldest object that says something of access logs holds.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from control.envoy.built import Problem
+from control.envoy.guarding import targets_at
+from control.envoy.mesh_options import mesh_options
+from control.envoy.place import Place
+from control.envoy.proxies import find_proxy
+from control.envoy.world import World
+from control.kinds import ObjectKey, Telemetry
+from control.kinds.mesh_config import LogEncoding, MeshOptions
+from control.kinds.telemetry import AccessLogging, WorkloadMode
+from control.model.waypoint_guards import ClassTarget, Target, target_of
+from control.validation import log_formats
+
+BUILT_IN: Final = "envoy"
+"""The provider that is always there: lines as the mesh configuration has them."""
+STANDARD_OUTPUT: Final = "/dev/stdout"
+
+
+class Output(Struct, frozen=True):
+    """Lines of one provider. `text`: their format, `labels`: an object's; neither: Istio's, as `encoding` says.
+
+    `expression`: what is written, in CEL; empty: all.
+    """
+
+    path: str
+    text: str = ""
+    labels: dict[str, str] | None = None
+    encoding: LogEncoding = LogEncoding.TEXT
+    omit_empty: bool = False
+    expression: str = ""
+
+
+class Logging(Struct, frozen=True):
+    """All outputs at a place, and the objects that say so."""
+
+    outputs: tuple[Output, ...] = ()
+    sources: tuple[ObjectKey, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+class _State(Struct, frozen=True):
+    """Of one provider."""
+
+    on: bool = True
+    expression: str = ""
+    by: ObjectKey | None = None
+
+
+def logging_at(world: World, place: Place) -> Logging:
+    """What is to be written at a place."""
+    options = world.ask(mesh_options)
+    holding = list(_holding(world, place))
+    states = _merged(options, holding)
+    outputs: list[Output] = []
+    problems: list[Problem] = []
+    for name, state in states.items():
+        found = _output(options, name, state.expression)
+        if found is None and state.by is not None:
+            problems.append(Problem(state.by, f"there is no provider {name[:80]!r} of access logs that can be used here"))
+        elif found is not None and state.on:
+            outputs.append(found)
+    return Logging(tuple(outputs), tuple(one.key for one in holding), tuple(problems))
+
+
+def _merged(options: MeshOptions, holding: Iterable[Telemetry]) -> dict[str, _State]:
+    """Providers by their names, as the last word on each has it."""
+    default = options.default_providers.access_logging or ((BUILT_IN,) if options.access_log_file else ())
+    states = {name: _State() for name in default}
+    for item in holding:
+        rules = [rule for rule in item.spec.access_logging if rule.match.mode is not WorkloadMode.CLIENT]
+        named = [one.name for rule in rules for one in rule.providers]
+        if named:
+            states = {name: states.get(name, _State(by=item.key)) for name in named}
+        for rule in rules:
+            for name in [one.name for one in rule.providers] or list(states):
+                states[name] = _told(rule, states.get(name, _State()), item.key)
+    return states
+
+
+def _told(rule: AccessLogging, before: _State, by: ObjectKey) -> _State:
+    return _State(not rule.disabled, rule.filter.expression if rule.filter is not None else before.expression, by)
+
+
+def _output(options: MeshOptions, name: str, expression: str) -> Output | None:
+    if name == BUILT_IN and options.provider(name) is None:
+        path = options.access_log_file or STANDARD_OUTPUT
+        labels = log_formats.fields(options.access_log_format) if _is_object(options) else None
+        text = "" if labels is not None else options.access_log_format
+        return Output(path, text, labels, options.access_log_encoding, expression=expression)
+    provider = options.provider(name)
+    file = provider.envoy_file_access_log if provider is not None else None
+    if file is None:
+        return None
+    text = file.log_format.text if file.log_format is not None else ""
+    labels = (file.log_format.labels or None) if file.log_format is not None else None
+    return Output(file.path or STANDARD_OUTPUT, text, labels, omit_empty=file.omit_empty_values, expression=expression)
+
+
+def _is_object(options: MeshOptions) -> bool:
+    return options.access_log_encoding is LogEncoding.JSON and bool(options.access_log_format)
+
+
+def _holding(world: World, place: Place) -> Iterator[Telemetry]:
+    """The objects that say something there, widest first."""
+    proxy = world.ask(find_proxy, place.proxy)
+    if proxy is None:
+        return
+    root = world.settings.root_namespace
+    namespaces = (root,) if proxy.namespace == root else (root, proxy.namespace)
+    everywhere = world.ask(_by_namespace)
+    yield from (everywhere[namespace] for namespace in namespaces if namespace in everywhere)
+    by_target = world.ask(_by_target)
+    # `targets_at` has them in no such order: a class is wider than a Gateway, and that than a service.
+    targets = sorted(world.ask(targets_at, place), key=lambda one: (not isinstance(one, ClassTarget), one != proxy.owner))
+    yield from (by_target[target] for target in targets if target in by_target)
+
+
+def _by_namespace(world: World) -> dict[str, Telemetry]:
+    """Of each namespace the oldest object for all of it."""
+    found: dict[str, Telemetry] = {}
+    for one in world.objects(Telemetry):
+        if one.spec.access_logging and not one.targets and one.spec.selector is None:
+            found.setdefault(one.metadata.namespace, one)
+    return found
+
+
+def _by_target(world: World) -> dict[Target, Telemetry]:
+    found: dict[Target, Telemetry] = {}
+    for one in world.objects(Telemetry):
+        for reference in one.targets if one.spec.access_logging else ():
+            target = target_of(reference, one.metadata.namespace, world.settings.root_namespace)
+            if target is not None:
+                found.setdefault(target, one)
+    return found

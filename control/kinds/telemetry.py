@@ -1,0 +1,55 @@
+"""Istio's Telemetry: what is told of traffic, for the mesh, a namespace, or what it names."""
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from control.kinds.core import Object
+from control.kinds.metadata import Kind
+from control.kinds.security import PolicyProvider, PolicyTarget, Selector
+
+
+class WorkloadMode(StrEnum):
+    """At which end of a call; a waypoint is its server's."""
+
+    CLIENT_AND_SERVER = "CLIENT_AND_SERVER"
+    CLIENT = "CLIENT"
+    SERVER = "SERVER"
+
+
+class LoggingMatch(Struct, frozen=True, forbid_unknown_fields=True):
+    mode: WorkloadMode = WorkloadMode.CLIENT_AND_SERVER
+
+
+class LoggingFilter(Struct, frozen=True, forbid_unknown_fields=True):
+    """`expression`: CEL, true for what is logged."""
+
+    expression: str = ""
+
+
+class AccessLogging(Struct, frozen=True, forbid_unknown_fields=True):
+    """Without providers those of the next wider object hold, or else the mesh's."""
+
+    match: LoggingMatch = LoggingMatch()
+    providers: tuple[PolicyProvider, ...] = ()
+    disabled: bool = False
+    filter: LoggingFilter | None = None
+
+
+class TelemetrySpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    selector: Selector | None = None
+    target_ref: PolicyTarget | None = None
+    target_refs: tuple[PolicyTarget, ...] = ()
+    access_logging: tuple[AccessLogging, ...] = ()
+    metrics: tuple[dict[str, Any], ...] = ()
+    tracing: tuple[dict[str, Any], ...] = ()
+
+
+class Telemetry(Object, frozen=True, rename="camel"):
+    kind_of: ClassVar[Kind] = Kind.TELEMETRY
+    spec: TelemetrySpec = TelemetrySpec()
+
+    @property
+    def targets(self) -> tuple[PolicyTarget, ...]:
+        return (*((self.spec.target_ref,) if self.spec.target_ref else ()), *self.spec.target_refs)
