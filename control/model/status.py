@@ -26,7 +26,6 @@ _SHORT: Final = {
     "ap": Kind.AUTHORIZATION_POLICY,
     "ra": Kind.REQUEST_AUTHENTICATION,
     "cm": Kind.MESH_CONFIG,
-    "telemetry": Kind.TELEMETRY,
     "se": Kind.SERVICE_ENTRY,
     "we": Kind.WORKLOAD_ENTRY,
     "wg": Kind.WORKLOAD_GROUP,
