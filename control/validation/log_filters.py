@@ -70,7 +70,7 @@ _ORDER: Final = ("<", "<=", ">", ">=")
 _TOKEN: Final = re.compile(
     r"""\s*(?:(?P<text>'[^'"\\]*'|"[^"'\\]*")|(?P<number>[0-9]{1,18})|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<sign>&&|\|\||==|!=|<=|>=|[<>!().,\[\]]))"""
 )
-_DURATION: Final = re.compile(r"'[0-9]{1,9}(ms|s|m|h)'")
+_DURATION: Final = re.compile(r"'[0-9]{1,6}(ms|s|m|h)'")
 MAX_CHARACTERS: Final = 1024
 _MAX_DEPTH: Final = 20
 
