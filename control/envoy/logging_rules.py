@@ -1,24 +1,21 @@
 """Who gets a line of what happens at a place: what Telemetry says there, and what the mesh configuration says where none does.
 
-From the widest to the narrowest: the mesh's defaults, the root namespace, the proxy's namespace, its class, its Gateway, the service. At
-each the oldest object that says something of access logs holds.
+`telemetry.py` says which objects hold.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
 
 from control.envoy.built import Problem
-from control.envoy.guarding import targets_at
 from control.envoy.mesh_options import mesh_options
 from control.envoy.place import Place
-from control.envoy.proxies import find_proxy
+from control.envoy.telemetry import Part, telemetry_at
 from control.envoy.world import World
 from control.kinds import ObjectKey, Telemetry
 from control.kinds.mesh_config import LogEncoding, MeshOptions
 from control.kinds.telemetry import AccessLogging, WorkloadMode
-from control.model.waypoint_guards import ClassTarget, Target, target_of
 from control.validation import log_formats
 
 BUILT_IN: Final = "envoy"
@@ -59,7 +56,7 @@ class _State(Struct, frozen=True):
 def logging_at(world: World, place: Place) -> Logging:
     """What is to be written at a place."""
     options = world.ask(mesh_options)
-    holding = list(_holding(world, place))
+    holding = world.ask(telemetry_at, place, Part.LOGGING)
     states = _merged(options, holding)
     outputs: list[Output] = []
     problems: list[Problem] = []
@@ -108,37 +105,3 @@ def _output(options: MeshOptions, name: str, expression: str) -> Output | None:
 
 def _is_object(options: MeshOptions) -> bool:
     return options.access_log_encoding is LogEncoding.JSON and bool(options.access_log_format)
-
-
-def _holding(world: World, place: Place) -> Iterator[Telemetry]:
-    """The objects that say something there, widest first."""
-    proxy = world.ask(find_proxy, place.proxy)
-    if proxy is None:
-        return
-    root = world.settings.root_namespace
-    namespaces = (root,) if proxy.namespace == root else (root, proxy.namespace)
-    everywhere = world.ask(_by_namespace)
-    yield from (everywhere[namespace] for namespace in namespaces if namespace in everywhere)
-    by_target = world.ask(_by_target)
-    # `targets_at` has them in no such order: a class is wider than a Gateway, and that than a service.
-    targets = sorted(world.ask(targets_at, place), key=lambda one: (not isinstance(one, ClassTarget), one != proxy.owner))
-    yield from (by_target[target] for target in targets if target in by_target)
-
-
-def _by_namespace(world: World) -> dict[str, Telemetry]:
-    """Of each namespace the oldest object for all of it."""
-    found: dict[str, Telemetry] = {}
-    for one in world.objects(Telemetry):
-        if one.spec.access_logging and not one.targets and one.spec.selector is None:
-            found.setdefault(one.metadata.namespace, one)
-    return found
-
-
-def _by_target(world: World) -> dict[Target, Telemetry]:
-    found: dict[Target, Telemetry] = {}
-    for one in world.objects(Telemetry):
-        for reference in one.targets if one.spec.access_logging else ():
-            target = target_of(reference, one.metadata.namespace, world.settings.root_namespace)
-            if target is not None:
-                found.setdefault(target, one)
-    return found

@@ -4,12 +4,16 @@ What labels are made of comes as tags, each under a key of `Tag`: whose certific
 one was called, who answered. Nothing that a peer merely claims is among it: headers become no labels.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
+
+from msgspec import Struct
 
 from control.envoy.catalogue import CatalogService, Endpoint
 from control.envoy.messages import Message, new
 from control.envoy.parts import IDENTITY, PEER, SDS_CLUSTER, extension
+from control.kinds.telemetry import Metric
 
 SERVICE: Final = "nodemesh.service"
 """The metadata of a filter chain or cluster that says whose it is: `service`, a `service_text`."""
@@ -38,6 +42,8 @@ class Tag(StrEnum):
     """Who it must be."""
     EXPECTED = "expected"
     """Who must be at a workload that was dialled itself."""
+    RULES = "rules"
+    """Of which there are no metrics, or labels: a `rules_text`."""
     GRPC = "grpc"
     """The status of a gRPC call, a number."""
     FLAGS = "flags"
@@ -51,6 +57,7 @@ _VALUES: Final = {
     Tag.WORKLOAD: f"%METADATA(UPSTREAM_HOST:{WORKLOAD}:workload)%",
     Tag.IDENTITY: f"%METADATA(UPSTREAM_HOST:{IDENTITY}:identity)%",
     Tag.EXPECTED: f"%METADATA(LISTENER_FILTER_CHAIN:{IDENTITY}:identity)%",
+    Tag.RULES: f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:metrics)%",
     Tag.GRPC: "%GRPC_STATUS_NUMBER%",
     Tag.FLAGS: "%RESPONSE_FLAGS%",
 }
@@ -66,15 +73,20 @@ def connection_reports() -> Message:
     return new(_LOG, **extension("reports", "access_loggers.grpc.v3.TcpGrpcAccessLogConfig", common_config=_common()))
 
 
-def service_metadata(service: CatalogService) -> dict[str, Any]:
-    """The metadata of what is a service's."""
+def service_metadata(service: CatalogService, rules: str = "") -> dict[str, Any]:
+    """The metadata of what is a service's; `rules`: of its metrics."""
     text = _joined(service.hostname, service.namespace, service.name)
-    return {"filter_metadata": {SERVICE: struct({"service": text})}}
+    return {"filter_metadata": {SERVICE: struct({"service": text} | _stated(rules))}}
 
 
-def identity_metadata(identity: str) -> dict[str, Any]:
-    """The metadata of a chain for workloads of one identity."""
-    return {"filter_metadata": {IDENTITY: struct({"identity": identity})}}
+def identity_metadata(identity: str, rules: str = "") -> dict[str, Any]:
+    """The metadata of a chain for workloads of one identity; empty: of none that is known."""
+    found = {IDENTITY: struct({"identity": identity})} if identity else {}
+    return {"filter_metadata": found | ({SERVICE: struct(_stated(rules))} if rules else {})}
+
+
+def _stated(rules: str) -> dict[str, str]:
+    return {"metrics": rules} if rules else {}
 
 
 def workload_metadata(endpoint: Endpoint) -> dict[str, str]:
@@ -87,6 +99,28 @@ def split(text: str, parts: int) -> tuple[str, ...]:
     """The parts of a text that was joined here; empty ones for what is missing."""
     found = text.split(_SEPARATOR)
     return tuple(found[:parts]) + ("",) * (parts - len(found))
+
+
+class MetricRule(Struct, frozen=True):
+    """That a metric is not there, or has not these labels."""
+
+    disabled: bool = False
+    removed: frozenset[str] = frozenset()
+
+
+def rules_text(rules: Mapping[Metric, MetricRule]) -> str:
+    """`REQUEST_SIZE=!;REQUEST_COUNT=source_app,source_version`: no such metric, and one without these labels."""
+    stated = {metric: "!" if rule.disabled else ",".join(sorted(rule.removed)) for metric, rule in rules.items()}
+    return _SEPARATOR.join(f"{metric}={text}" for metric, text in sorted(stated.items()) if text)
+
+
+def read_rules(text: str) -> dict[str, MetricRule]:
+    """The other way round, by the metrics' names; what is none of these texts says nothing."""
+    found: dict[str, MetricRule] = {}
+    for part in text.split(_SEPARATOR):
+        metric, _, stated = part.partition("=")
+        found[metric] = MetricRule(stated == "!", frozenset(stated.split(",")) if stated != "!" else frozenset())
+    return found
 
 
 def struct(values: dict[str, str]) -> Message:

@@ -37,12 +37,58 @@ class AccessLogging(Struct, frozen=True, forbid_unknown_fields=True):
     filter: LoggingFilter | None = None
 
 
+class Metric(StrEnum):
+    """Istio's names of them."""
+
+    ALL_METRICS = "ALL_METRICS"
+    REQUEST_COUNT = "REQUEST_COUNT"
+    REQUEST_DURATION = "REQUEST_DURATION"
+    REQUEST_SIZE = "REQUEST_SIZE"
+    RESPONSE_SIZE = "RESPONSE_SIZE"
+    TCP_OPENED_CONNECTIONS = "TCP_OPENED_CONNECTIONS"
+    TCP_CLOSED_CONNECTIONS = "TCP_CLOSED_CONNECTIONS"
+    TCP_SENT_BYTES = "TCP_SENT_BYTES"
+    TCP_RECEIVED_BYTES = "TCP_RECEIVED_BYTES"
+    GRPC_REQUEST_MESSAGES = "GRPC_REQUEST_MESSAGES"
+    GRPC_RESPONSE_MESSAGES = "GRPC_RESPONSE_MESSAGES"
+
+
+class MetricMatch(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    metric: Metric = Metric.ALL_METRICS
+    custom_metric: str = ""
+    mode: WorkloadMode = WorkloadMode.CLIENT_AND_SERVER
+
+
+class TagOperation(StrEnum):
+    UPSERT = "UPSERT"
+    REMOVE = "REMOVE"
+
+
+class TagOverride(Struct, frozen=True, forbid_unknown_fields=True):
+    operation: TagOperation = TagOperation.UPSERT
+    value: str = ""
+
+
+class MetricsOverride(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """`disabled` None: as a wider object has it."""
+
+    match: MetricMatch = MetricMatch()
+    disabled: bool | None = None
+    tag_overrides: dict[str, TagOverride] = {}
+
+
+class Metrics(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    providers: tuple[PolicyProvider, ...] = ()
+    overrides: tuple[MetricsOverride, ...] = ()
+    reporting_interval: str = ""
+
+
 class TelemetrySpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     selector: Selector | None = None
     target_ref: PolicyTarget | None = None
     target_refs: tuple[PolicyTarget, ...] = ()
     access_logging: tuple[AccessLogging, ...] = ()
-    metrics: tuple[dict[str, Any], ...] = ()
+    metrics: tuple[Metrics, ...] = ()
     tracing: tuple[dict[str, Any], ...] = ()
 
 

@@ -3,7 +3,9 @@
 from functools import lru_cache
 from typing import Final
 
-from control.envoy.reports import split
+from msgspec import Struct
+
+from control.envoy.reports import read_rules, split
 from control.waypoint.traffic import Protocol, Way
 from meshapi.spiffe import IdentityError, WorkloadIdentity
 
@@ -13,9 +15,20 @@ MUTUAL_TLS: Final = "mutual_tls"
 MAX_VALUE_CHARS: Final = 512
 
 
+class Labels(Struct, frozen=True):
+    """In Prometheus' text format, without braces. `by_metric`: of those for which there are rules; None: there is no such metric."""
+
+    text: str
+    by_metric: dict[str, str | None] = {}
+
+    def of(self, metric: str) -> str | None:
+        """For a metric by Istio's name of it."""
+        return self.by_metric.get(metric, self.text)
+
+
 @lru_cache(4096)
-def label_text(way: Way) -> str:
-    """The labels in Prometheus' text format, without braces; what is missing reads `unknown`."""
+def labels_of(way: Way) -> Labels:
+    """What is missing reads `unknown`."""
     labels = {
         "reporter": REPORTER,
         **_source(way.peer),
@@ -28,7 +41,15 @@ def label_text(way: Way) -> str:
     }
     if way.protocol is not Protocol.TCP:
         labels |= {"response_code": str(way.status), "grpc_response_status": way.grpc_status}
-    return ",".join(f'{name}="{_escaped((value or _missing(name))[:MAX_VALUE_CHARS])}"' for name, value in labels.items())
+    rules = read_rules(way.rules) if way.rules else {}
+    by_metric = {metric: None if rule.disabled else _text(labels, rule.removed) for metric, rule in rules.items()}
+    return Labels(_text(labels), by_metric)
+
+
+def _text(labels: dict[str, str], removed: frozenset[str] = frozenset()) -> str:
+    return ",".join(
+        f'{name}="{_escaped((value or _missing(name))[:MAX_VALUE_CHARS])}"' for name, value in labels.items() if name not in removed
+    )
 
 
 def _source(peer: str) -> dict[str, str]:

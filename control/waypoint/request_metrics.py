@@ -3,16 +3,15 @@
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final, Generic, TypeVar
 
-from control.waypoint.labels import label_text
+from control.waypoint.labels import labels_of
 from control.waypoint.traffic import Progress, Request, Traffic, Way
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MAX_SERIES: Final = 2_000
-"""Label sets of each kind: some hundred bytes of text in each of fifty lines for one of requests."""
+"""Label sets of each metric: some hundred bytes of text in each of fifty lines for one of requests."""
 DURATIONS_MS: Final = (
     0.5,
     1,
@@ -37,10 +36,28 @@ DURATIONS_MS: Final = (
 SIZES_BYTES: Final = tuple(8**power for power in range(11))
 
 
+class Count:
+    """How much there was."""
+
+    __slots__ = ("_total",)
+    kind = "counter"
+
+    def __init__(self) -> None:
+        self._total = 0.0
+
+    def add(self, value: float) -> None:
+        self._total += value
+
+    def lines(self, name: str, labels: str) -> Iterator[str]:
+        yield f"{name}{{{labels}}} {self._total:.17g}\n"
+
+
 class Histogram:
     """How often values fell between limits, and their sum."""
 
     __slots__ = ("_counts", "_limits", "_sum")
+
+    kind = "histogram"
 
     def __init__(self, limits: tuple[float, ...]) -> None:
         self._limits = limits
@@ -59,112 +76,103 @@ class Histogram:
         yield f"{name}_count{{{labels}}} {total}\n"
 
 
-@dataclass(slots=True)
-class _Requests:
-    labels: str
-    total: int = 0
-    duration_ms: Histogram = field(default_factory=lambda: Histogram(DURATIONS_MS))
-    request_bytes: Histogram = field(default_factory=lambda: Histogram(SIZES_BYTES))
-    response_bytes: Histogram = field(default_factory=lambda: Histogram(SIZES_BYTES))
-
-    def add(self, request: Request) -> None:
-        self.total += 1
-        self.duration_ms.add(request.duration_ms)
-        self.request_bytes.add(request.request_bytes)
-        self.response_bytes.add(request.response_bytes)
-
-
-@dataclass(slots=True)
-class _Connections:
-    labels: str
-    opened: int = 0
-    closed: int = 0
-    failed: int = 0
-    received_bytes: int = 0
-    sent_bytes: int = 0
-
-    def add(self, progress: Progress) -> None:
-        self.opened += progress.opened
-        self.closed += progress.closed
-        self.failed += progress.failed
-        self.received_bytes += progress.received_bytes
-        self.sent_bytes += progress.sent_bytes
-
-
-_HISTOGRAMS: Final = (
-    ("duration_ms", "istio_request_duration_milliseconds", "Duration of requests."),
-    ("request_bytes", "istio_request_bytes", "Size of requests, headers and body."),
-    ("response_bytes", "istio_response_bytes", "Size of responses, headers and body."),
-)
-_COUNTERS: Final = (
-    ("opened", "istio_tcp_connections_opened_total", "TCP connections opened."),
-    ("closed", "istio_tcp_connections_closed_total", "TCP connections closed."),
-    ("failed", "istio_tcp_connections_failed_total", "TCP connections that reached nobody."),
-    ("received_bytes", "istio_tcp_received_bytes_total", "Bytes received from clients of TCP connections."),
-    ("sent_bytes", "istio_tcp_sent_bytes_total", "Bytes sent to clients of TCP connections."),
-)
 T = TypeVar("T")
 
 
-class _Kept(Generic[T]):
-    """Totals by label set; the set longest unchanged goes when there are too many."""
+class Family(Generic[T]):
+    """A metric by label set; the set longest unchanged goes when there are too many. `rule`: Istio's name of it; `read`: what is added."""
 
-    def __init__(self, make: Callable[[str], T], max_series: int) -> None:
+    def __init__(self, rule: str, name: str, text: str, read: Callable[[T], float], make: Callable[[], Count | Histogram] = Count) -> None:
+        self.rule = rule
+        self._name = name
+        self._text = text
+        self._read = read
         self._make = make
-        self._max_series = max_series
-        self._totals: OrderedDict[str, T] = OrderedDict()
-        self.evicted = 0
+        self._series: OrderedDict[str, Count | Histogram] = OrderedDict()
 
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._totals.values())
+    def add(self, labels: str, value: T, max_series: int) -> bool:
+        """Whether another set had to make room."""
+        found = self._series.get(labels)
+        if found is not None:
+            self._series.move_to_end(labels)
+        else:
+            found = self._series[labels] = self._make()
+        found.add(self._read(value))
+        if len(self._series) <= max_series:
+            return False
+        self._series.popitem(last=False)
+        return True
 
-    def of(self, way: Way) -> T:
-        # By the labels' text: two ways that read the same are one series.
-        labels = label_text(way)
-        found = self._totals.get(labels)
-        if found is None:
-            found = self._totals[labels] = self._make(labels)
-            if len(self._totals) > self._max_series:
-                self._totals.popitem(last=False)
-                self.evicted += 1
-        self._totals.move_to_end(labels)
-        return found
+    def lines(self) -> Iterator[str]:
+        yield _head(self._name, self._text, self._make().kind)
+        for labels, series in self._series.items():
+            yield from series.lines(self._name, labels)
+
+
+def _durations() -> Histogram:
+    return Histogram(DURATIONS_MS)
+
+
+def _sizes() -> Histogram:
+    return Histogram(SIZES_BYTES)
+
+
+def _of_requests() -> tuple[Family[Request], ...]:
+    return (
+        Family("REQUEST_COUNT", "istio_requests_total", "Requests.", lambda _: 1),
+        Family("REQUEST_DURATION", "istio_request_duration_milliseconds", "How long they took.", lambda one: one.duration_ms, _durations),
+        Family("REQUEST_SIZE", "istio_request_bytes", "Size of requests, headers and body.", lambda one: one.request_bytes, _sizes),
+        Family("RESPONSE_SIZE", "istio_response_bytes", "Size of responses, headers and body.", lambda one: one.response_bytes, _sizes),
+    )
+
+
+def _of_connections() -> tuple[Family[Progress], ...]:
+    return (
+        Family("TCP_OPENED_CONNECTIONS", "istio_tcp_connections_opened_total", "Opened.", lambda one: one.opened),
+        Family("TCP_CLOSED_CONNECTIONS", "istio_tcp_connections_closed_total", "Closed.", lambda one: one.closed),
+        Family("TCP_CLOSED_CONNECTIONS", "istio_tcp_connections_failed_total", "Ended without reaching anybody.", lambda one: one.failed),
+        Family("TCP_RECEIVED_BYTES", "istio_tcp_received_bytes_total", "Bytes from clients.", lambda one: one.received_bytes),
+        Family("TCP_SENT_BYTES", "istio_tcp_sent_bytes_total", "Bytes to clients.", lambda one: one.sent_bytes),
+    )
 
 
 class RequestMetrics:
     """What one Envoy reported since it began."""
 
     def __init__(self, max_series: int = MAX_SERIES) -> None:
+        self._max_series = max_series
         self._traffic = Traffic()
-        self._requests = _Kept(_Requests, max_series)
-        self._connections = _Kept(_Connections, max_series)
+        self._requests = _of_requests()
+        self._connections = _of_connections()
+        self._evicted = 0
 
     def take(self, body: bytes, now_s: float) -> None:
         """Adds a batch of reports; raises DecodeError for what is none."""
         for one in self._traffic.read(body, now_s):
             match one:
                 case Request():
-                    self._requests.of(one.way).add(one)
+                    self._add(self._requests, one, one.way)
                 case Progress():
-                    self._connections.of(one.way).add(one)
+                    self._add(self._connections, one, one.way)
+
+    def _add(self, families: tuple[Family[T], ...], one: T, way: Way) -> None:
+        labels = labels_of(way)
+        for family in families:
+            text = labels.of(family.rule)
+            if text is not None:
+                self._evicted += family.add(text, one, self._max_series)
 
     def render(self) -> bytes:
         """Prometheus' text."""
         return "".join(self._lines()).encode()
 
     def _lines(self) -> Iterator[str]:
-        yield _head("istio_requests_total", "Requests.", "counter")
-        yield from (f"istio_requests_total{{{one.labels}}} {one.total}\n" for one in self._requests)
-        for attribute, name, text in _HISTOGRAMS:
-            yield _head(name, text, "histogram")
-            for totals in self._requests:
-                yield from getattr(totals, attribute).lines(name, totals.labels)
-        for attribute, name, text in _COUNTERS:
-            yield _head(name, text, "counter")
-            yield from (f"{name}{{{one.labels}}} {getattr(one, attribute)}\n" for one in self._connections)
-        evicted = self._requests.evicted + self._connections.evicted
-        yield _head("nodemesh_waypoint_series_evicted_total", "Label sets that made room for others.", "counter")
-        yield f"nodemesh_waypoint_series_evicted_total {evicted}\n"
+        for of_requests in self._requests:
+            yield from of_requests.lines()
+        for of_connections in self._connections:
+            yield from of_connections.lines()
+        yield _head("nodemesh_waypoint_series_evicted_total", "Label sets of a metric that made room for others.", "counter")
+        yield f"nodemesh_waypoint_series_evicted_total {self._evicted}\n"
 
 
 def _head(name: str, text: str, kind: str) -> str:

@@ -40,6 +40,8 @@ class Way(Struct, frozen=True):
     status: int = 0
     """Of the answer; 0 without one."""
     grpc_status: str = ""
+    rules: str = ""
+    """Of which there are no metrics, or labels."""
 
 
 class Request(Struct, frozen=True):
@@ -153,6 +155,7 @@ def _way(common: Message, protocol: Protocol, status: int = 0) -> Way:
         flags=tags.get(Tag.FLAGS, NO_FLAGS),
         status=status,
         grpc_status=_known_status(grpc_status),
+        rules=tags.get(Tag.RULES, ""),
     )
 
 

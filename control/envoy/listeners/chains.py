@@ -51,10 +51,10 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
     return Chain(new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), (*parts.sources, *told.sources), told.problems)
 
 
-def described(chain: Chain, metadata: dict[str, Any]) -> Chain:
+def described(chain: Chain, metadata: dict[str, Any], sources: tuple[ObjectKey, ...] = ()) -> Chain:
     """The same chain, with what reports are to say of it."""
     message = new(FILTER_CHAIN, name=chain.message.name, filters=list(chain.message.filters), metadata=metadata)
-    return Chain(message, chain.sources, chain.problems)
+    return Chain(message, (*chain.sources, *sources), chain.problems)
 
 
 def choose(name: str) -> dict[str, Any]:

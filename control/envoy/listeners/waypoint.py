@@ -11,6 +11,7 @@ from control.envoy.listeners.tunnel import LISTENER_MESSAGE
 from control.envoy.listeners.workloads import direct_chains, matches
 from control.envoy.logging_rules import logging_at
 from control.envoy.messages import Message, message_class, new, packed
+from control.envoy.metric_rules import metrics_at
 from control.envoy.naming import INTERNAL, SNIFFING, Layer, chain_name
 from control.envoy.parts import ads, extension, original_destination
 from control.envoy.place import Place
@@ -76,7 +77,8 @@ def port_chains(world: World, place: Place) -> tuple[Chain, ...]:
         found.append(world.ask(_http_chain, place))
     if port is not None and not port.http and (chain := world.ask(_tcp_chain, place)) is not None:
         found += [*world.ask(_named_chains, place), chain]
-    return tuple(described(chain, service_metadata(service)) for chain in found) if service is not None else ()
+    told = world.ask(metrics_at, place)
+    return tuple(described(one, service_metadata(service, told.text), told.sources) for one in found) if service is not None else ()
 
 
 def _port(world: World, place: Place) -> CatalogPort | None:

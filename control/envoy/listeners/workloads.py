@@ -14,6 +14,7 @@ from control.envoy.listeners.chains import FILTER_CHAIN, Chain, by_first_bytes, 
 from control.envoy.listeners.requests import judges_paths, refusals
 from control.envoy.listeners.tunnel import CLUSTER_MESSAGE, Destinations
 from control.envoy.messages import new
+from control.envoy.metric_rules import metrics_at
 from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN
 from control.envoy.parts import DESTINATION, IDENTITY_STATE, extension, http_options, internal_address, internal_upstream, shared_state
 from control.envoy.place import Place
@@ -108,8 +109,9 @@ def _chains_of(world: World, proxy: ProxyKey, identity: str) -> tuple[Chain, ...
     proxying = extension("tcp_proxy", "filters.network.tcp_proxy.v3.TcpProxy", **fields)
     by_tcp = Chain(new(FILTER_CHAIN, name=tcp, filters=[*ahead, *parts.filters, proxying]), parts.sources)
     by_http = http_chain(world, place, http, {"route_config": {"name": "direct", "virtual_hosts": hosts}}, ahead)
-    found = (by_http, by_tcp)
-    return found if identity == PLAIN else tuple(described(one, identity_metadata(identity)) for one in found)
+    told = world.ask(metrics_at, place)
+    metadata = identity_metadata("" if identity == PLAIN else identity, told.text)
+    return tuple(described(one, metadata, told.sources) for one in (by_http, by_tcp))
 
 
 def _state(identity: str) -> tuple[dict[str, Any], ...]:

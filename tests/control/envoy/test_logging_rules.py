@@ -116,11 +116,10 @@ def test_what_is_refused(text: str, what: str) -> None:
 
 
 def test_what_has_no_effect_yet_is_said() -> None:
-    text = telemetry("x", "[]", more=", selector: {matchLabels: {a: b}}, metrics: [{overrides: [{disabled: true}]}], tracing: [{}]")
+    text = telemetry("x", "[]", more=", selector: {matchLabels: {a: b}}, tracing: [{}]")
     (document,) = read_documents(text, "x.yaml", "istio-system")
     assert document.object is not None
     assert [finding.what for finding in document.findings] == [
         "chooses among workloads, and waypoints are none",
-        "has no effect here yet",
         "has no effect here yet",
     ]

@@ -40,6 +40,17 @@ DENIED = """
       action: DENY
       rules: [{to: [{operation: {methods: [DELETE]}}]}]
 """
+LEFT_OUT = """
+    kind: Telemetry
+    apiVersion: telemetry.istio.io/v1
+    metadata: {name: less, namespace: shop}
+    spec:
+      targetRefs: [{kind: Service, name: till}]
+      metrics:
+      - overrides:
+        - {match: {metric: REQUEST_COUNT}, tagOverrides: {response_flags: {operation: REMOVE}}}
+        - {match: {metric: REQUEST_DURATION}, disabled: true}
+"""
 WAIT_S = 30.0
 Sample = tuple[dict[str, str], float]
 
@@ -131,7 +142,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("reports")
     served = Served()
     served.write("cart.yaml", service("cart", "10.96.0.1", PORTS), pod("cart-1", "cart", "10.0.0.1", mesh="none"))
-    served.write("till.yaml", service("till", "10.96.0.2", "[{name: http, port: 80, targetPort: 8080}]"), DENIED)
+    served.write("till.yaml", service("till", "10.96.0.2", "[{name: http, port: 80, targetPort: 8080}]"), DENIED, LEFT_OUT)
     with ExitStack() as stack:
         server = stack.enter_context(upstream("cart-1"))
         path, metrics_port = stack.enter_context(beside(directory))
@@ -178,6 +189,10 @@ def test_a_request_that_a_policy_denies_is_the_services_that_was_dialled(site: S
     site.until(lambda: site.value("istio_requests_total", response_code="403") == 1, "the request to be counted")
     ((labels, _),) = site.samples("istio_requests_total", response_code="403")
     assert (labels["destination_service_name"], labels["destination_workload"]) == ("till", "unknown")
+    assert "response_flags" not in labels, "Telemetry leaves it out"
+    till = {"destination_service_name": "till"}
+    assert site.samples("istio_request_bytes_count", **till)
+    assert not site.samples("istio_request_duration_milliseconds_count", **till)
 
 
 def test_what_a_peer_claims_becomes_no_label(site: Site) -> None:

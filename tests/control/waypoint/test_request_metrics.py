@@ -98,9 +98,20 @@ def test_series_are_bounded_and_names_can_not_break_out_of_the_text() -> None:
     assert len(found) == 5
     assert found[-1][0]["destination_service"] == 'a"} 1\n\\'
     assert len(found[-1][0]["destination_service_name"]) == 512
-    assert samples(metrics, "nodemesh_waypoint_series_evicted_total") == [({}, 16)]
+    assert samples(metrics, "nodemesh_waypoint_series_evicted_total") == [({}, 4 * 16)]
 
 
 def test_what_is_no_report() -> None:
     with pytest.raises(DecodeError):
         RequestMetrics().take(b"\xff\xff\xff", 0)
+
+
+def test_what_telemetry_leaves_out() -> None:
+    metrics = RequestMetrics()
+    rules = "REQUEST_COUNT=response_code,response_flags;REQUEST_SIZE=!"
+    take(metrics, request(200, rules=rules), request(404, flags="NR", rules=rules), request(200))
+    (merged, two), (whole, one) = samples(metrics, "istio_requests_total")
+    assert (two, one) == (2, 1)
+    assert whole.keys() - merged.keys() == {"response_code", "response_flags"}
+    assert [value for _, value in samples(metrics, "istio_request_bytes_count")] == [1], "of the one without rules"
+    assert len(samples(metrics, "istio_response_bytes_count")) == 2
