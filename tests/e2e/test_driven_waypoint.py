@@ -66,6 +66,25 @@ def test_a_service_through_it(mesh: Mesh, gate: Waypoint, bound: None) -> None:
     assert echoes(connection), "TCP"
 
 
+def test_its_metrics_say_who_called_whom(mesh: Mesh, gate: Waypoint, bound: None) -> None:
+    assert mesh.call(mesh.pods["shop"], VIPS[0], 80).ok
+    connection = mesh.hold(mesh.pods["shop"], VIPS[0], ECHO)
+    assert echoes(connection)
+    wanted = {
+        f'source_principal="{spiffe("shop")}"',
+        f'destination_principal="{spiffe("api")}"',
+        'destination_workload_namespace="default"',
+    }
+
+    def told(name: str, *more: str) -> bool:
+        text = run(["curl", "-s", "http://127.0.0.1:15090/stats/prometheus"], namespace=gate.pod.namespace)
+        lines = [line for line in text.splitlines() if line.startswith(name)]
+        return any(all(part in line for part in (*wanted, *more)) and not line.endswith(" 0") for line in lines)
+
+    mesh.wait(lambda: told("istio_requests_total", 'response_code="200"', f'destination_service="{HOST}"'), "a request to be counted")
+    mesh.wait(lambda: told("istio_tcp_connections_opened_total", 'request_protocol="tcp"'), "a connection to be counted")
+
+
 def test_its_policies_judge_requests_and_nobody_goes_around_them(mesh: Mesh, gate: Waypoint, bound: None) -> None:
     shop, near, far = mesh.pods["shop"], mesh.pods["api-1"], mesh.pods["api-2"]
     rule = {"from": [{"source": {"principals": [principal("shop")]}}], "to": [{"operation": {"methods": ["GET"]}}]}
