@@ -1,4 +1,4 @@
-"""What stands in the status of policies, entries and routing: pure functions from what the mesh says and what stands there."""
+"""What stands in the status of policies, entries, routing and telemetry: pure functions from what the mesh says and what stands there."""
 
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from control.validation.document import Manifest
 PREFIX: Final = "nodemesh.io/"
 """Conditions without it are somebody else's, and stay as they are."""
 POLICIES: Final = frozenset({Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION})
-KINDS: Final = POLICIES | {Kind.SERVICE_ENTRY, Kind.WORKLOAD_ENTRY, Kind.VIRTUAL_SERVICE, Kind.DESTINATION_RULE}
+KINDS: Final = POLICIES | {Kind.SERVICE_ENTRY, Kind.WORKLOAD_ENTRY, Kind.VIRTUAL_SERVICE, Kind.DESTINATION_RULE, Kind.TELEMETRY}
 MAX_MESSAGE: Final = 2000
 _ENFORCED: Final = ("Enforced", "all of it is enforced")
 _SERVED: Final = ("Served", "all of it is served")
