@@ -349,7 +349,7 @@ def test_a_controller_that_restarts_sends_nothing_again(mesh: Mesh, gate: Waypoi
 def test_what_envoy_refuses_is_told_with_its_words(mesh: Mesh, gate: Waypoint) -> None:
     """A second Envoy of the Gateway, told to listen where its host has no address."""
     other = Waypoint(gate.cluster, gate.pod, gate.name, gate.vip, at="other")
-    other.start(extra=("--address=203.0.113.9", "--instance=other"), wait=False)
+    other.start(extra=("--address=203.0.113.9", "--instance=other", "--metrics-listen="), wait=False)
     try:
         mesh.wait(lambda: refusals(mesh), "the refusal", timeout_s=20)
         (refused,) = refusals(mesh)
