@@ -45,6 +45,7 @@ LABEL_GATEWAY_NAME: Final = "gateway.networking.k8s.io/gateway-name"
 WAYPOINT_GUARD: Final = "only_through_waypoint_"
 """Begins the names of the policies that let nobody in but a waypoint; no object of Kubernetes has a name with `_`."""
 WAYPOINT_CLASSES: Final = frozenset({"istio-waypoint", "nodemesh-waypoint"})
+GATEWAY_CLASSES: Final = frozenset({"istio", "nodemesh"})
 ANNOTATION_REDIRECTION: Final = "ambient.istio.io/redirection"
 ANNOTATIONS_APART: Final = ("sidecar.istio.io/status", "kubernetes.io/config.mirror")
 """On pods that are never captured: those with a proxy of their own, and static pods, which have no service account."""

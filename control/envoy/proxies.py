@@ -45,9 +45,11 @@ class ProxyKey(Struct, frozen=True, order=True):
 def find_proxy(world: World, key: ProxyKey) -> Proxy | None:
     """The proxy of a Gateway; None where there is no such Gateway, or another controller's class."""
     gateway = world.find(Gateway, key.namespace, key.name)
-    if gateway is None or gateway.spec.gateway_class_name not in wire.WAYPOINT_CLASSES:
+    if gateway is None:
         return None
-    return _waypoint(world, gateway)
+    if gateway.spec.gateway_class_name in wire.WAYPOINT_CLASSES:
+        return _waypoint(world, gateway)
+    return _gateway(world, gateway) if gateway.spec.gateway_class_name in wire.GATEWAY_CLASSES else None
 
 
 def all_proxies(world: World) -> tuple[ProxyKey, ...]:
@@ -67,4 +69,17 @@ def _waypoint(world: World, gateway: Gateway) -> Proxy:
         identity=WorkloadIdentity(world.settings.trust_domain, meta.namespace, meta.name),
         labels=meta.labels,
         address=waypoint.address if waypoint is not None else None,
+    )
+
+
+def _gateway(world: World, gateway: Gateway) -> Proxy:
+    meta = gateway.metadata
+    return Proxy(
+        kind=ProxyKind.GATEWAY,
+        namespace=meta.namespace,
+        name=meta.name,
+        owner=gateway.key,
+        identity=WorkloadIdentity(world.settings.trust_domain, meta.namespace, meta.name),
+        # As Istio labels the pods that it makes for a Gateway: by these Istio's Gateways and policies choose them.
+        labels={**meta.labels, **gateway.spec.infrastructure.labels, wire.LABEL_GATEWAY_NAME: meta.name},
     )

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from control.envoy.built import SERVED, Built, Problem, Recipe
+from control.envoy.gateway import gateway_recipes
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
 from control.envoy.waypoint import waypoint_recipes
 from control.envoy.world import World
@@ -22,6 +23,8 @@ def recipes(world: World, key: ProxyKey, listen: tuple[str, ...]) -> tuple[Recip
     match proxy:
         case Proxy(kind=ProxyKind.WAYPOINT):
             return waypoint_recipes(world, key, listen)
+        case Proxy(kind=ProxyKind.GATEWAY):
+            return gateway_recipes(world, key, listen)
     return ()
 
 

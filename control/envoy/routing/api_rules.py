@@ -56,14 +56,16 @@ def rule_route(world: World, owner: ObjectKey, rule: HTTPRule | GRPCRule, prefix
         if one.cors is not None:
             changes["cors_policy"] = _cors(one.cors)
         if one.request_mirror is not None:
-            mirrors.append(MirrorPolicy(_destination(world, owner, one.request_mirror.backend_ref), Percent(_share(one.request_mirror))))
+            mirrors.append(
+                MirrorPolicy(backend_destination(world, owner, one.request_mirror.backend_ref), Percent(_share(one.request_mirror)))
+            )
     if isinstance(rule, HTTPRule):
         changes |= _patience(rule)
     backends = [one for one in rule.backend_refs if one.weight]
     if not backends:
         refusal = HTTPDirectResponse(500, HTTPBody(string="no backend\n"))
         return APIRoute(name=rule.name, headers=_headers(rule.filters), direct_response=refusal)
-    route = tuple(HTTPDestination(_destination(world, owner, one), one.weight, _headers(one.filters)) for one in backends)
+    route = tuple(HTTPDestination(backend_destination(world, owner, one), one.weight, _headers(one.filters)) for one in backends)
     return APIRoute(**changes, mirrors=tuple(mirrors), route=route)
 
 
@@ -78,7 +80,8 @@ def backend_host(world: World, backend: BackendReference | MirrorReference, name
     return ""
 
 
-def _destination(world: World, owner: ObjectKey, backend: BackendReference | MirrorReference) -> Destination:
+def backend_destination(world: World, owner: ObjectKey, backend: BackendReference | MirrorReference) -> Destination:
+    """Where a backend of a route leads."""
     where = backend.namespace or owner.namespace
     reference = Reference(GROUP, owner.kind.api_name, owner.namespace, backend.group, backend.kind, where, backend.name)
     what = f"{backend.kind} {where}/{backend.name}"

@@ -56,7 +56,7 @@ def routes_of(world: World, scope: Scope, owned_routes: tuple[OwnedRoute, ...], 
         settings = filter_settings(owned.route)
         for match in matches:
             routes.append(_route(world, owned, match, {**done.fields, "typed_per_filter_config": settings}))
-            if _catches_all(routes[-1]):
+            if catches_all(routes[-1]):
                 return RouteList(tuple(routes), tuple(clusters), tuple(sources), tuple(dict.fromkeys(problems)))
     return RouteList(tuple(routes), tuple(clusters), tuple(sources), tuple(dict.fromkeys(problems)))
 
@@ -89,7 +89,7 @@ def _route(world: World, owned: OwnedRoute, match: HTTPMatch | None, fields: dic
     return new("envoy.config.route.v3.Route", name=name, match=conditions, **prefix, **where, **fields)
 
 
-def _catches_all(route: Message) -> bool:
+def catches_all(route: Message) -> bool:
     """Whether nothing comes to the routes behind it."""
     match = route.match
     anything = match.prefix == "/" or match.safe_regex.regex == ".*"

@@ -1,0 +1,252 @@
+"""What a gateway's Envoy is served by Istio's Gateways and listeners of the Gateway API: read as messages, and judged by Envoy."""
+
+from pathlib import Path
+
+import pytest
+
+from control.envoy.built import CLUSTER, LISTENER, ROUTES
+from control.envoy.gateways.hosts import narrower
+from control.envoy.proxies import ProxyKey, all_proxies
+from control.envoy.view import ProxyView
+from control.envoy.world import World
+from tests.control.envoy.routing.test_rules import virtual_service
+from tests.control.envoy.test_waypoint import NODE, pod, service
+from tests.control.envoy.validation import messages, validate
+from tests.control.model.builders import Config
+
+EDGE = ProxyKey("infra", "edge")
+
+
+def gateway(listeners: str = "[]", labels: str = "{istio: ingress}") -> str:
+    return f"""
+    kind: Gateway
+    apiVersion: gateway.networking.k8s.io/v1
+    metadata: {{name: edge, namespace: infra, labels: {labels}}}
+    spec: {{gatewayClassName: nodemesh, listeners: {listeners}}}
+"""
+
+
+def istio_gateway(name: str, servers: str, namespace: str = "infra", selector: str = "{istio: ingress}") -> str:
+    return f"""
+    kind: Gateway
+    apiVersion: networking.istio.io/v1
+    metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: "2030-01-01T00:00:00Z"}}
+    spec: {{selector: {selector}, servers: [{servers}]}}
+"""
+
+
+def http(hosts: str = "['*']", port: int = 80) -> str:
+    return f"{{port: {{number: {port}, name: http-{port}, protocol: HTTP}}, hosts: {hosts}}}"
+
+
+def https(name: str, hosts: str, tls: str, port: int = 443) -> str:
+    return f"{{port: {{number: {port}, name: {name}, protocol: HTTPS}}, hosts: {hosts}, tls: {{{tls}}}}}"
+
+
+def to(host: str) -> str:
+    return f"http: [{{route: [{{destination: {{host: {host}}}}}]}}]"
+
+
+class Edge:
+    """The view of one gateway."""
+
+    def __init__(self, *texts: str, own: str = "") -> None:
+        self.config = Config()
+        self.world = World(self.config.mesh)
+        self.config.mesh.watch_batches(self._follow)
+        self.view = ProxyView(self.world, EDGE)
+        base = [own or gateway(), NODE, service("cart", "10.96.0.1", label="none"), pod("cart-1", "cart", "10.0.0.1")]
+        base += [service("web", "10.96.0.2", label="none"), service("db", "10.96.0.3", "[{name: tcp, port: 3306}]", label="none")]
+        self.write("base.yaml", *base)
+        self.write("more.yaml", *texts)
+
+    def _follow(self, batch) -> None:
+        self.world.apply(batch)
+        self.view.refresh()
+
+    def write(self, file: str, *texts: str) -> None:
+        self.config.write(file, "\n---\n".join(text for text in texts if text))
+
+    def of(self, type_url: str):
+        assert not self.view.failed
+        return messages(self.view, type_url)
+
+    def hosts(self, table: str = "http.80") -> dict[str, list[str]]:
+        """Where the routes of each host lead."""
+        return {
+            domain: [str(route.route.cluster).rpartition("|")[2].partition(".")[0] for route in one.routes]
+            for one in self.of(ROUTES)[table].virtual_hosts
+            for domain in one.domains
+        }
+
+    def names(self, port: int) -> dict[str, list[str]]:
+        """Which names lead to each chain of a port."""
+        return {one.name: list(one.filter_chain_match.server_names) for one in self.of(LISTENER)[f"0.0.0.0_{port}"].filter_chains}
+
+    @property
+    def problems(self) -> list[str]:
+        return [f"{one.object.name} {one.what}" for one in self.view.problems]
+
+
+def bound(name: str, spec: str, namespace: str = "shop") -> str:
+    return virtual_service(name, f"gateways: [infra/edge], {spec}", namespace)
+
+
+def test_a_gateway_is_a_proxy() -> None:
+    edge = Edge()
+    assert edge.world.ask(all_proxies) == (EDGE,)
+    assert set(edge.view.names(LISTENER)) == {"connect_originate"}
+
+
+def test_rules_of_several_teams_share_a_port() -> None:
+    edge = Edge(
+        istio_gateway("edge", http()),
+        bound("cart", "hosts: [cart.example], " + to("cart")),
+        bound("web", "hosts: ['*.example'], " + to("web")),
+        bound("inner", "hosts: [cart.example], gateways: [mesh], " + to("web")).replace("gateways: [infra/edge], ", ""),
+    )
+    assert edge.hosts() == {"cart.example": ["cart"], "*.example": ["web"]}
+    assert "inbound-vip|80|http|cart.shop.svc.cluster.local" in edge.of(CLUSTER)
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ("['*']", ["a.example"]),
+        ("['shop/*']", ["a.example"]),
+        ("['shop/a.example']", ["a.example"]),
+        ("['*/*.example']", ["a.example"]),
+        ("['other/*']", []),
+        ("['./*']", []),
+        ("[b.example]", []),
+    ],
+)
+def test_whose_hosts_they_are(claims: str, expected: list[str]) -> None:
+    assert list(Edge(istio_gateway("edge", http(claims)), bound("a", "hosts: [a.example], " + to("cart"))).hosts()) == expected
+
+
+def test_a_wildcard_rule_speaks_for_the_hosts_of_the_server_alone() -> None:
+    edge = Edge(istio_gateway("edge", http("[a.example, b.example]")), bound("all", "hosts: ['*'], " + to("cart")))
+    assert edge.hosts() == {"a.example": ["cart"], "b.example": ["cart"]}
+
+
+def test_rules_that_are_not_for_the_gateways_namespace_do_not_hold() -> None:
+    assert Edge(istio_gateway("edge", http()), bound("a", "hosts: [a.example], exportTo: [.], " + to("cart"))).hosts() == {}
+
+
+def test_two_rules_for_a_host_are_one_table() -> None:
+    edge = Edge(
+        istio_gateway("edge", http()),
+        bound("a", "hosts: [a.example], " + to("web")),
+        bound("b", "hosts: [a.example], http: [{match: [{uri: {prefix: /cart}}], route: [{destination: {host: cart}}]}]"),
+    )
+    assert edge.hosts() == {"a.example": ["cart", "web"]}, "what takes everything comes last"
+
+
+def test_gateways_of_other_labels_and_namespaces_are_none_of_its() -> None:
+    elsewhere = istio_gateway("edge", http(), namespace="shop")
+    other = istio_gateway("edge", http(), selector="{istio: egress}")
+    assert set(Edge(elsewhere).view.names(LISTENER)) == set(Edge(other).view.names(LISTENER)) == {"connect_originate"}
+
+
+def test_redirects_to_https() -> None:
+    edge = Edge(istio_gateway("edge", http("[a.example]").replace("hosts:", "tls: {httpsRedirect: true}, hosts:")))
+    (host,) = edge.of(ROUTES)["http.80"].virtual_hosts
+    assert (list(host.domains), host.require_tls) == (["a.example"], 2)
+
+
+def test_chains_of_tls_by_name(tmp_path: Path) -> None:
+    edge = Edge(
+        istio_gateway(
+            "edge",
+            ", ".join(
+                (
+                    https("a", "[a.example]", "mode: SIMPLE, credentialName: a"),
+                    https("m", "['*.m.example']", "mode: MUTUAL, credentialName: m, minProtocolVersion: TLSV1_3, subjectAltNames: [x.y]"),
+                    https("o", "[o.example]", "mode: OPTIONAL_MUTUAL, credentialName: o, caCertCredentialName: r"),
+                    https("again", "[a.example]", "mode: SIMPLE, credentialName: b"),
+                    https("mesh", "[i.example]", "mode: ISTIO_MUTUAL"),
+                    "{port: {number: 443, name: p, protocol: TLS}, hosts: [p.example, q.example], tls: {mode: PASSTHROUGH}}",
+                    "{port: {number: 443, name: t, protocol: TLS}, hosts: [t.example], tls: {mode: SIMPLE, credentialName: t}}",
+                )
+            ),
+        ),
+        bound("a", "hosts: [a.example], " + to("cart")),
+        bound("p", "hosts: [p.example], tls: [{match: [{sniHosts: [p.example]}], route: [{destination: {host: cart}}]}]"),
+        bound("t", "hosts: [t.example], tcp: [{route: [{destination: {host: db}}]}]"),
+    )
+    assert edge.names(443) == {
+        "https.443.a.edge.infra": ["a.example"],
+        "https.443.m.edge.infra": ["*.m.example"],
+        "https.443.o.edge.infra": ["o.example"],
+        "https.443.mesh.edge.infra": ["i.example"],
+        "passthrough.443.p.edge.infra": ["p.example"],
+        "tls.443.t.edge.infra": ["t.example"],
+    }
+    assert edge.hosts("https.443.a.edge.infra") == {"a.example": ["cart"]}
+    assert edge.problems == ["edge port 443: another server has a.example already"]
+    validate(tmp_path, edge.view)
+
+
+def test_tcp_and_what_does_not_mix_with_it() -> None:
+    tcp = "{port: {number: 3306, name: db, protocol: TCP}, hosts: ['*']}"
+    edge = Edge(
+        istio_gateway("edge", f"{tcp}, {http(port=3307)}"),
+        istio_gateway("later", http(port=3306)),
+        bound("db", "hosts: [db.example], tcp: [{match: [{port: 3306}], route: [{destination: {host: db}}]}]"),
+    )
+    assert edge.names(3306) == {"tcp.3306.db.edge.infra": []}
+    assert edge.problems == ["later port 3306 is infra/edge's already, as tcp"]
+
+
+LISTENERS = """[
+    {name: web, port: 80, protocol: HTTP, hostname: '*.example', allowedRoutes: {namespaces: {from: All}}},
+    {name: own, port: 8080, protocol: HTTP},
+    {name: tls, port: 443, protocol: HTTPS, hostname: s.example, tls: {certificateRefs: [{name: s}]}},
+    {name: far, port: 444, protocol: HTTPS, hostname: s.example, tls: {certificateRefs: [{name: s, namespace: other}]}},
+    {name: pass, port: 6443, protocol: TLS, tls: {mode: Passthrough}, allowedRoutes: {namespaces: {from: All}}},
+    {name: tcp, port: 3306, protocol: TCP, allowedRoutes: {namespaces: {from: All}}}]"""
+
+
+def api_route(name: str, spec: str, kind: str = "HTTPRoute", section: str = "", namespace: str = "shop") -> str:
+    version = {"TLSRoute": "v1alpha3", "TCPRoute": "v1alpha2"}.get(kind, "v1")
+    at = f", sectionName: {section}" if section else ""
+    return f"""
+    kind: {kind}
+    apiVersion: gateway.networking.k8s.io/{version}
+    metadata: {{name: {name}, namespace: {namespace}}}
+    spec: {{parentRefs: [{{name: edge, namespace: infra{at}}}], {spec}}}
+"""
+
+
+def backend(name: str, port: int = 80) -> str:
+    return f"rules: [{{backendRefs: [{{name: {name}, port: {port}}}]}}]"
+
+
+def test_routes_of_the_gateway_api(tmp_path: Path) -> None:
+    edge = Edge(
+        api_route("cart", "hostnames: [cart.example, elsewhere.test], " + backend("cart")),
+        api_route("any", backend("web"), section="web"),
+        api_route("pass", "hostnames: [p.example], " + backend("cart"), kind="TLSRoute"),
+        api_route("db", backend("db", 3306), kind="TCPRoute"),
+        own=gateway(LISTENERS),
+    )
+    assert edge.hosts() == {"cart.example": ["cart"], "*.example": ["web"]}
+    assert edge.hosts("http.8080") == {}, "routes of its own namespace alone"
+    assert edge.names(6443) == {"passthrough.6443.pass.edge.infra": ["p.example"]}
+    assert edge.names(3306) == {"tcp.3306.tcp.edge.infra": []}
+    assert edge.names(443) == {"https.443.tls.edge.infra": ["s.example"]}
+    assert edge.problems == ["edge no ReferenceGrant of namespace other lets it name Secret other/s"]
+    assert "0.0.0.0_444" not in edge.of(LISTENER), "another namespace's certificate"
+    validate(tmp_path, edge.view)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "both"),
+    [
+        ("*", "a.b", "a.b"), ("a.b", "*", "a.b"), ("*.b", "a.b", "a.b"), ("*.b", "*.a.b", "*.a.b"), ("a.b", "a.b", "a.b"),
+        ("a.b", "c.b", ""), ("*.b", "*.c", ""), ("*.b", "b", ""), ("*", "*", "*"),
+    ],
+)  # fmt: skip
+def test_what_two_hosts_have_in_common(one: str, two: str, both: str) -> None:
+    assert narrower(one, two) == narrower(two, one) == both
