@@ -43,7 +43,7 @@ from control.validation import (
     token_checks,
 )
 from control.validation.decoding import KINDS, beyond, decode, object_key
-from control.validation.finding import Finding, Origin, Remark, Severity, warning
+from control.validation.finding import Finding, Origin, Remark, Severity
 from control.validation.json_text import read_json
 from control.validation.target_checks import TARGET_GROUPS, target_remarks
 from control.validation.values import label_name, object_name
@@ -78,7 +78,6 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.TELEMETRY: telemetry_checks.telemetry_remarks,
     Kind.MESH_CONFIG: mesh_checks.mesh_config_remarks,
 }
-_WITHOUT_EFFECT: Final = frozenset({Kind.ISTIO_GATEWAY, Kind.TLS_ROUTE, Kind.TCP_ROUTE})
 
 
 class Document(Struct, frozen=True):
@@ -185,8 +184,6 @@ def object_remarks(item: MeshObject, root_namespace: str) -> Iterator[Remark]:
         yield from _CHECKS[item.kind_of](item)
     if isinstance(item, AuthorizationPolicy | RequestAuthentication | Telemetry):
         yield from target_remarks(item, root_namespace)
-    if item.kind_of in _WITHOUT_EFFECT:
-        yield warning(("spec",), "is read and checked, but no proxy is configured by it yet")
 
 
 def closed_form(key: ObjectKey, manifest: Manifest) -> MeshObject | None:

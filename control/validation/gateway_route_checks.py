@@ -35,7 +35,6 @@ _BACKENDS: Final = {("", "Service"), ("networking.istio.io", "ServiceEntry")}
 def http_route_remarks(route: HTTPRoute) -> Iterator[Remark]:
     spec = route.spec
     yield from _parents_remarks(spec.parent_refs)
-    yield from _unserved_remarks(spec.parent_refs)
     yield from _hostname_remarks(spec.hostnames)
     matches = [match for rule in spec.rules for match in rule.matches]
     count = sum(match.path.type == "RegularExpression" for match in matches)
@@ -50,7 +49,6 @@ def http_route_remarks(route: HTTPRoute) -> Iterator[Remark]:
 def grpc_route_remarks(route: GRPCRoute) -> Iterator[Remark]:
     spec = route.spec
     yield from _parents_remarks(spec.parent_refs)
-    yield from _unserved_remarks(spec.parent_refs)
     yield from _hostname_remarks(spec.hostnames)
     matches = [match for rule in spec.rules for match in rule.matches]
     count = sum(match.method is not None and match.method.type == "RegularExpression" for match in matches)
@@ -98,12 +96,6 @@ def _parents_remarks(parents: tuple[ParentReference, ...]) -> Iterator[Remark]:
             yield from attempt(values.label_name, parent.namespace, (*path, "namespace"))
         if parent.port:
             yield from attempt_port(parent.port, (*path, "port"))
-
-
-def _unserved_remarks(parents: tuple[ParentReference, ...]) -> Iterator[Remark]:
-    for index, parent in enumerate(parents):
-        if (parent.group, parent.kind) == (GROUP, "Gateway"):
-            yield warning(("spec", "parentRefs", index), "no gateway is configured by it yet: waypoints are, where it names a Service")
 
 
 def _hostname_remarks(hostnames: tuple[str, ...]) -> Iterator[Remark]:

@@ -186,7 +186,9 @@ def _carrying(world: World, place: Place, server: Server, way: Way, names: _Name
         fields["filter_chain_match"] = _match(free)
     if server.terms is not None:
         fields["transport_socket"] = downstream(server.terms, world.settings, ())
-    name = f"{server.carries}.{server.port}.{server.name}.{server.owner.name}.{server.owner.namespace}"
+    # Of several ways of one server, each is told by its first name.
+    which = f"{server.name}~{way.names[0]}" if server.carries is Carries.PASSTHROUGH else server.name
+    name = f"{server.carries}.{server.port}.{which}.{server.owner.name}.{server.owner.namespace}"
     message = new("envoy.config.listener.v3.FilterChain", name=name, filters=[*parts.filters, way.filter], **fields)
     return [_Chain(message, (*parts.sources, *way.sources))]
 

@@ -55,7 +55,7 @@ class Edge:
         self.world = World(self.config.mesh)
         self.config.mesh.watch_batches(self._follow)
         self.view = ProxyView(self.world, EDGE)
-        base = [own or gateway(), NODE, service("cart", "10.96.0.1", label="none"), pod("cart-1", "cart", "10.0.0.1")]
+        base = [own or gateway(), NODE, service("cart", "10.96.0.1", label="none"), pod("cart-1", "cart", "10.0.0.1", mesh="none")]
         base += [service("web", "10.96.0.2", label="none"), service("db", "10.96.0.3", "[{name: tcp, port: 3306}]", label="none")]
         self.write("base.yaml", *base)
         self.write("more.yaml", *texts)
@@ -180,7 +180,7 @@ def test_chains_of_tls_by_name(tmp_path: Path) -> None:
         "https.443.m.edge.infra": ["*.m.example"],
         "https.443.o.edge.infra": ["o.example"],
         "https.443.mesh.edge.infra": ["i.example"],
-        "passthrough.443.p.edge.infra": ["p.example"],
+        "passthrough.443.p~p.example.edge.infra": ["p.example"],
         "tls.443.t.edge.infra": ["t.example"],
     }
     assert edge.hosts("https.443.a.edge.infra") == {"a.example": ["cart"]}
@@ -233,7 +233,7 @@ def test_routes_of_the_gateway_api(tmp_path: Path) -> None:
     )
     assert edge.hosts() == {"cart.example": ["cart"], "*.example": ["web"]}
     assert edge.hosts("http.8080") == {}, "routes of its own namespace alone"
-    assert edge.names(6443) == {"passthrough.6443.pass.edge.infra": ["p.example"]}
+    assert edge.names(6443) == {"passthrough.6443.pass~p.example.edge.infra": ["p.example"]}
     assert edge.names(3306) == {"tcp.3306.tcp.edge.infra": []}
     assert edge.names(443) == {"https.443.tls.edge.infra": ["s.example"]}
     assert edge.problems == ["edge no ReferenceGrant of namespace other lets it name Secret other/s"]

@@ -1,0 +1,205 @@
+"""Gateways as clients see them: a real Envoy with what the controller makes, over TLS by name, with and without client certificates."""
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
+from control.envoy.parts import SDS_CLUSTER
+from tests.control.envoy.authority import Authority
+from tests.control.envoy.echo import Upstream, upstream
+from tests.control.envoy.gateways.test_gateway import Edge, api_route, backend, bound, gateway, https, istio_gateway, to
+from tests.control.envoy.gateways.test_gateway import http as plain
+from tests.control.envoy.real_envoy import RealEnvoy, as_json, running
+from tests.control.envoy.test_waypoint import pod, service
+
+NOWHERE = {
+    "name": SDS_CLUSTER,
+    "type": "STATIC",
+    "load_assignment": {
+        "cluster_name": SDS_CLUSTER,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/nowhere"}}}}]}],
+    },
+}
+
+REFUSED = (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)
+
+
+class Running:
+    """A gateway with servers behind it: `cart` in plaintext, `vault` which ends TLS itself."""
+
+    def __init__(self, envoy: RealEnvoy, authority: Authority) -> None:
+        self.envoy = envoy
+        self.authority = authority
+
+    def port(self, number: int) -> int:
+        return self.envoy.ports[f"0.0.0.0_{number}"]
+
+    def context(self, *client: str, least: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2, most: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+        """A client's, which verifies the server; `client`: the names of its own certificate."""
+        found = ssl.create_default_context(cafile=str(self.authority.root))
+        found.minimum_version = least
+        if most is not None:
+            found.maximum_version = most
+        if client:
+            found.load_cert_chain(*self.authority.issue(*client))
+        return found
+
+    def ask(self, number: int, name: str, path: str = "/", context: ssl.SSLContext | None = None, host: str = "") -> Any:
+        """Status and headers, with what had arrived at a server under `echo`; raises OSError where the connection is refused."""
+        raw: socket.socket = socket.create_connection(("127.0.0.1", self.port(number)), timeout=20)
+        with raw if context is None else context.wrap_socket(raw, server_hostname=name) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host or name}\r\nx-forwarded-for: 9.9.9.9\r\n\r\n".encode())
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            body = response.read()
+            echo = json.loads(body) if response.status == 200 else {}
+            return {"status": response.status, "location": response.headers.get("location"), "echo": echo}
+
+
+SERVERS = ", ".join(
+    (
+        plain("[redirected.example]").replace("hosts:", "tls: {httpsRedirect: true}, hosts:"),
+        plain("[cart.example]").replace("name: http-80", "name: open"),
+        https("simple", "[cart.example]", "mode: SIMPLE, credentialName: cart"),
+        https("other", "['*.other.example']", "mode: SIMPLE, credentialName: other, minProtocolVersion: TLSV1_3"),
+        https("mutual", "[mutual.example]", "mode: MUTUAL, credentialName: mutual, subjectAltNames: [partner.example]"),
+        https("optional", "[optional.example]", "mode: OPTIONAL_MUTUAL, credentialName: mutual"),
+        https("missing", "[missing.example]", "mode: SIMPLE, credentialName: missing"),
+        "{port: {number: 443, name: pass, protocol: TLS}, hosts: [vault.example], tls: {mode: PASSTHROUGH}}",
+        "{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}",
+    )
+)
+RULES = (
+    bound(
+        "web",
+        "hosts: [redirected.example, cart.example, '*.other.example', mutual.example, optional.example, missing.example], " + to("cart"),
+    ),
+    bound("vault", "hosts: [vault.example], tls: [{match: [{sniHosts: [vault.example]}], route: [{destination: {host: vault}}]}]"),
+    bound("tcp", "hosts: [any.example], tcp: [{match: [{port: 9000}], route: [{destination: {host: cart}}]}]"),
+    api_route("v2", "hostnames: [api.example], " + backend("cart"), section="web"),
+)
+OWN = "[{name: web, port: 8080, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]"
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("edge")
+    authority = Authority(directory)
+    with ExitStack() as stack:
+        cart = stack.enter_context(upstream("cart"))
+        vault = stack.enter_context(upstream("vault", authority.server("vault.example")))
+        found = Edge(istio_gateway("edge", SERVERS), *RULES, own=gateway(OWN))
+        found.write("pods.yaml", pod("vault-1", "vault", "10.0.0.9", mesh="none"))
+        found.write("vault.yaml", service("vault", "10.96.0.9", "[{name: tls, port: 443}]", label="none"))
+        secrets = [
+            authority.secret("kubernetes://infra/cart", "cart.example"),
+            authority.secret("kubernetes://infra/other", "*.other.example"),
+            authority.secret("kubernetes://infra/mutual", "mutual.example", "optional.example"),
+            authority.roots("kubernetes://infra/mutual-cacert"),
+        ]
+        listeners = [_static(one, found, secrets) for name, one in found.of(LISTENER).items() if name.startswith("0.0.0.0")]
+        clusters = [_cluster(found, name, {"10.0.0.1": cart, "10.0.0.9": vault}) for name in found.of(CLUSTER) if "|" in name]
+        yield Running(stack.enter_context(_running(directory, listeners, [*clusters, NOWHERE], secrets)), authority)
+
+
+def _running(directory: Path, listeners: list[Any], clusters: list[Any], secrets: list[Any]) -> Any:
+    return running(directory, listeners, clusters, secrets=secrets, node={"id": "test", "cluster": "test"})
+
+
+def _static(listener: Any, found: Edge, secrets: list[dict[str, Any]]) -> dict[str, Any]:
+    """On any port of loopback, with its routes and secrets in place."""
+    known = {one["name"] for one in secrets}
+
+    def adapted(part: dict[str, Any]) -> dict[str, Any]:
+        if "rds" in part:
+            part["route_config"] = as_json(found.of(ROUTES)[part.pop("rds")["route_config_name"]])
+        if part.keys() == {"name", "sds_config"} and part["name"] in known:
+            return {"name": part["name"]}
+        return part
+
+    message = dict(json.loads(json.dumps(as_json(listener)), object_hook=adapted))
+    return message | {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
+
+
+def _cluster(found: Edge, name: str, servers: dict[str, Upstream]) -> dict[str, Any]:
+    cluster = found.of(CLUSTER)[name]
+    cluster.ClearField("eds_cluster_config")
+    cluster.type = cluster.DiscoveryType.Value("STATIC")
+    cluster.load_assignment.CopyFrom(found.of(ENDPOINTS)[name])
+    for place in cluster.load_assignment.endpoints:
+        for one in place.lb_endpoints:
+            address = one.endpoint.address.socket_address
+            address.address, address.port_value = "127.0.0.1", servers[address.address].port
+    return as_json(cluster)
+
+
+def test_certificates_by_name(edge: Running) -> None:
+    answer = edge.ask(443, "cart.example", context=edge.context())
+    assert (answer["status"], answer["echo"]["upstream"]) == (200, "cart")
+    assert edge.ask(443, "a.other.example", context=edge.context())["status"] == 200
+
+
+def test_who_connects_is_told_on(edge: Running) -> None:
+    headers = edge.ask(443, "cart.example", context=edge.context())["echo"]["headers"]
+    assert headers["x-forwarded-for"].partition(",")[2], "who connected stands last, whatever was there"
+    assert headers["x-forwarded-proto"] == "https"
+
+
+def test_a_name_leads_to_its_own_hosts_alone(edge: Running) -> None:
+    assert edge.ask(443, "cart.example", host="mutual.example", context=edge.context())["status"] == 404
+
+
+def test_a_name_that_nobody_has_is_refused(edge: Running) -> None:
+    with pytest.raises(REFUSED):
+        edge.ask(443, "nobody.example", context=edge.context())
+
+
+def test_versions(edge: Running) -> None:
+    with pytest.raises(REFUSED):
+        edge.ask(443, "a.other.example", context=edge.context(most=ssl.TLSVersion.TLSv1_2))
+    assert edge.ask(443, "cart.example", context=edge.context(most=ssl.TLSVersion.TLSv1_2))["status"] == 200
+
+
+def test_client_certificates(edge: Running) -> None:
+    answer = edge.ask(443, "mutual.example", context=edge.context("partner.example"))
+    assert answer["status"] == 200
+    assert "DNS=partner.example" in answer["echo"]["headers"]["x-forwarded-client-cert"]
+    for client in ((), ("stranger.example",)):
+        with pytest.raises(REFUSED):
+            edge.ask(443, "mutual.example", context=edge.context(*client))
+
+
+def test_client_certificates_that_are_not_required_are_still_verified(edge: Running, tmp_path: Path) -> None:
+    assert edge.ask(443, "optional.example", context=edge.context())["status"] == 200
+    assert edge.ask(443, "optional.example", context=edge.context("anybody.example"))["status"] == 200
+    forged = edge.context()
+    forged.load_cert_chain(*Authority(tmp_path).issue("partner.example"))
+    with pytest.raises(REFUSED):
+        edge.ask(443, "optional.example", context=forged)
+
+
+def test_without_its_secret_a_name_is_refused_and_the_others_are_served(edge: Running) -> None:
+    with pytest.raises(REFUSED):
+        edge.ask(443, "missing.example", context=edge.context())
+
+
+def test_tls_passes_through_to_who_ends_it(edge: Running) -> None:
+    answer = edge.ask(443, "vault.example", context=edge.context())
+    assert (answer["echo"]["upstream"], answer["echo"]["sni"]) == ("vault", "vault.example")
+
+
+def test_plaintext(edge: Running) -> None:
+    answer = edge.ask(80, "redirected.example", "/a?b")
+    assert (answer["status"], answer["location"]) == (301, "https://redirected.example/a?b")
+    assert edge.ask(80, "cart.example")["status"] == 200
+    assert edge.ask(80, "nobody.example")["status"] == 404
+    assert edge.ask(8080, "api.example")["status"] == 200
+    assert edge.ask(9000, "whatever")["echo"]["upstream"] == "cart"
