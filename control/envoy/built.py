@@ -14,6 +14,8 @@ CLUSTER: Final = TypeURL(f"{TYPE_PREFIX}envoy.config.cluster.v3.Cluster")
 ENDPOINTS: Final = TypeURL(f"{TYPE_PREFIX}envoy.config.endpoint.v3.ClusterLoadAssignment")
 LISTENER: Final = TypeURL(f"{TYPE_PREFIX}envoy.config.listener.v3.Listener")
 ROUTES: Final = TypeURL(f"{TYPE_PREFIX}envoy.config.route.v3.RouteConfiguration")
+SECRET: Final = TypeURL(f"{TYPE_PREFIX}envoy.extensions.transport_sockets.tls.v3.Secret")
+"""Not of the stream of configuration: secrets come to the process beside an Envoy by a stream of their own."""
 SERVED: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
 """In the order in which an Envoy must get them: what is named comes before what names it."""
 

@@ -1,0 +1,106 @@
+"""A gateway has the secrets that its servers name, as they change, and no others."""
+
+import pytest
+
+from control.envoy.built import SECRET
+from control.envoy.messages import message_class
+from control.xds.secrets import SecretStore, SecretView
+from tests.control.envoy.authority import Authority
+from tests.control.envoy.gateways.test_gateway import EDGE, Edge, gateway, https, istio_gateway
+
+NAME = "kubernetes://infra/cart"
+
+
+def simple(credential: str) -> str:
+    return istio_gateway("edge", https("s", "[a.example]", f"mode: SIMPLE, credentialName: {credential}"))
+
+
+class Gateway:
+    def __init__(self, tmp_path_factory: pytest.TempPathFactory, *texts: str) -> None:
+        self.authority = Authority(tmp_path_factory.mktemp("authority"))
+        self.edge = Edge(*texts)
+        self.store = SecretStore()
+        self.view = SecretView(self.edge.world, self.store, EDGE)
+        self.told: list[tuple[str, ...]] = []
+        self.view.watch(lambda changes: self.told.append(tuple(changes[SECRET])))
+
+    def pair(self, *names: str) -> dict[str, bytes]:
+        certificate, key = self.authority.issue(*names)
+        return {"tls.crt": certificate.read_bytes(), "tls.key": key.read_bytes()}
+
+    def write(self, *texts: str) -> None:
+        self.edge.write("more.yaml", *texts)
+        self.view.refresh()
+
+    @property
+    def names(self) -> set[str]:
+        return set(self.view.names(SECRET))
+
+
+def test_what_its_servers_name_as_it_comes_changes_and_goes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = Gateway(tmp_path_factory, simple("cart"))
+    assert found.names == set()
+    found.store.put({("infra", "cart"): found.pair("a"), ("infra", "other"): found.pair("b"), ("shop", "cart"): found.pair("c")})
+    assert (found.names, found.told) == ({NAME}, [(NAME,)])
+    before = found.view.get(SECRET, NAME)
+    found.store.put({("infra", "cart"): found.pair("a.new")})
+    after = found.view.get(SECRET, NAME)
+    assert before is not None
+    assert after is not None
+    assert before.version != after.version
+    message = message_class(SECRET.partition("/")[2]).FromString(after.body)
+    assert message.tls_certificate.private_key.inline_bytes
+    found.store.put({("infra", "cart"): None})
+    assert (found.names, found.told) == (set(), [(NAME,)] * 3)
+
+
+def test_nobody_elses(tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = Gateway(tmp_path_factory, simple("cart"))
+    found.store.put({("infra", "other"): found.pair("b")})
+    assert list(found.view.resolve(SECRET, "kubernetes://infra/other")) == []
+    found.write(simple("other"))
+    assert (found.names, found.told) == ({"kubernetes://infra/other"}, [("kubernetes://infra/other",)])
+    found.write("")
+    assert found.names == set()
+    assert found.told[-1] == ("kubernetes://infra/other",)
+
+
+def test_a_renewal_that_can_not_be_used_leaves_the_former_one(tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = Gateway(tmp_path_factory, simple("cart"))
+    found.store.put({("infra", "cart"): found.pair("a")})
+    before = found.view.get(SECRET, NAME)
+    found.store.put({("infra", "cart"): {"tls.crt": b"", "tls.key": b"x"}})
+    assert found.view.get(SECRET, NAME) == before
+    assert found.view.failed.keys() == {NAME}
+    found.store.put({("infra", "cart"): found.pair("a.again")})
+    assert found.view.failed == {}
+    assert found.view.get(SECRET, NAME) != before
+
+
+def test_roots_change_with_either_of_their_secrets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    mutual = istio_gateway("edge", https("s", "[a.example]", "mode: MUTUAL, credentialName: cart"))
+    found = Gateway(tmp_path_factory, mutual)
+    found.store.put({("infra", "cart"): {**found.pair("a"), "ca.crt": found.authority.root.read_bytes()}})
+    assert found.names == {NAME, f"{NAME}-cacert"}
+    other = Authority(tmp_path_factory.mktemp("other"))
+    found.told.clear()
+    found.store.put({("infra", "cart-cacert"): {"ca.crt": other.root.read_bytes()}})
+    assert found.told == [(f"{NAME}-cacert",)]
+
+
+def test_a_listener_needs_a_grant_for_another_namespaces(tmp_path_factory: pytest.TempPathFactory) -> None:
+    listeners = "[{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cart, namespace: shop}]}}]"
+    found = Gateway(tmp_path_factory)
+    found.edge.write("base.yaml", gateway(listeners))
+    found.store.put({("shop", "cart"): found.pair("a")})
+    found.write("")
+    assert found.names == set()
+    found.write(
+        """
+    kind: ReferenceGrant
+    apiVersion: gateway.networking.k8s.io/v1beta1
+    metadata: {name: g, namespace: shop}
+    spec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: infra}], to: [{group: "", kind: Secret, name: cart}]}
+"""
+    )
+    assert found.names == {"kubernetes://shop/cart"}
