@@ -14,6 +14,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from control.rpc import END_OF_STREAM, RPCHandler, aio, grpc
+from control.waypoint.gateway_secrets import GatewaySecrets
 from control.waypoint.identity import Identity
 from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.secrets import Held, SecretStream
@@ -28,11 +29,17 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def serving(identity: Identity, metrics: RequestMetrics, path: Path) -> AsyncIterator[None]:
-    """Answers on the socket (0600), in place of one that a former process left; `metrics` are told what Envoy reports."""
+async def serving(
+    identity: Identity, metrics: RequestMetrics, path: Path, certificates: GatewaySecrets | None = None
+) -> AsyncIterator[None]:
+    """Answers on the socket (0600), in place of one that a former process left; `metrics` are told what Envoy reports.
+
+    `certificates`: those of a gateway.
+    """
     _forget(path)
     server = aio.server(options=_OPTIONS)
-    server.add_generic_rpc_handlers((_secrets(identity), _configuration(identity), _reports(metrics)))
+    secrets = _secrets(identity, certificates or GatewaySecrets(identity))
+    server.add_generic_rpc_handlers((secrets, _configuration(identity), _reports(metrics)))
     # The mode at creation, not after: there is no moment in which another user could connect.
     former = os.umask(0o177)
     try:
@@ -51,36 +58,39 @@ def _forget(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _secrets(identity: Identity) -> RPCHandler:
+def _secrets(identity: Identity, certificates: GatewaySecrets) -> RPCHandler:
     async def stream(_requests: object, context: "aio.ServicerContext[bytes, bytes]") -> None:
         state, wake = SecretStream(), asyncio.Event()
-        unwatch = identity.on_change(wake.set)
+        unwatch = [identity.on_change(wake.set), certificates.on_change(wake.set)]
         try:
             async with asyncio.TaskGroup() as tasks:
-                writer = tasks.create_task(_write_secrets(identity, state, wake, context), name="secrets to envoy")
+                writer = tasks.create_task(_write_secrets(identity, certificates, state, wake, context), name="secrets to envoy")
                 while (body := await context.read()) is not END_OF_STREAM:
                     refusal = state.request(body)
                     if refusal is not None:
                         log.error("envoy refuses its secrets: %.300s", refusal)
+                    for name in state.names:
+                        certificates.want(name)
                     wake.set()
                 writer.cancel()
         except* DecodeError:
             log.error("envoy asks for secrets in words that are none")  # noqa: TRY400 -- there is no more to tell
         finally:
-            unwatch()
+            for end in unwatch:
+                end()
 
     return grpc.method_handlers_generic_handler(SDS_SERVICE, {SDS_METHOD: grpc.stream_stream_rpc_method_handler(stream)})
 
 
 async def _write_secrets(
-    identity: Identity, state: SecretStream, wake: asyncio.Event, context: "aio.ServicerContext[bytes, bytes]"
+    identity: Identity, certificates: GatewaySecrets, state: SecretStream, wake: asyncio.Event, context: "aio.ServicerContext[bytes, bytes]"
 ) -> None:
     while True:
         await wake.wait()
         wake.clear()
         svid = identity.svid
         held = Held(svid.chain_pem, svid.key_pem, identity.roots_pem) if svid is not None else None
-        response = state.response(held)
+        response = state.response(held, certificates.get)
         if response is not None:
             await context.write(response)
 

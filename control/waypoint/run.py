@@ -7,6 +7,7 @@ import signal
 
 from control.ca.private_files import make_private_directory
 from control.waypoint.envoy_process import EnvoyProcess
+from control.waypoint.gateway_secrets import GatewaySecrets
 from control.waypoint.identity import Identity
 from control.waypoint.local import serving
 from control.waypoint.metrics_server import serving_metrics
@@ -21,9 +22,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     make_private_directory(settings.state_dir)
     make_private_directory(settings.run_dir)
     identity = Identity(settings)
-    metrics = RequestMetrics()
-    async with serving(identity, metrics, settings.socket), serving_metrics(metrics, settings.metrics_listen), asyncio.TaskGroup() as tasks:
+    metrics, certificates = RequestMetrics(), GatewaySecrets(identity)
+    answering = serving(identity, metrics, settings.socket, certificates)
+    async with answering, serving_metrics(metrics, settings.metrics_listen), asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(identity.run(), name="identity")
+        following = tasks.create_task(certificates.run(), name="certificates")
         envoy = tasks.create_task(_envoy(settings, identity), name="envoy")
         await stop.wait()
         log.info("stopping")
@@ -31,6 +34,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         envoy.cancel()
         await asyncio.wait([envoy])
         keeping.cancel()
+        following.cancel()
 
 
 async def _envoy(settings: Settings, identity: Identity) -> None:

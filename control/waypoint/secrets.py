@@ -1,6 +1,7 @@
 """The secret discovery that Envoy speaks with the process beside it, without I/O: which secrets there are, and when to send which."""
 
 import hashlib
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -10,6 +11,10 @@ from control.envoy.parts import ROOTS, SVID
 SECRET_TYPE = f"{TYPE_PREFIX}envoy.extensions.transport_sockets.tls.v3.Secret"
 _REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
 _RESPONSE = "envoy.service.discovery.v3.DiscoveryResponse"
+
+
+def _no_others(_name: str) -> Message | None:
+    return None
 
 
 class Held(Struct, frozen=True):
@@ -50,9 +55,15 @@ class SecretStream:
             self._names, self._sent = names, ""
         return str(message.error_detail.message) if message.HasField("error_detail") else None
 
-    def response(self, held: Held | None) -> bytes | None:
-        """What to send now; None if nothing is new, or nothing is there yet."""
-        found = [one for name in self._names if held is not None and (one := secret(held, name)) is not None]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What was asked for."""
+        return self._names
+
+    def response(self, held: Held | None, others: Callable[[str], Message | None] = _no_others) -> bytes | None:
+        """What to send now; None if nothing is new, or nothing is there yet. `others`: secrets that are not this process' own."""
+        own = {name: secret(held, name) if held is not None else None for name in self._names}
+        found = [one for name in self._names if (one := own[name] or others(name)) is not None]
         if not found:
             return None
         bodies = [packed(one) for one in found]

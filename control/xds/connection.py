@@ -13,6 +13,7 @@ from control.kinds import ObjectKey
 from control.resources import Changes, ResourceView, TypeURL
 from control.xds.proxy_stream import ProxyStream
 from control.xds.refusals import Refusals
+from control.xds.secrets import SecretView
 from control.xds.stream import Changed, Stream, TypeStatus
 from meshapi import discovery
 
@@ -65,6 +66,8 @@ class Connection:
         self.stream: Stream = ProxyStream(views) if isinstance(agent, ProxyRunner) else Stream(views)
         self.proxy: ProxyView | None = None
         """What the Envoy behind this stream is served, once it has asked."""
+        self.secrets: SecretView | None = None
+        """The certificates of its gateway, once they were asked for."""
         self.outbox: deque[discovery.Response] = deque()
         self.wake = asyncio.Event()
         self._reason: UnauthenticatedError | ClosedError = ClosedError()

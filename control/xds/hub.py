@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from control.ca.callers import Credentials, ProxyRunner
 from control.ca.refusal import BusyError
-from control.envoy.built import SERVED
+from control.envoy.built import SECRET, SERVED
 from control.envoy.proxies import ProxyKey
 from control.metrics import Metrics
 from control.resources import Changes, ResourceView, TypeURL
@@ -23,7 +23,7 @@ from meshapi import discovery
 
 MAX_STREAMS_PER_NODE = 8
 MAX_STREAMS_PER_GATEWAY = 128
-"""Two of each Envoy."""
+"""Three of each Envoy: its configuration, its certificates, and what is trusted."""
 log = logging.getLogger(__name__)
 
 
@@ -81,6 +81,8 @@ class Hub:
         if connection.proxy is not None and self._proxies is not None:
             self._proxies.leave(connection.proxy, connection.changed)
             self._tell_refusals()
+        if connection.secrets is not None and self._proxies is not None:
+            self._proxies.leave_secrets(connection.secrets)
         self._per_node[connection.agent.node] -= 1
         if not self._per_node[connection.agent.node]:
             del self._per_node[connection.agent.node]
@@ -90,6 +92,8 @@ class Hub:
         nacks = connection.stream.nacks
         if connection.proxy is None and request.type_url in SERVED:
             self._attach(connection, request.node)
+        if connection.secrets is None and request.type_url == SECRET:
+            self._attach_secrets(connection)
         refusals = connection.refusals
         revision = refusals.revision if refusals is not None else 0
         connection.send(connection.stream.step(Received(request, self._clock())))
@@ -135,6 +139,13 @@ class Hub:
         listen = listening(node) if node is not None else ()
         connection.proxy = self._proxies.join(ProxyKey(agent.namespace, agent.gateway), listen, connection.changed)
         connection.stream.add_views(dict.fromkeys(SERVED, connection.proxy))
+
+    def _attach_secrets(self, connection: Connection) -> None:
+        """Likewise its certificates: a stream of their own, which only who runs that Gateway's Envoys has."""
+        agent = connection.agent
+        if self._proxies is not None and isinstance(agent, ProxyRunner):
+            connection.secrets = self._proxies.join_secrets(ProxyKey(agent.namespace, agent.gateway), connection.changed)
+            connection.stream.add_views({SECRET: connection.secrets})
 
     def _changed(self, changes: Changes) -> None:
         event = Changed({type_url: self._touched(type_url, names) for type_url, names in changes.items() if type_url in self._views})

@@ -12,6 +12,7 @@ from control.envoy.world import World
 from control.kinds import ObjectKey
 from control.model.mesh import Batch, Mesh
 from control.resources import Changes
+from control.xds.secrets import SecretStore, SecretView
 from meshapi import discovery
 from meshapi.trust import Revocation
 
@@ -23,8 +24,11 @@ log = logging.getLogger(__name__)
 class Proxies:
     """The views. Nothing is translated before the first Envoy asks."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, secrets: SecretStore | None = None) -> None:
+        """`secrets`: those that gateways may be given."""
         self.mesh = mesh
+        self.secrets = secrets or SecretStore()
+        self._secret_views: set[SecretView] = set()
         self._world: World | None = None
         self._views: dict[tuple[ProxyKey, tuple[str, ...]], _Shared] = {}
         self._revoked: Callable[[], tuple[Revocation, ...]] = tuple
@@ -56,6 +60,18 @@ class Proxies:
             del self._views[name]
             view.close()
             self._tell_problems()
+
+    def join_secrets(self, key: ProxyKey, watcher: Watcher) -> SecretView:
+        """The secrets of a proxy; `watcher` is told of changes until `leave_secrets`."""
+        view = SecretView(self.world, self.secrets, key)
+        view.watch(watcher)
+        self._secret_views.add(view)
+        return view
+
+    def leave_secrets(self, view: SecretView) -> None:
+        """Undoes `join_secrets`."""
+        self._secret_views.discard(view)
+        view.close()
 
     def exists(self, key: ProxyKey) -> bool:
         """Whether there is such a proxy."""
@@ -97,6 +113,8 @@ class Proxies:
             self._refresh()
 
     def _refresh(self) -> None:
+        for secrets in tuple(self._secret_views):
+            secrets.refresh()
         for shared in tuple(self._views.values()):
             shared.view.refresh()
         self._tell_problems()

@@ -50,7 +50,7 @@ class World:
         )
         self.synced = asyncio.Event()
         self.ready = asyncio.Event()
-        proxies = Proxies(mesh) if mesh is not None else None
+        proxies = self.proxies = Proxies(mesh) if mesh is not None else None
         self.controller = Controller(
             self.settings, mesh or self.model, lambda kind, namespace, name: [kind, namespace, name], proxies=proxies
         )

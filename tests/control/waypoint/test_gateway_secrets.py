@@ -1,0 +1,86 @@
+"""control/waypoint/gateway_secrets.py: what Envoy gets over its socket of the certificates that the controller holds for its gateway."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from control.envoy.built import SECRET
+from control.envoy.messages import message_class, new
+from control.rpc import aio
+from control.waypoint.gateway_secrets import GatewaySecrets
+from control.waypoint.local import serving
+from control.xds.secrets import SecretStore
+from tests.control.agent import WAIT_S
+from tests.control.envoy.authority import Authority
+from tests.control.model.builders import Config
+from tests.control.waypoint.test_identity import SECRETS, kept, settings_of
+from tests.control.world import World, running
+
+RESPONSE = "envoy.service.discovery.v3.DiscoveryResponse"
+GATEWAY = """
+    kind: Gateway
+    apiVersion: gateway.networking.k8s.io/v1
+    metadata: {name: gate, namespace: shop}
+    spec:
+      gatewayClassName: nodemesh
+      listeners: [{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cart}]}}]
+"""
+
+
+class Asking:
+    """Envoy at the socket of the process beside it."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self._channel = channel
+
+    async def ask(self, name: str) -> "aio.StreamStreamCall[bytes, bytes]":
+        stream = self._channel.stream_stream(SECRETS)()
+        await stream.write(new("envoy.service.discovery.v3.DiscoveryRequest", resource_names=[name]).SerializeToString())
+        return stream
+
+
+async def key_of(stream: "aio.StreamStreamCall[bytes, bytes]") -> bytes:
+    async with asyncio.timeout(WAIT_S):
+        (found,) = message_class(RESPONSE).FromString(await stream.read()).resources
+    return bytes(message_class(SECRET.partition("/")[2]).FromString(found.value).tls_certificate.private_key.inline_bytes)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with running(World(tmp_path, Config(GATEWAY).mesh)) as made:
+        yield made
+
+
+def pair(authority: Authority, name: str) -> dict[str, bytes]:
+    certificate, key = authority.issue(name)
+    return {"tls.crt": certificate.read_bytes(), "tls.key": key.read_bytes()}
+
+
+async def test_a_certificate_comes_and_is_renewed_and_nobody_elses_comes(world: World, tmp_path: Path) -> None:
+    authority, store = Authority(tmp_path), held(world)
+    first, second, other = (pair(authority, name) for name in ("a.example", "b.example", "c.example"))
+    settings = await settings_of(world, tmp_path)
+    async with AsyncExitStack() as stack:
+        identity = await stack.enter_async_context(kept(settings))
+        certificates = GatewaySecrets(identity)
+        await stack.enter_async_context(serving(identity, settings.socket, certificates))
+        following = asyncio.ensure_future(certificates.run())
+        stack.callback(following.cancel)
+        envoy = Asking(await stack.enter_async_context(aio.insecure_channel(f"unix:{settings.socket}")))
+        asked, in_vain = await envoy.ask("kubernetes://shop/cart"), await envoy.ask("kubernetes://shop/other")
+        store.put({("shop", "other"): other, ("shop", "cart"): first})
+        assert await key_of(asked) == first["tls.key"]
+        store.put({("shop", "cart"): second})
+        assert await key_of(asked) == second["tls.key"]
+        assert certificates.get("kubernetes://shop/other") is None, "no server of the gateway names it"
+        assert "PRIVATE" not in repr(certificates)
+        in_vain.cancel()
+
+
+def held(world: World) -> SecretStore:
+    """Where the controller has its secrets from."""
+    assert world.proxies is not None
+    return world.proxies.secrets
