@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +29,12 @@ from control.model.mesh import Mesh
 from control.source import Source
 from control.source.directory import DirectorySource
 from control.source.kubernetes.source import KubernetesSource
+from control.source.secret_files import SecretFiles
 from control.vm.cluster_entries import ClusterEntries
 from control.vm.kept_entries import KeptEntries
 from control.vm.plan import Terms as MachineTerms
 from control.vm.registrar import Registrar
+from control.xds.secrets import SecretStore
 from kubeapi.access import from_kubeconfig, in_cluster
 from kubeapi.client import KubeClient
 
@@ -41,6 +43,14 @@ GRACE_S = 60.0
 ENTRIES_FILE = "workload-entries.json"
 Work = Callable[[Mesh, Controller], Awaitable[None]]
 """Goes on beside serving, once the mesh is whole."""
+
+
+FollowSecrets = Callable[[SecretStore], Coroutine[None, None, None]]
+"""Brings the certificates of gateways, for ever."""
+
+
+async def no_secrets(_store: SecretStore) -> None:
+    """For a backing that has none."""
 
 
 async def no_work(_mesh: Mesh, _controller: Controller) -> None:
@@ -59,6 +69,7 @@ class Backing:
     authority_dir: Path | None = None
     shared: Shared | None = None
     work: Work = no_work
+    secrets: FollowSecrets = no_secrets
 
 
 OpenBacking = Callable[[Metrics], AbstractAsyncContextManager[Backing]]
@@ -85,13 +96,14 @@ class KubernetesSettings:
 
 @dataclass(frozen=True)
 class DirectorySettings:
-    """`config` is the user's directory, which is only read. `grace_s`: see `KubernetesSettings`."""
+    """`config` is the user's directory, which is only read, and so is `secrets`. `grace_s`: see `KubernetesSettings`."""
 
     config: Path
     root_namespace: str
     state_dir: Path
     authority_dir: Path | None = None
     grace_s: float = GRACE_S
+    secrets: Path | None = None
 
 
 def directory(settings: DirectorySettings) -> OpenBacking:
@@ -107,7 +119,11 @@ def directory(settings: DirectorySettings) -> OpenBacking:
         async def work(mesh: Mesh, controller: Controller) -> None:
             await Registrar(mesh, controller.machines, entries, lambda: terms, time.time).run()
 
-        yield Backing(entries, authority_dir=settings.authority_dir, work=work)
+        async def secrets(store: SecretStore) -> None:
+            if settings.secrets is not None:
+                await SecretFiles(settings.secrets).run(store.put)
+
+        yield Backing(entries, authority_dir=settings.authority_dir, work=work, secrets=secrets)
 
     return opened
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 DEFAULT_AGENT_ACCOUNT = f"{wire.DEFAULT_ROOT_NAMESPACE}/ztunnel"
-BACKING = ("grace_s", "source", "config", "kubeconfig", "namespace", "agent_accounts", "token_audience", "token_source")
+BACKING = ("grace_s", "source", "config", "secrets", "kubeconfig", "namespace", "agent_accounts", "token_audience", "token_source")
 ACCOUNT_HELP = "Service account (namespace/name) whose tokens prove a node's agent, with --source kubernetes."
 SOURCE_HELP = "From where a token may be shown: from its own node only, or from anywhere where node addresses are hidden."
 
@@ -27,6 +27,7 @@ SOURCE_HELP = "From where a token may be shown: from its own node only, or from 
 @click.command(context_settings={"auto_envvar_prefix": "NODEMESH", "show_default": True})
 @click.option("--source", type=click.Choice(["directory", "kubernetes"]), default="directory", help="Where the mesh's objects are.")
 @click.option("--config", type=DIRECTORY, help="Directory of Kubernetes and Istio YAML, watched for changes.")
+@click.option("--secrets", type=DIRECTORY, help="Private directory with certificates of gateways: NAMESPACE/NAME/tls.crt, tls.key, ca.crt.")
 @click.option("--kubeconfig", type=FILE, help="How to reach the Kubernetes API; as the service account of this pod, without it.")
 @click.option("--namespace", help="Where the lease and the root of the mesh are in the cluster; our own namespace, without it.")
 @click.option("--agent-account", "agent_accounts", multiple=True, default=[DEFAULT_AGENT_ACCOUNT], help=ACCOUNT_HELP)
@@ -99,8 +100,19 @@ def _backing(options: dict[str, Any], settings: "Settings", root_namespace: str)
     shown_from = options["token_source"]
     if (config is not None) != in_files:
         raise click.UsageError("--config is needed with --source directory, and only there")
+    if options["secrets"] is not None and not in_files:
+        raise click.UsageError("--secrets goes with --source directory: in a cluster they are Secrets")
     if in_files:
-        return directory(DirectorySettings(config, root_namespace, settings.state_dir, settings.authority_dir, options["grace_s"]))
+        return directory(
+            DirectorySettings(
+                config=config,
+                root_namespace=root_namespace,
+                state_dir=settings.state_dir,
+                authority_dir=settings.authority_dir,
+                grace_s=options["grace_s"],
+                secrets=options["secrets"],
+            )
+        )
     if any(len(account.split("/")) != 2 or not all(account.split("/")) for account in accounts):
         raise click.UsageError("--agent-account is namespace/name")
     return kubernetes(

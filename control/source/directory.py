@@ -54,7 +54,7 @@ class DirectorySource:
         stop = threading.Event()
         with ThreadPoolExecutor(1, thread_name_prefix="config-source") as thread:
             try:
-                watch = await loop.run_in_executor(thread, _Watch, self._directory)
+                watch = await loop.run_in_executor(thread, Watch, self._directory)
                 synced = False
                 while True:
                     changes = await loop.run_in_executor(thread, self._read)
@@ -75,7 +75,7 @@ class DirectorySource:
         return changes
 
 
-class _Watch:
+class Watch:
     """The inotify watch; made anew when the directory is another one under the same name."""
 
     def __init__(self, directory: Path) -> None:
