@@ -28,13 +28,14 @@ from control.metrics import Metrics
 from control.model.mesh import Mesh
 from control.source import Source
 from control.source.directory import DirectorySource
+from control.source.kubernetes.secrets import ClusterSecrets
 from control.source.kubernetes.source import KubernetesSource
 from control.source.secret_files import SecretFiles
 from control.vm.cluster_entries import ClusterEntries
 from control.vm.kept_entries import KeptEntries
 from control.vm.plan import Terms as MachineTerms
 from control.vm.registrar import Registrar
-from control.xds.secrets import SecretStore
+from control.xds.proxies import Proxies
 from kubeapi.access import from_kubeconfig, in_cluster
 from kubeapi.client import KubeClient
 
@@ -45,11 +46,11 @@ Work = Callable[[Mesh, Controller], Awaitable[None]]
 """Goes on beside serving, once the mesh is whole."""
 
 
-FollowSecrets = Callable[[SecretStore], Coroutine[None, None, None]]
-"""Brings the certificates of gateways, for ever."""
+FollowSecrets = Callable[[Proxies], Coroutine[None, None, None]]
+"""Brings the certificates that gateways need, for ever."""
 
 
-async def no_secrets(_store: SecretStore) -> None:
+async def no_secrets(_proxies: Proxies) -> None:
     """For a backing that has none."""
 
 
@@ -119,9 +120,9 @@ def directory(settings: DirectorySettings) -> OpenBacking:
         async def work(mesh: Mesh, controller: Controller) -> None:
             await Registrar(mesh, controller.machines, entries, lambda: terms, time.time).run()
 
-        async def secrets(store: SecretStore) -> None:
+        async def secrets(proxies: Proxies) -> None:
             if settings.secrets is not None:
-                await SecretFiles(settings.secrets).run(store.put)
+                await SecretFiles(settings.secrets).run(proxies.secrets.put)
 
         yield Backing(entries, authority_dir=settings.authority_dir, work=work, secrets=secrets)
 
@@ -144,12 +145,17 @@ def kubernetes(settings: KubernetesSettings) -> OpenBacking:
             revocations = SharedRevocations(client, namespace, metrics)
             await revocations.prepare(settings.state_dir / REVOCATIONS_FILE)
             tokens = SharedTokens(client, namespace, metrics)
+
+            async def secrets(proxies: Proxies) -> None:
+                await ClusterSecrets(client, metrics).run(proxies.wanted_secrets, proxies.secrets.put)
+
             yield Backing(
                 source=KubernetesSource(client, settings.root_namespace, metrics),
                 accounts=Accounts(settings.trusted, TokenReviewer(client, time.monotonic)),
                 authority_dir=settings.state_dir / "ca" if root is not None and root.given else settings.authority_dir,
                 shared=Shared(tokens, None if root is None or root.given else root),
                 work=_work(_Parts(client, namespace, settings.terms, settings.grace_s, metrics), root, revocations, tokens),
+                secrets=secrets,
             )
 
     return opened

@@ -15,7 +15,6 @@ from control.model.settings import MeshSettings
 from control.model.status import objects
 from control.source import Source
 from control.xds.proxies import Proxies
-from control.xds.secrets import SecretStore
 from systemdapi.notify import ServiceManager
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ async def serve(
 
 async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready: asyncio.Event) -> None:
     metrics, synced = Metrics(), asyncio.Event()
-    secrets = SecretStore()
+    proxies = Proxies(mesh)
     async with open_backing(metrics) as backing:
         settings = replace(settings, authority_dir=backing.authority_dir)
         controller = Controller(
@@ -54,11 +53,11 @@ async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready:
             metrics=metrics,
             accounts=backing.accounts,
             shared=backing.shared,
-            proxies=Proxies(mesh, secrets),
+            proxies=proxies,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(backing.source, mesh, synced), name="configuration source")
-            tasks.create_task(backing.secrets(secrets), name="certificates of gateways")
+            tasks.create_task(backing.secrets(proxies), name="certificates of gateways")
             tasks.create_task(controller.run(synced, ready), name="serving")
             await synced.wait()
             await backing.work(mesh, controller)

@@ -73,13 +73,13 @@ class SecretFiles:
 
 
 def _folders(directory: Path, check: Callable[[str], str]) -> Iterator[Path]:
-    for name in sorted(os.listdir(directory)):
+    for place in sorted(directory.iterdir()):
         try:
-            check(name)
+            check(place.name)
         except ValueError:
             continue
-        if (directory / name).is_dir():
-            yield directory / name
+        if place.is_dir():
+            yield place
 
 
 def _content(file: Path) -> bytes | None:

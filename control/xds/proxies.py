@@ -12,6 +12,7 @@ from control.envoy.world import World
 from control.kinds import ObjectKey
 from control.model.mesh import Batch, Mesh
 from control.resources import Changes
+from control.xds.secrets import Name as SecretName
 from control.xds.secrets import SecretStore, SecretView
 from meshapi import discovery
 from meshapi.trust import Revocation
@@ -72,6 +73,10 @@ class Proxies:
         """Undoes `join_secrets`."""
         self._secret_views.discard(view)
         view.close()
+
+    def wanted_secrets(self) -> frozenset[SecretName]:
+        """The Secrets that the connected gateways need."""
+        return frozenset(name for view in self._secret_views for name in view.wanted)
 
     def exists(self, key: ProxyKey) -> bool:
         """Whether there is such a proxy."""

@@ -62,6 +62,11 @@ class SecretView:
         self._unwatch = store.watch(self._changed)
         self.refresh()
 
+    @property
+    def wanted(self) -> frozenset[Name]:
+        """The Secrets that may hold what the gateway needs."""
+        return frozenset((one.namespace, one.name) for name in self._allowed for one in needed(name))
+
     def close(self) -> None:
         """Keeps nothing any more."""
         self._unwatch()

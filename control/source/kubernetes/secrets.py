@@ -1,0 +1,72 @@
+"""Certificates of gateways from Kubernetes: each Secret that a connected gateway needs is watched by its name, and no other is read."""
+
+import asyncio
+import base64
+import binascii
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from control.metrics import Metrics
+from kubeapi.client import KubeClient
+from kubeapi.follower import Follower
+from kubeapi.watching import Delivery, Item, Name, Watching
+
+PERIOD_S: Final = 1.0
+"""How often it is looked which Secrets are needed."""
+Put = Callable[[Mapping[Name, Mapping[str, bytes] | None]], None]
+log = logging.getLogger(__name__)
+
+
+class _Secret(Struct, frozen=True):
+    data: dict[str, str] | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(_Secret)
+
+
+class ClusterSecrets:
+    """The watches, one for each Secret. A controller that may not read one is told so by the API server, again and again, and goes on."""
+
+    def __init__(self, client: KubeClient, metrics: Metrics) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._watches: dict[Name, asyncio.Task[None]] = {}
+
+    async def run(self, wanted: Callable[[], frozenset[Name]], put: Put) -> None:
+        """Until cancelled; `put` gets what is new, changed or gone (None)."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                now = wanted()
+                for name in self._watches.keys() - now:
+                    self._watches.pop(name).cancel()
+                    put({name: None})
+                for name in now - self._watches.keys():
+                    self._watches[name] = tasks.create_task(self._follow(name, put), name=f"follow secret {'/'.join(name)}")
+                await asyncio.sleep(PERIOD_S)
+
+    async def _follow(self, name: Name, put: Put) -> None:
+        def deliver(delivery: Delivery) -> None:
+            changed: dict[Name, Mapping[str, bytes] | None] = dict.fromkeys((one for one in delivery.gone if one == name), None)
+            changed |= {item.key: content(item) for item in delivery.present if item.key == name}
+            if changed:
+                put(changed)
+
+        path = f"/api/v1/namespaces/{name[0]}/secrets"
+        await Follower(
+            self._client, path, Watching(random.random), deliver, self._metrics, query={"fieldSelector": f"metadata.name={name[1]}"}
+        ).run()
+
+
+def content(item: Item) -> Mapping[str, bytes] | None:
+    """What a Secret holds; None for one that can't be read, of which nothing is told but its name."""
+    try:
+        data = _decoder.decode(item.raw).data or {}
+        return {key: base64.b64decode(value, validate=True) for key, value in data.items()}
+    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError):
+        log.warning("the Secret %s/%s is not what a Secret is", item.namespace, item.name)
+        return None
