@@ -11,9 +11,10 @@ class SeparatedPrefix(StringMatch, frozen=True):
 
 
 class Nowhere(Destination, frozen=True):
-    """A destination that its route may not name, or that is nothing to send requests to; `why` in words."""
+    """A destination that its route may not name, or that is nothing to send requests to; `why` in words, `reason` the Gateway API's."""
 
     why: str = ""
+    reason: str = ""
 
 
 class PathRedirect(HTTPRedirect, frozen=True):

@@ -86,10 +86,10 @@ def backend_destination(world: World, owner: ObjectKey, backend: BackendReferenc
     reference = Reference(GROUP, owner.kind.api_name, owner.namespace, backend.group, backend.kind, where, backend.name)
     what = f"{backend.kind} {where}/{backend.name}"
     if not world.ask(granted, reference):
-        return Nowhere(host=backend.name, why=f"no ReferenceGrant of namespace {where} lets it name {what}")
+        return Nowhere(host=backend.name, why=f"no ReferenceGrant of namespace {where} lets it name {what}", reason="RefNotPermitted")
     host = backend_host(world, backend, owner.namespace)
     if not host:
-        return Nowhere(host=backend.name, why=f"{what} is nothing to send requests to")
+        return Nowhere(host=backend.name, why=f"{what} is nothing to send requests to", reason="InvalidKind")
     return Destination(host, port=PortSelector(backend.port) if backend.port else None)
 
 

@@ -1,0 +1,190 @@
+"""What the Gateway API wants told of Gateways and routes in their status: pure functions of the world, without times and versions.
+
+Of a route's parents only those are ours that are Gateways which this controller configures, or Services; other controllers write theirs.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from control.envoy.gateways.attached import Route, admits, attached_routes
+from control.envoy.gateways.hosts import narrower
+from control.envoy.gateways.listeners import ports_of
+from control.envoy.gateways.servers import ANY, Server, servers_of
+from control.envoy.naming import Layer
+from control.envoy.proxies import ProxyKey, ProxyKind, find_proxy
+from control.envoy.routing.api_model import Nowhere
+from control.envoy.routing.api_rules import backend_destination
+from control.envoy.routing.destinations import find_target
+from control.envoy.routing.scope import Scope
+from control.envoy.world import World
+from control.kinds import Gateway, GatewayClass, GRPCRoute, HTTPRoute, Kind, ObjectKey, TCPRoute, TLSRoute
+from control.kinds.gateway import GROUP, GatewayListener
+from control.kinds.gateway_routes import BackendReference, MirrorReference, ParentReference
+
+ROUTES: Final = (Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.TLS_ROUTE, Kind.TCP_ROUTE)
+_CONTROLLERS: Final = {"istio": "istio.io/gateway-controller", "nodemesh": "nodemesh.io/gateway-controller"}
+_KINDS: Final = {
+    "HTTP": (Kind.HTTP_ROUTE, Kind.GRPC_ROUTE),
+    "HTTPS": (Kind.HTTP_ROUTE, Kind.GRPC_ROUTE),
+    "TLS": (Kind.TLS_ROUTE, Kind.TCP_ROUTE),
+    "TCP": (Kind.TCP_ROUTE,),
+}
+
+
+class Said(Struct, frozen=True):
+    """A condition."""
+
+    type: str
+    holds: bool
+    reason: str
+    message: str = ""
+
+
+class ListenerStatus(Struct, frozen=True):
+    name: str
+    kinds: tuple[str, ...]
+    attached: int
+    conditions: tuple[Said, ...]
+
+
+class GatewayState(Struct, frozen=True):
+    conditions: tuple[Said, ...]
+    listeners: tuple[ListenerStatus, ...]
+
+
+class ParentState(Struct, frozen=True):
+    """What became of a route at one of its parents. `controller`: in whose name it is said."""
+
+    parent: ParentReference
+    controller: str
+    conditions: tuple[Said, ...]
+
+
+def controller_of(world: World, class_name: str) -> str:
+    """Who answers for a class: as its GatewayClass says, if there is one."""
+    found = next((one for one in world.objects(GatewayClass) if one.metadata.name == class_name), None)
+    return found.spec.controller_name if found is not None else _CONTROLLERS.get(class_name, _CONTROLLERS["nodemesh"])
+
+
+def gateway_state(world: World, key: ObjectKey) -> GatewayState | None:
+    """Of a Gateway that is served as one; None for those of others, and for waypoints."""
+    proxy = world.ask(find_proxy, ProxyKey(key.namespace, key.name))
+    gateway = world.find(Gateway, key.namespace, key.name)
+    if gateway is None or proxy is None or proxy.kind is not ProxyKind.GATEWAY:
+        return None
+    listeners = tuple(_listener(world, ProxyKey(key.namespace, key.name), gateway, one) for one in gateway.spec.listeners)
+    served = [one for one in listeners if all(said.holds for said in one.conditions)]
+    accepted = Said("Accepted", holds=True, reason="Accepted")
+    if len(served) < len(listeners):
+        accepted = Said("Accepted", holds=bool(served), reason="ListenersNotValid", message=f"{len(served)} of {len(listeners)} listeners")
+    placed = Said("Programmed", holds=True, reason="Programmed")
+    if not gateway.status.addresses and not gateway.spec.addresses:
+        placed = Said("Programmed", holds=False, reason="AddressNotAssigned", message="nothing says yet where it is reached")
+    return GatewayState((accepted, placed), listeners)
+
+
+def route_state(world: World, key: ObjectKey) -> tuple[ParentState, ...]:
+    """Of a route at each of its parents that are ours."""
+    route = _route(world, key)
+    if route is None:
+        return ()
+    resolved = _resolved(world, key, route)
+    found = []
+    for parent in route.spec.parent_refs:
+        where = parent.namespace or key.namespace
+        if (parent.group, parent.kind) == (GROUP, "Gateway"):
+            gateway = world.find(Gateway, where, parent.name)
+            proxy = world.ask(find_proxy, ProxyKey(where, parent.name))
+            if gateway is not None and proxy is not None and proxy.kind is ProxyKind.GATEWAY:
+                controller = controller_of(world, gateway.spec.gateway_class_name)
+                found.append(ParentState(parent, controller, (_accepted(world, key, route, parent, gateway), resolved)))
+        elif parent.kind in {"Service", "ServiceEntry"} and key.kind in {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE}:
+            found.append(ParentState(parent, _CONTROLLERS["nodemesh"], (_at_service(where, key), resolved)))
+    return tuple(found)
+
+
+def _listener(world: World, proxy: ProxyKey, gateway: Gateway, listener: GatewayListener) -> ListenerStatus:
+    server = next(one for one in world.ask(servers_of, proxy) if one.owner == gateway.key and one.name == listener.name)
+    served = any(server in port.servers for port in world.ask(ports_of, proxy))
+    kinds = _kinds(listener)
+    routes = {one.route for one in world.ask(attached_routes, server, kinds) if _meets(server, one.hostnames)}
+    invalid = listener.allowed_routes.kinds and len(kinds) < len(listener.allowed_routes.kinds)
+    references = Said("ResolvedRefs", holds=True, reason="ResolvedRefs")
+    if server.problem:
+        reason = "RefNotPermitted" if "ReferenceGrant" in server.problem else "InvalidCertificateRef"
+        references = Said("ResolvedRefs", holds=False, reason=reason, message=server.problem)
+    elif invalid:
+        references = Said("ResolvedRefs", holds=False, reason="InvalidRouteKinds", message=f"{listener.protocol} does not take all of them")
+    accepted = Said("Accepted", holds=True, reason="Accepted")
+    if listener.protocol not in _KINDS:
+        accepted = Said("Accepted", holds=False, reason="UnsupportedProtocol", message=f"{listener.protocol[:40]} is not served")
+    elif not served and not server.problem:
+        accepted = Said("Accepted", holds=False, reason="ProtocolConflict", message=f"port {listener.port} is served in another way")
+    programmed = Said("Programmed", holds=served, reason="Programmed" if served else "Invalid")
+    return ListenerStatus(listener.name, tuple(one.api_name for one in kinds), len(routes), (accepted, references, programmed))
+
+
+def _kinds(listener: GatewayListener) -> tuple[Kind, ...]:
+    """Of routes, that the listener takes."""
+    fit = _KINDS.get(listener.protocol, ())
+    stated = listener.allowed_routes.kinds
+    return tuple(one for one in fit if not stated or any((each.group, each.kind) == (GROUP, one.api_name) for each in stated))
+
+
+def _accepted(world: World, key: ObjectKey, route: Route, parent: ParentReference, gateway: Gateway) -> Said:
+    named = [one for one in gateway.spec.listeners if parent.section_name in {"", one.name} and parent.port in {0, one.port}]
+    if not named:
+        return Said("Accepted", holds=False, reason="NoMatchingParent", message="the Gateway has no such listener")
+    allowed = [one for one in named if key.kind in _kinds(one) and admits(world, one, gateway.metadata.namespace, key)]
+    if not allowed:
+        return Said("Accepted", holds=False, reason="NotAllowedByListeners", message="no listener takes routes of this kind and namespace")
+    hostnames = () if isinstance(route, TCPRoute) else route.spec.hostnames
+    if not any(narrower(one.hostname or ANY, host) for one in allowed for host in hostnames or (ANY,)):
+        return Said("Accepted", holds=False, reason="NoMatchingListenerHostname", message="no listener is for one of its hostnames")
+    return Said("Accepted", holds=True, reason="Accepted")
+
+
+def _at_service(namespace: str, key: ObjectKey) -> Said:
+    if namespace != key.namespace:
+        return Said("Accepted", holds=False, reason="NotAllowedByListeners", message="a Service takes routes of its own namespace")
+    return Said("Accepted", holds=True, reason="Accepted")
+
+
+def _meets(server: Server, hostnames: tuple[str, ...]) -> bool:
+    return any(narrower(claim.host, host) for claim in server.claims for host in hostnames or (ANY,))
+
+
+def _resolved(world: World, key: ObjectKey, route: Route) -> Said:
+    layer = Layer.HTTP if isinstance(route, HTTPRoute | GRPCRoute) else Layer.TCP
+    scope = Scope(ProxyKey(key.namespace, ""), 0, (), peers=False)
+    for backend in _backends(route):
+        destination = backend_destination(world, key, backend)
+        if isinstance(destination, Nowhere):
+            return Said("ResolvedRefs", holds=False, reason=destination.reason, message=destination.why)
+        problem = find_target(world, scope, key.namespace, destination, layer).problem
+        if problem:
+            return Said("ResolvedRefs", holds=False, reason="BackendNotFound", message=problem)
+    return Said("ResolvedRefs", holds=True, reason="ResolvedRefs")
+
+
+def _backends(route: Route) -> Iterator[BackendReference | MirrorReference]:
+    for rule in route.spec.rules:
+        yield from rule.backend_refs
+    if isinstance(route, HTTPRoute | GRPCRoute):
+        filters = (one for rule in route.spec.rules for one in rule.filters)
+        yield from (one.request_mirror.backend_ref for one in filters if one.request_mirror is not None)
+
+
+def _route(world: World, key: ObjectKey) -> Route | None:
+    match key.kind:
+        case Kind.HTTP_ROUTE:
+            return world.find(HTTPRoute, key.namespace, key.name)
+        case Kind.GRPC_ROUTE:
+            return world.find(GRPCRoute, key.namespace, key.name)
+        case Kind.TLS_ROUTE:
+            return world.find(TLSRoute, key.namespace, key.name)
+        case Kind.TCP_ROUTE:
+            return world.find(TCPRoute, key.namespace, key.name)
+    return None
