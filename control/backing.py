@@ -16,6 +16,7 @@ from control.ca.token_review import TokenReviewer
 from control.cluster.duties import do_duties
 from control.cluster.election import Terms
 from control.cluster.elector import Elector
+from control.cluster.gateway_status import GatewayStatus
 from control.cluster.root_configmaps import RootConfigMaps
 from control.cluster.root_secret import RootSecret
 from control.cluster.shared_revocations import SharedRevocations
@@ -42,7 +43,7 @@ from kubeapi.client import KubeClient
 GRACE_S = 60.0
 """Long enough for a machine that starts again, or a controller that does."""
 ENTRIES_FILE = "workload-entries.json"
-Work = Callable[[Mesh, Controller], Awaitable[None]]
+Work = Callable[[Mesh, Controller, Proxies], Awaitable[None]]
 """Goes on beside serving, once the mesh is whole."""
 
 
@@ -54,7 +55,7 @@ async def no_secrets(_proxies: Proxies) -> None:
     """For a backing that has none."""
 
 
-async def no_work(_mesh: Mesh, _controller: Controller) -> None:
+async def no_work(_mesh: Mesh, _controller: Controller, _proxies: Proxies) -> None:
     """For a backing that nothing is written to."""
 
 
@@ -117,7 +118,7 @@ def directory(settings: DirectorySettings) -> OpenBacking:
         entries = KeptEntries(files, settings.state_dir / ENTRIES_FILE, settings.root_namespace)
         terms = MachineTerms(controller="nodemesh-controller", grace_s=settings.grace_s)
 
-        async def work(mesh: Mesh, controller: Controller) -> None:
+        async def work(mesh: Mesh, controller: Controller, _proxies: Proxies) -> None:
             await Registrar(mesh, controller.machines, entries, lambda: terms, time.time).run()
 
         async def secrets(proxies: Proxies) -> None:
@@ -171,7 +172,7 @@ class _Parts:
 
 
 def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations, tokens: SharedTokens) -> Work:
-    async def work(mesh: Mesh, controller: Controller) -> None:
+    async def work(mesh: Mesh, controller: Controller, proxies: Proxies) -> None:
         # A container that is started again in its pod is another candidate, too.
         identity = f"{socket.gethostname()}_{os.urandom(4).hex()}"
         elector = Elector(parts.client, parts.namespace, identity, time.monotonic, parts.terms)
@@ -182,7 +183,12 @@ def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations
             return MachineTerms(controller=identity, grace_s=parts.grace_s, leading=elector.leading, alone=False)
 
         registrar = Registrar(mesh, controller.machines, ClusterEntries(parts.client), terms, time.time)
-        duties = do_duties(elector, StatusWriter(parts.client, mesh), WaypointStatus(parts.client, mesh), published)
+        statuses = (
+            StatusWriter(parts.client, mesh),
+            WaypointStatus(parts.client, mesh),
+            GatewayStatus(parts.client, mesh, lambda: proxies.world),
+        )
+        duties = do_duties(elector, *statuses, published)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(tokens.follow(), name="follow join tokens")
             tasks.create_task(elector.run(), name="leader election")

@@ -60,7 +60,7 @@ async def _run(settings: Settings, mesh: Mesh, open_backing: OpenBacking, ready:
             tasks.create_task(backing.secrets(proxies), name="certificates of gateways")
             tasks.create_task(controller.run(synced, ready), name="serving")
             await synced.wait()
-            await backing.work(mesh, controller)
+            await backing.work(mesh, controller, proxies)
 
 
 async def follow(source: Source, mesh: Mesh, synced: asyncio.Event) -> None:

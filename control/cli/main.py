@@ -15,7 +15,7 @@ from control.cli.serve import serve
 from control.cli.token import token
 from control.cli.validate import validate
 from control.cli.vm import vm
-from control.cli.waypoint import waypoint
+from control.cli.waypoint import gateway, waypoint
 from meshapi import old_python
 from meshapi.completion import completion_command
 
@@ -44,6 +44,7 @@ COMMANDS = (
     check,
     version,
     waypoint,
+    gateway,
     proxy_status,
     proxy_config,
     completion_command("meshctl"),

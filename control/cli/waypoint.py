@@ -1,4 +1,4 @@
-"""`meshctl waypoint`: run the Envoy of a waypoint."""
+"""`meshctl waypoint` and `meshctl gateway`: run the Envoy of a Gateway, whichever it is."""
 
 import sys
 from collections.abc import Iterator
@@ -20,8 +20,13 @@ def waypoint() -> None:
     """Waypoints: Envoys that the controller configures."""
 
 
+@click.group()
+def gateway() -> None:
+    """Gateways: Envoys at the edge of the mesh that the controller configures."""
+
+
 @waypoint.command(context_settings={"auto_envvar_prefix": "NODEMESH_WAYPOINT", "show_default": True})
-@click.option("--gateway", required=True, metavar="NAMESPACE/NAME", help="The Gateway that asks for this waypoint.")
+@click.option("--gateway", required=True, metavar="NAMESPACE/NAME", help="The Gateway that asks for this Envoy.")
 @click.option("--controller", "hosts", multiple=True, required=True, help="Host of a controller; several are tried in turn.")
 @click.option("--token-port", type=click.IntRange(1, 65535), default=wire.XDS_TOKEN_PORT, help="The controller's port for tokens.")
 @click.option("--agent-port", type=click.IntRange(1, 65535), default=wire.XDS_MTLS_PORT, help="Its port for certificates.")
@@ -32,7 +37,7 @@ def waypoint() -> None:
 @click.option("--state", type=DIRECTORY, default="/var/lib/nodemesh-waypoint", help="Private directory for key and certificate.")
 @click.option("--run-dir", type=DIRECTORY, default="/run/nodemesh-waypoint", help="Private directory for sockets.")
 @click.option("--envoy", type=FILE, default="/usr/local/bin/envoy", help="The Envoy to run.")
-@click.option("--address", "addresses", multiple=True, help="Address to take tunnels at; all of the machine, without any.")
+@click.option("--address", "addresses", multiple=True, help="Address to listen at; all of the machine, without any.")
 @click.option("--trust-domain", default=wire.DEFAULT_TRUST_DOMAIN)
 @click.option("--cluster", default=wire.DEFAULT_CLUSTER)
 @click.option("--instance", default="", help="Tells several Envoys of one Gateway apart, such as the pod's name.")
@@ -42,7 +47,7 @@ def waypoint() -> None:
 @click.option("--metrics-listen", default=f"0.0.0.0:{wire.PROXY_METRICS_PORT}", metavar="ADDRESS:PORT", help="For metrics; empty: none.")
 @click.option("--envoy-log-level", "log_level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
 def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, metrics_listen: str, **options: Any) -> None:
-    """Run the Envoy of a waypoint until SIGTERM, with its identity and configuration from the controller.
+    """Run the Envoy of a Gateway until SIGTERM, with its identity and configuration from the controller.
 
     Its key is made here and never leaves this host. Each option can be given in the environment too, as NODEMESH_WAYPOINT_<OPTION>.
     """
@@ -95,6 +100,10 @@ def _listen(text: str) -> tuple[str, int] | None:
     if not port.isdecimal() or int(port) >= 1 << 16:
         raise ValueError(f"--metrics-listen: {text[:60]!r} is no ADDRESS:PORT")
     return str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port)
+
+
+# One process runs either: what its Envoy does is the controller's to say.
+gateway.add_command(run)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -19,8 +19,8 @@ from control.envoy.routing.api_rules import backend_destination
 from control.envoy.routing.destinations import find_target
 from control.envoy.routing.scope import Scope
 from control.envoy.world import World
-from control.kinds import Gateway, GatewayClass, GRPCRoute, HTTPRoute, Kind, ObjectKey, TCPRoute, TLSRoute
-from control.kinds.gateway import GROUP, GatewayListener
+from control.kinds import Gateway, GatewayClass, GRPCRoute, HTTPRoute, Kind, ObjectKey, Service, TCPRoute, TLSRoute
+from control.kinds.gateway import GROUP, GatewayAddress, GatewayListener
 from control.kinds.gateway_routes import BackendReference, MirrorReference, ParentReference
 
 ROUTES: Final = (Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.TLS_ROUTE, Kind.TCP_ROUTE)
@@ -50,8 +50,11 @@ class ListenerStatus(Struct, frozen=True):
 
 
 class GatewayState(Struct, frozen=True):
+    """`addresses`: where it is reached, by what it states or by the Service of its name."""
+
     conditions: tuple[Said, ...]
     listeners: tuple[ListenerStatus, ...]
+    addresses: tuple[GatewayAddress, ...] = ()
 
 
 class ParentState(Struct, frozen=True):
@@ -79,10 +82,11 @@ def gateway_state(world: World, key: ObjectKey) -> GatewayState | None:
     accepted = Said("Accepted", holds=True, reason="Accepted")
     if len(served) < len(listeners):
         accepted = Said("Accepted", holds=bool(served), reason="ListenersNotValid", message=f"{len(served)} of {len(listeners)} listeners")
+    addresses = _addresses(world, gateway)
     placed = Said("Programmed", holds=True, reason="Programmed")
-    if not gateway.status.addresses and not gateway.spec.addresses:
+    if not addresses:
         placed = Said("Programmed", holds=False, reason="AddressNotAssigned", message="nothing says yet where it is reached")
-    return GatewayState((accepted, placed), listeners)
+    return GatewayState((accepted, placed), listeners, addresses)
 
 
 def route_state(world: World, key: ObjectKey) -> tuple[ParentState, ...]:
@@ -103,6 +107,14 @@ def route_state(world: World, key: ObjectKey) -> tuple[ParentState, ...]:
         elif parent.kind in {"Service", "ServiceEntry"} and key.kind in {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE}:
             found.append(ParentState(parent, _CONTROLLERS["nodemesh"], (_at_service(where, key), resolved)))
     return tuple(found)
+
+
+def _addresses(world: World, gateway: Gateway) -> tuple[GatewayAddress, ...]:
+    meta = gateway.metadata
+    if gateway.spec.addresses:
+        return gateway.spec.addresses
+    service = world.find(Service, meta.namespace, meta.name)
+    return (GatewayAddress(world.settings.hostname(meta.name, meta.namespace), "Hostname"),) if service is not None else ()
 
 
 def _listener(world: World, proxy: ProxyKey, gateway: Gateway, listener: GatewayListener) -> ListenerStatus:

@@ -1,0 +1,74 @@
+"""Writes what becomes of Gateways and routes into their status: looked at in rounds, only what differs written."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from control.cluster.gateway_conditions import Patch, gateway_patch, route_patch
+from control.envoy.gateways.status import ROUTES, gateway_state, route_state
+from control.envoy.world import World
+from control.kinds import Kind, ObjectKey
+from control.model.mesh import Mesh
+from control.source.kubernetes.resources import status_path
+from control.validation.document import Manifest
+from kubeapi.client import MERGE_PATCH, APIError, KubeClient
+
+A_ROUND: Final = 200
+"""What is more waits for the next round."""
+YIELD_EVERY: Final = 20
+log = logging.getLogger(__name__)
+
+
+class GatewayStatus:
+    """Implements Duty."""
+
+    def __init__(self, client: KubeClient, mesh: Mesh, world: Callable[[], World]) -> None:
+        """`world` is asked for once there is something to tell of: a mesh without gateways needs none."""
+        self._client = client
+        self._mesh = mesh
+        self._world = world
+        self._seen_batches = -1
+
+    async def round(self) -> None:
+        """Once over all of them, if anything has changed."""
+        if self._mesh.batches == self._seen_batches:
+            return
+        batches, settled, written = self._mesh.batches, True, 0
+        for count, (key, api_version, patch) in enumerate(self._patches(), start=1):
+            if patch is not None:
+                settled &= await self._write(key, api_version, patch)
+                written += 1
+            if written >= A_ROUND:
+                return
+            if count % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        if settled:
+            self._seen_batches = batches
+
+    def _patches(self) -> Iterator[tuple[ObjectKey, str, Patch | None]]:
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        for key in [key for key in self._mesh.records if key.kind is Kind.GATEWAY or key.kind in ROUTES]:
+            record = self._mesh.records.get(key)
+            # One that is refused is told so by its findings; what is in force of it may be an older form.
+            if record is not None and record.object is not None and not record.rejected:
+                yield key, str(record.manifest.get("apiVersion", "")), self._patch(key, record.manifest, now)
+
+    def _patch(self, key: ObjectKey, manifest: Manifest, now: str) -> Patch | None:
+        if key.kind is Kind.GATEWAY:
+            state = gateway_state(self._world(), key)
+            return gateway_patch(state, manifest, now) if state is not None else None
+        return route_patch(route_state(self._world(), key), manifest, now)
+
+    async def _write(self, key: ObjectKey, api_version: str, patch: Patch) -> bool:
+        """Whether that is settled, or the watch will tell of it."""
+        path = status_path(api_version, key.kind, key.namespace, key.name)
+        try:
+            await self._client.request("PATCH", path, body=patch.body, content_type=MERGE_PATCH)
+        except APIError as error:
+            if error.status in {404, 409}:
+                return True
+            log.warning("the status of %s is not written: %s", key, error)
+            return False
+        return True
