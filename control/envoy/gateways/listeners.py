@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from control.envoy.access_logs import access_logs
 from control.envoy.built import Built, Problem, built
 from control.envoy.filters import http_filters, network_filters
 from control.envoy.gateways.connections import Way, ways
@@ -201,6 +202,7 @@ def _http_chain(world: World, place: Place, table: str, server: Server | None = 
         stat_prefix=table,
         rds={"config_source": ads(), "route_config_name": table},
         http_filters=list(parts.filters),
+        access_log=world.ask(access_logs),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         # Whoever it is that connects is the client: what a request says of others before it counts for nothing.
         use_remote_address={"value": True},
