@@ -7,6 +7,7 @@ from msgspec import Struct
 from control.envoy.access_logs import access_logs
 from control.envoy.built import Built, Problem, built
 from control.envoy.filters import http_filters, network_filters
+from control.envoy.gateways.callers import connection_filters, request_filters, route_settings
 from control.envoy.gateways.connections import Way, ways
 from control.envoy.gateways.hosts import virtual_hosts
 from control.envoy.gateways.servers import ANY, Carries, Server, servers_of
@@ -96,6 +97,7 @@ def route_table(world: World, proxy: ProxyKey, name: str, servers: tuple[Server,
         virtual_hosts=list(found.hosts),
         ignore_port_in_host_matching=True,
         validate_clusters={"value": False},
+        typed_per_filter_config=route_settings(world, servers[0].terms),
         **body_limit(tuple(route for host in found.hosts for route in host["routes"])),
     )
     owners = tuple(server.owner for server in servers)
@@ -178,6 +180,7 @@ def _chains(world: World, proxy: ProxyKey, port: Port) -> _Chains:
 
 def _carrying(world: World, place: Place, server: Server, way: Way, names: _Names) -> list[_Chain]:
     parts = network_filters(world, place)
+    callers = connection_filters(world, server.terms, requests=False)
     fields: dict[str, Any] = {}
     if server.told_by_name:
         stated = way.names if server.carries is Carries.PASSTHROUGH else tuple(claim.host for claim in server.claims)
@@ -190,22 +193,24 @@ def _carrying(world: World, place: Place, server: Server, way: Way, names: _Name
     # Of several ways of one server, each is told by its first name.
     which = f"{server.name}~{way.names[0]}" if server.carries is Carries.PASSTHROUGH else server.name
     name = f"{server.carries}.{server.port}.{which}.{server.owner.name}.{server.owner.namespace}"
-    message = new("envoy.config.listener.v3.FilterChain", name=name, filters=[*parts.filters, way.filter], **fields)
+    message = new("envoy.config.listener.v3.FilterChain", name=name, filters=[*callers, *parts.filters, way.filter], **fields)
     return [_Chain(message, (*parts.sources, *way.sources))]
 
 
 def _http_chain(world: World, place: Place, table: str, server: Server | None = None, names: tuple[str, ...] = ()) -> _Chain:
-    parts = http_filters(world, place)
+    parts, terms = http_filters(world, place), server.terms if server is not None else None
     manager = extension(
         "http",
         MANAGER,
         stat_prefix=table,
         rds={"config_source": ads(), "route_config_name": table},
-        http_filters=list(parts.filters),
+        http_filters=[*request_filters(terms), *parts.filters],
         access_log=world.ask(access_logs),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         # Whoever it is that connects is the client: what a request says of others before it counts for nothing.
         use_remote_address={"value": True},
+        # No address is more trusted than others: what steers Envoy in headers (x-envoy-...) is taken from nobody.
+        internal_address_config={},
         forward_client_cert_details="SANITIZE_SET",
         set_current_client_cert_details={"subject": {"value": True}, "dns": True, "uri": True},
         common_http_protocol_options={"idle_timeout": {"seconds": IDLE_S}},
@@ -215,11 +220,12 @@ def _http_chain(world: World, place: Place, table: str, server: Server | None = 
         server_header_transformation="PASS_THROUGH",
         **reading(strict=world.ask(judges_paths, place)),
     )
+    callers = connection_filters(world, terms, requests=True)
     fields: dict[str, Any] = {}
-    if server is not None and server.terms is not None:
-        fields["transport_socket"] = downstream(server.terms, world.settings, ("h2", "http/1.1"))
+    if terms is not None:
+        fields["transport_socket"] = downstream(terms, world.settings, ("h2", "http/1.1"))
         fields["filter_chain_match"] = _match(names)
-    return _Chain(new("envoy.config.listener.v3.FilterChain", name=table, filters=[manager], **fields), parts.sources)
+    return _Chain(new("envoy.config.listener.v3.FilterChain", name=table, filters=[*callers, manager], **fields), parts.sources)
 
 
 def _match(names: tuple[str, ...]) -> Message:

@@ -13,6 +13,7 @@ import pytest
 
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from control.envoy.parts import SDS_CLUSTER
+from meshapi.trust import Revocation
 from tests.control.envoy.authority import Authority
 from tests.control.envoy.echo import Upstream, upstream
 from tests.control.envoy.gateways.test_gateway import Edge, api_route, backend, bound, gateway, https, istio_gateway, to
@@ -29,6 +30,7 @@ NOWHERE = {
     },
 }
 
+REVOKED = "spiffe://cluster.local/ns/shop/sa/revoked"
 REFUSED = (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)
 
 
@@ -52,11 +54,11 @@ class Running:
             found.load_cert_chain(*self.authority.issue(*client))
         return found
 
-    def ask(self, number: int, name: str, path: str = "/", context: ssl.SSLContext | None = None, host: str = "") -> Any:
+    def ask(self, number: int, name: str, path: str = "/", context: ssl.SSLContext | None = None, host: str = "", more: str = "") -> Any:
         """Status and headers, with what had arrived at a server under `echo`; raises OSError where the connection is refused."""
         raw: socket.socket = socket.create_connection(("127.0.0.1", self.port(number)), timeout=20)
         with raw if context is None else context.wrap_socket(raw, server_hostname=name) as connection:
-            connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host or name}\r\nx-forwarded-for: 9.9.9.9\r\n\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host or name}\r\nx-forwarded-for: 9.9.9.9\r\n{more}\r\n".encode())
             response = http.client.HTTPResponse(connection)
             response.begin()
             body = response.read()
@@ -72,6 +74,7 @@ SERVERS = ", ".join(
         https("other", "['*.other.example']", "mode: SIMPLE, credentialName: other, minProtocolVersion: TLSV1_3"),
         https("mutual", "[mutual.example]", "mode: MUTUAL, credentialName: mutual, subjectAltNames: [partner.example]"),
         https("optional", "[optional.example]", "mode: OPTIONAL_MUTUAL, credentialName: mutual"),
+        https("mesh", "[mesh.example]", "mode: ISTIO_MUTUAL"),
         https("missing", "[missing.example]", "mode: SIMPLE, credentialName: missing"),
         "{port: {number: 443, name: pass, protocol: TLS}, hosts: [vault.example], tls: {mode: PASSTHROUGH}}",
         "{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}",
@@ -80,7 +83,8 @@ SERVERS = ", ".join(
 RULES = (
     bound(
         "web",
-        "hosts: [redirected.example, cart.example, '*.other.example', mutual.example, optional.example, missing.example], " + to("cart"),
+        "hosts: [redirected.example, cart.example, '*.other.example', mutual.example, optional.example, mesh.example, missing.example], "
+        + to("cart"),
     ),
     bound("vault", "hosts: [vault.example], tls: [{match: [{sniHosts: [vault.example]}], route: [{destination: {host: vault}}]}]"),
     bound("tcp", "hosts: [any.example], tcp: [{match: [{port: 9000}], route: [{destination: {host: cart}}]}]"),
@@ -97,6 +101,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         cart = stack.enter_context(upstream("cart"))
         vault = stack.enter_context(upstream("vault", authority.server("vault.example")))
         found = Edge(istio_gateway("edge", SERVERS), *RULES, own=gateway(OWN))
+        found.world.revoke((Revocation(REVOKED, 4_000_000_000),))
+        found.view.refresh()
         found.write("pods.yaml", pod("vault-1", "vault", "10.0.0.9", mesh="none"))
         found.write("vault.yaml", service("vault", "10.96.0.9", "[{name: tls, port: 443}]", label="none"))
         secrets = [
@@ -104,6 +110,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             authority.secret("kubernetes://infra/other", "*.other.example"),
             authority.secret("kubernetes://infra/mutual", "mutual.example", "optional.example"),
             authority.roots("kubernetes://infra/mutual-cacert"),
+            authority.secret("default", "mesh.example"),
+            authority.roots("ROOTCA"),
         ]
         listeners = [_static(one, found, secrets) for name, one in found.of(LISTENER).items() if name.startswith("0.0.0.0")]
         clusters = [_cluster(found, name, {"10.0.0.1": cart, "10.0.0.9": vault}) for name in found.of(CLUSTER) if "|" in name]
@@ -151,6 +159,7 @@ def test_who_connects_is_told_on(edge: Running) -> None:
     headers = edge.ask(443, "cart.example", context=edge.context())["echo"]["headers"]
     assert headers["x-forwarded-for"].partition(",")[2], "who connected stands last, whatever was there"
     assert headers["x-forwarded-proto"] == "https"
+    assert "x-envoy-external-address" in headers, "nobody is trusted as one of us"
 
 
 def test_a_name_leads_to_its_own_hosts_alone(edge: Running) -> None:
@@ -177,6 +186,23 @@ def test_client_certificates(edge: Running) -> None:
             edge.ask(443, "mutual.example", context=edge.context(*client))
 
 
+def test_other_roots_make_no_identities_of_the_mesh(edge: Running) -> None:
+    assert edge.ask(443, "optional.example", context=edge.context("spiffe://elsewhere/ns/shop/sa/page"))["status"] == 200
+    with pytest.raises(REFUSED):
+        edge.ask(443, "optional.example", context=edge.context("spiffe://cluster.local/ns/shop/sa/page"))
+
+
+def test_identities_of_the_mesh_must_be_asked_for(edge: Running) -> None:
+    context = edge.context("spiffe://cluster.local/ns/shop/sa/page")
+    assert edge.ask(443, "mesh.example", context=context)["status"] == 200
+    for client in ((), ("page.example",)):
+        with pytest.raises(REFUSED):
+            edge.ask(443, "mesh.example", context=edge.context(*client))
+    two = edge.context("spiffe://cluster.local/ns/shop/sa/page", "spiffe://cluster.local/ns/shop/sa/other")
+    assert edge.ask(443, "mesh.example", context=two)["status"] == 401
+    assert edge.ask(443, "mesh.example", context=edge.context(REVOKED))["status"] == 401
+
+
 def test_client_certificates_that_are_not_required_are_still_verified(edge: Running, tmp_path: Path) -> None:
     assert edge.ask(443, "optional.example", context=edge.context())["status"] == 200
     assert edge.ask(443, "optional.example", context=edge.context("anybody.example"))["status"] == 200
@@ -199,6 +225,7 @@ def test_tls_passes_through_to_who_ends_it(edge: Running) -> None:
 def test_plaintext(edge: Running) -> None:
     answer = edge.ask(80, "redirected.example", "/a?b")
     assert (answer["status"], answer["location"]) == (301, "https://redirected.example/a?b")
+    assert edge.ask(80, "redirected.example", more="x-forwarded-proto: https\r\n")["status"] == 301
     assert edge.ask(80, "cart.example")["status"] == 200
     assert edge.ask(80, "nobody.example")["status"] == 404
     assert edge.ask(8080, "api.example")["status"] == 200
