@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from control.envoy.built import SECRET
 from control.envoy.credentials import CredentialError, Data, needed, secret
-from control.envoy.gateways.secrets import secrets_of
 from control.envoy.proxies import ProxyKey
+from control.envoy.secrets import secrets_of
 from control.envoy.world import World
 from control.resources import Changes, Resource, TypeURL
 

@@ -6,7 +6,7 @@ from control.envoy.built import SECRET
 from control.envoy.messages import message_class
 from control.xds.secrets import SecretStore, SecretView
 from tests.control.envoy.authority import Authority
-from tests.control.envoy.gateways.test_gateway import EDGE, Edge, gateway, https, istio_gateway
+from tests.control.envoy.gateways.test_gateway import EDGE, Edge, bound, gateway, https, istio_gateway
 
 NAME = "kubernetes://infra/cart"
 
@@ -104,3 +104,25 @@ def test_a_listener_needs_a_grant_for_another_namespaces(tmp_path_factory: pytes
 """
     )
     assert found.names == {"kubernetes://shop/cart"}
+
+
+def test_rules_for_calls_have_secrets_of_the_proxys_own_namespace_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    def outside(namespace: str) -> str:
+        return f"""
+    kind: ServiceEntry
+    apiVersion: networking.istio.io/v1
+    metadata: {{name: bank, namespace: {namespace}}}
+    spec: {{hosts: [bank.{namespace}.example], ports: [{{number: 443, name: https, protocol: HTTP}}], resolution: DNS}}
+---
+    kind: DestinationRule
+    apiVersion: networking.istio.io/v1
+    metadata: {{name: bank, namespace: {namespace}}}
+    spec: {{host: bank.{namespace}.example, trafficPolicy: {{tls: {{mode: MUTUAL, credentialName: client}}}}}}
+"""
+
+    routes = "http: [{route: [{destination: {host: bank.infra.example}, weight: 1}, {destination: {host: bank.shop.example}, weight: 1}]}]"
+    open_port = istio_gateway("edge", "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}")
+    found = Gateway(tmp_path_factory, open_port, outside("infra"), outside("shop"), bound("bank", f"hosts: [pay.example], {routes}"))
+    pair = found.pair("client.example")
+    found.store.put({("infra", "client"): {**pair, "ca.crt": found.authority.root.read_bytes()}, ("shop", "client"): pair})
+    assert found.names == {"kubernetes://infra/client", "kubernetes://infra/client-cacert"}
