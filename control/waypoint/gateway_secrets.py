@@ -1,13 +1,13 @@
 """Certificates of a gateway, from the controller: asked for by the names that Envoy asks for, held in memory alone, and followed.
 
-One stream for all of them. What was there once stays in use while no controller answers, and when its Secret goes: connections that
-are open are not to suffer, and an Envoy keeps what it has anyway.
+One stream for all of them. What was there once stays in use while no controller answers. When its Secret goes, a server's certificate
+stays, which lets nobody in who was not; roots by which clients are verified do not: without them nobody is let in.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
@@ -17,6 +17,7 @@ from control.envoy.messages import Message, message_class
 from control.rpc import aio
 from control.waypoint.dialling import Backoff
 from control.waypoint.identity import Identity
+from control.waypoint.nobody import nobodys_roots
 from meshapi import discovery
 
 MAX_NAMES: Final = 1000
@@ -95,10 +96,19 @@ class GatewaySecrets:
             if resource.name in self._wanted:
                 self._held[resource.name] = kind.FromString(resource.body)
         for name in response.removed:
-            if name in self._held:
-                log.warning("the certificate %s is gone: what was there last stays in use", name)
-        for watcher in tuple(self._watchers) if response.resources else ():
+            self._gone(name, kind)
+        for watcher in tuple(self._watchers):
             watcher()
+
+    def _gone(self, name: str, kind: Any) -> None:
+        held = self._held.get(name)
+        if held is None:
+            return
+        if held.HasField("validation_context"):
+            log.warning("the roots %s are gone: clients that are verified by them are refused", name)
+            self._held[name] = kind(name=name, validation_context={"trusted_ca": {"inline_bytes": nobodys_roots()}})
+        else:
+            log.warning("the certificate %s is gone: what was there last stays in use", name)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> str:

@@ -22,7 +22,7 @@ from control.xds.trust import TRUST
 from meshapi import discovery
 
 MAX_STREAMS_PER_NODE = 8
-MAX_STREAMS_PER_GATEWAY = 128
+MAX_STREAMS_PER_GATEWAY = 192
 """Three of each Envoy: its configuration, its certificates, and what is trusted."""
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,11 @@ GATEWAY = """
     metadata: {name: gate, namespace: shop}
     spec:
       gatewayClassName: nodemesh
-      listeners: [{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cart}]}}]
+      listeners:
+      - name: s
+        port: 443
+        protocol: HTTPS
+        tls: {certificateRefs: [{name: cart}], options: {gateway.istio.io/tls-terminate-mode: MUTUAL}}
 """
 
 
@@ -42,10 +46,14 @@ class Asking:
         return stream
 
 
-async def key_of(stream: "aio.StreamStreamCall[bytes, bytes]") -> bytes:
+async def answer(stream: "aio.StreamStreamCall[bytes, bytes]"):
     async with asyncio.timeout(WAIT_S):
         (found,) = message_class(RESPONSE).FromString(await stream.read()).resources
-    return bytes(message_class(SECRET.partition("/")[2]).FromString(found.value).tls_certificate.private_key.inline_bytes)
+    return message_class(SECRET.partition("/")[2]).FromString(found.value)
+
+
+async def key_of(stream: "aio.StreamStreamCall[bytes, bytes]") -> bytes:
+    return bytes((await answer(stream)).tls_certificate.private_key.inline_bytes)
 
 
 @pytest.fixture
@@ -59,17 +67,23 @@ def pair(authority: Authority, name: str) -> dict[str, bytes]:
     return {"tls.crt": certificate.read_bytes(), "tls.key": key.read_bytes()}
 
 
-async def test_a_certificate_comes_and_is_renewed_and_nobody_elses_comes(world: World, tmp_path: Path) -> None:
-    authority, store = Authority(tmp_path), held(world)
-    first, second, other = (pair(authority, name) for name in ("a.example", "b.example", "c.example"))
-    settings = await settings_of(world, tmp_path)
+@asynccontextmanager
+async def beside(world: World, path: Path) -> AsyncIterator[tuple[Asking, GatewaySecrets]]:
+    """The process beside an Envoy, and who asks it."""
+    settings = await settings_of(world, path)
     async with AsyncExitStack() as stack:
         identity = await stack.enter_async_context(kept(settings))
         certificates = GatewaySecrets(identity)
         await stack.enter_async_context(serving(identity, settings.socket, certificates))
         following = asyncio.ensure_future(certificates.run())
         stack.callback(following.cancel)
-        envoy = Asking(await stack.enter_async_context(aio.insecure_channel(f"unix:{settings.socket}")))
+        yield Asking(await stack.enter_async_context(aio.insecure_channel(f"unix:{settings.socket}"))), certificates
+
+
+async def test_a_certificate_comes_and_is_renewed_and_nobody_elses_comes(world: World, tmp_path: Path) -> None:
+    authority, store = Authority(tmp_path), held(world)
+    first, second, other = (pair(authority, name) for name in ("a.example", "b.example", "c.example"))
+    async with beside(world, tmp_path) as (envoy, certificates):
         asked, in_vain = await envoy.ask("kubernetes://shop/cart"), await envoy.ask("kubernetes://shop/other")
         store.put({("shop", "other"): other, ("shop", "cart"): first})
         assert await key_of(asked) == first["tls.key"]
@@ -84,3 +98,20 @@ def held(world: World) -> SecretStore:
     """Where the controller has its secrets from."""
     assert world.proxies is not None
     return world.proxies.secrets
+
+
+async def test_roots_that_are_gone_let_nobody_in(world: World, tmp_path: Path) -> None:
+    authority, store = Authority(tmp_path), held(world)
+    async with beside(world, tmp_path) as (envoy, certificates):
+        roots, server = await envoy.ask("kubernetes://shop/cart-cacert"), await envoy.ask("kubernetes://shop/cart")
+        served = pair(authority, "a.example")
+        store.put({("shop", "cart"): served, ("shop", "cart-cacert"): {"ca.crt": authority.root.read_bytes()}})
+        assert await key_of(server) == served["tls.key"]
+        assert (await answer(roots)).validation_context.trusted_ca.inline_bytes == authority.root.read_bytes()
+        store.put({("shop", "cart"): None, ("shop", "cart-cacert"): None})
+        left = (await answer(roots)).validation_context.trusted_ca.inline_bytes
+        assert left != authority.root.read_bytes()
+        assert b"BEGIN CERTIFICATE" in left
+        found = certificates.get("kubernetes://shop/cart")
+        assert found is not None
+        assert found.tls_certificate.private_key.inline_bytes == served["tls.key"]
