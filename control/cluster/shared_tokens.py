@@ -109,10 +109,22 @@ class SharedTokens:
             content = base64.b64decode((secret.data or {}).get(KEY, ""), validate=True)
             found = msgspec.json.decode(content or b"[]", type=tuple[TokenRecord, ...])
             for record in found:
-                check_segment(record.node)
+                _check_holder(record)
         except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, IdentityError) as error:
             raise UnreadableError(f"the secret {NAME} can't be read") from error
         self.records = {record.id: record for record in found}
+
+
+def _check_holder(record: TokenRecord) -> None:
+    """Raises IdentityError for one that is for nobody who could be, or for two."""
+    if not record.gateway:
+        check_segment(record.node)
+        return
+    namespace, _, name = record.gateway.partition("/")
+    check_segment(namespace)
+    check_segment(name)
+    if record.node:
+        raise IdentityError(f"a token for the gateway {record.gateway[:200]} and a node")
 
 
 def _older(version: str, than: str) -> bool:

@@ -109,6 +109,21 @@ def test_values_reach_where_they_belong() -> None:
     assert "system:serviceaccount:elsewhere:nodemesh-agent" in text
 
 
+def test_certificates_are_read_in_the_namespaces_that_are_named_and_in_no_other(kube: Cluster) -> None:
+    namespace = kube.namespace("edge")
+    items = rendered({"gatewayNamespaces": [namespace]}, "elsewhere")
+    reading = {item["metadata"]["name"] for item in items if item["kind"] == "ClusterRole" and _reads_secrets(item)}
+    bound = [item for item in items if item["kind"].endswith("Binding") and item["roleRef"]["name"] in reading]
+    (binding,) = bound
+    assert (binding["kind"], binding["metadata"]["namespace"]) == ("RoleBinding", namespace)
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "nodemesh-controller", "namespace": "elsewhere"}]
+    kube.admin.apply(binding, dry_run=True)
+
+
+def _reads_secrets(role: Manifest) -> bool:
+    return any("secrets" in rule["resources"] for rule in role["rules"])
+
+
 def test_helm_has_the_agents_let_go_before_it_deletes_anything() -> None:
     hooks = [item for item in rendered(OTHERWISE, "elsewhere") if "helm.sh/hook" in item["metadata"].get("annotations", {})]
     assert [item["kind"] for item in hooks] == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"]

@@ -1,6 +1,8 @@
 """Objects as a cluster has them: what a user writes, what a scheduler and a kubelet add."""
 
+import base64
 import uuid
+from collections.abc import Mapping
 
 from tests.kube.admin import Admin, Manifest
 
@@ -46,6 +48,12 @@ def service(namespace: str, name: str, selector: dict[str, str], *, address: str
         "metadata": {"name": name, "namespace": namespace},
         "spec": spec | ({"clusterIP": address} if address else {}),
     }
+
+
+def secret(namespace: str, name: str, data: Mapping[str, bytes]) -> Manifest:
+    """With its values as Kubernetes wants them."""
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "data": encoded}
 
 
 def pod_key(namespace: str, name: str) -> str:

@@ -11,22 +11,40 @@ RBAC = REPOSITORY / "deploy/daemonset/base/controller-rbac.yaml"
 ACCOUNT = "nodemesh-controller"
 
 
+CERTIFICATES = "nodemesh-gateway-certificates"
+"""The role that is bound only where an operator says that gateways are."""
+
+
 def install_rights(kube: Cluster, namespace: str) -> None:
-    """The account of the controller in `namespace`, with the ClusterRole (and the Role, there) of the manifest and nothing else."""
+    """The account of the controller in `namespace`, with what the manifest binds to it and nothing else."""
     kube.service_account(namespace, ACCOUNT)
-    for item in yaml.safe_load_all(RBAC.read_text()):
-        meta = {"name": f"{item['metadata']['name']}-{namespace}"} | ({"namespace": namespace} if item["kind"] == "Role" else {})
+    items = list(yaml.safe_load_all(RBAC.read_text()))
+    bound = {(item["roleRef"]["kind"], item["roleRef"]["name"]) for item in items if item["kind"].endswith("Binding")}
+    for item in items:
         if item["kind"] in {"ClusterRole", "Role"}:
-            kube.admin.apply({**item, "metadata": meta})
-            kube.admin.apply(
-                {
-                    "apiVersion": "rbac.authorization.k8s.io/v1",
-                    "kind": f"{item['kind']}Binding",
-                    "metadata": meta,
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": item["kind"], "name": meta["name"]},
-                    "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}],
-                }
-            )
+            name = f"{item['metadata']['name']}-{namespace}"
+            where = namespace if item["kind"] == "Role" else ""
+            kube.admin.apply({**item, "metadata": {"name": name} | ({"namespace": where} if where else {})})
+            if (item["kind"], item["metadata"]["name"]) in bound:
+                _bind(kube, item["kind"], name, namespace, where)
+
+
+def let_read_certificates(kube: Cluster, controller: str, namespace: str) -> None:
+    """What the chart's `gatewayNamespaces` does for one: the controller of the namespace `controller` may read the Secrets there."""
+    _bind(kube, "ClusterRole", f"{CERTIFICATES}-{controller}", controller, namespace)
+
+
+def _bind(kube: Cluster, kind: str, role: str, controller: str, where: str) -> None:
+    """In the namespace `where`, or in all."""
+    kube.admin.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding" if where else "ClusterRoleBinding",
+            "metadata": {"name": role} | ({"namespace": where} if where else {}),
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": controller}],
+        }
+    )
 
 
 def controller_kubeconfig(kube: Cluster, directory: Path, *, server: str | None = None) -> tuple[Path, str]:

@@ -56,6 +56,16 @@ async def test_a_token_works_at_every_replica_and_once_in_all(kube: Cluster, tmp
         await knows(first, {})
 
 
+async def test_a_token_for_a_gateway_is_known_to_all_and_spoils_no_other(kube: Cluster, tmp_path: Path) -> None:
+    async with AsyncExitStack() as opened:
+        first = await opened.enter_async_context(kube_world(kube, tmp_path))
+        second = await opened.enter_async_context(kube_world(kube, tmp_path, beside=first))
+        gate = await first.admin("POST", "/tokens", json={"gateway": "edge/gate", "ttl_s": 600})
+        node = await second.admin("POST", "/tokens", json={"node": first.node(), "ttl_s": 600})
+        for world in (first, second):
+            await knows(world, {gate["id"]: False, node["id"]: False})
+
+
 async def test_what_one_revokes_and_a_secret_that_is_deleted(kube: Cluster, tmp_path: Path) -> None:
     async with kube_world(kube, tmp_path) as world:
         name = world.node()

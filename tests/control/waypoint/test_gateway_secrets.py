@@ -12,6 +12,7 @@ from control.envoy.messages import message_class, new
 from control.rpc import aio
 from control.waypoint.gateway_secrets import GatewaySecrets
 from control.waypoint.local import serving
+from control.waypoint.settings import Settings
 from control.xds.secrets import SecretStore
 from tests.control.agent import WAIT_S
 from tests.control.envoy.authority import Authority
@@ -68,9 +69,8 @@ def pair(authority: Authority, name: str) -> dict[str, bytes]:
 
 
 @asynccontextmanager
-async def beside(world: World, path: Path) -> AsyncIterator[tuple[Asking, GatewaySecrets]]:
+async def beside(settings: Settings) -> AsyncIterator[tuple[Asking, GatewaySecrets]]:
     """The process beside an Envoy, and who asks it."""
-    settings = await settings_of(world, path)
     async with AsyncExitStack() as stack:
         identity = await stack.enter_async_context(kept(settings))
         certificates = GatewaySecrets(identity)
@@ -83,7 +83,7 @@ async def beside(world: World, path: Path) -> AsyncIterator[tuple[Asking, Gatewa
 async def test_a_certificate_comes_and_is_renewed_and_nobody_elses_comes(world: World, tmp_path: Path) -> None:
     authority, store = Authority(tmp_path), held(world)
     first, second, other = (pair(authority, name) for name in ("a.example", "b.example", "c.example"))
-    async with beside(world, tmp_path) as (envoy, certificates):
+    async with beside(await settings_of(world, tmp_path)) as (envoy, certificates):
         asked, in_vain = await envoy.ask("kubernetes://shop/cart"), await envoy.ask("kubernetes://shop/other")
         store.put({("shop", "other"): other, ("shop", "cart"): first})
         assert await key_of(asked) == first["tls.key"]
@@ -102,7 +102,7 @@ def held(world: World) -> SecretStore:
 
 async def test_roots_that_are_gone_let_nobody_in(world: World, tmp_path: Path) -> None:
     authority, store = Authority(tmp_path), held(world)
-    async with beside(world, tmp_path) as (envoy, certificates):
+    async with beside(await settings_of(world, tmp_path)) as (envoy, certificates):
         roots, server = await envoy.ask("kubernetes://shop/cart-cacert"), await envoy.ask("kubernetes://shop/cart")
         served = pair(authority, "a.example")
         store.put({("shop", "cart"): served, ("shop", "cart-cacert"): {"ca.crt": authority.root.read_bytes()}})

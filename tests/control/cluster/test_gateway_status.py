@@ -1,0 +1,92 @@
+"""What becomes of Gateways and routes, told in their status on a real API server under the controller's own rights."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.control.cluster.test_replicas import until
+from tests.control.kube_controller import kube_world
+from tests.kube.admin import Manifest
+from tests.kube.cluster import Cluster
+from tests.kube.objects import service
+
+API = "gateway.networking.k8s.io/v1"
+Stated = dict[str, tuple[str, str]]
+
+
+def made(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> Manifest:
+    return {"apiVersion": API, "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def gateway(namespace: str, *listeners: dict[str, Any]) -> Manifest:
+    return made("Gateway", "gate", namespace, {"gatewayClassName": "nodemesh", "listeners": list(listeners)})
+
+
+def route(namespace: str, backend: str, **parent: str) -> Manifest:
+    rule = {"backendRefs": [{"name": backend, "port": 80}]}
+    return made("HTTPRoute", "r", namespace, {"parentRefs": [{"name": "gate", **parent}], "rules": [rule]})
+
+
+def conditions(found: list[dict[str, Any]]) -> Stated:
+    return {one["type"]: (one["status"], one["reason"]) for one in found}
+
+
+HTTP = {"name": "http", "port": 80, "protocol": "HTTP"}
+HTTPS = {"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "c", "namespace": "elsewhere"}]}}
+
+
+async def test_a_gateway_and_its_route_say_what_becomes_of_them(kube: Cluster, tmp_path: Path) -> None:
+    namespace = kube.namespace("edge")
+
+    def status(kind: str, name: str) -> dict[str, Any]:
+        return kube.admin.get(API, kind, name, namespace).get("status") or {}
+
+    def listeners() -> dict[str, tuple[int, Stated]]:
+        return {
+            one["name"]: (one["attachedRoutes"], conditions(one["conditions"])) for one in status("Gateway", "gate").get("listeners", ())
+        }
+
+    def at_parent() -> Stated:
+        return conditions([one for parent in status("HTTPRoute", "r").get("parents", ()) for one in parent["conditions"]])
+
+    def accepted_route() -> bool:
+        return at_parent() == {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("True", "ResolvedRefs")}
+
+    async with kube_world(kube, tmp_path):
+        kube.admin.apply(gateway(namespace, HTTP, HTTPS))
+        kube.admin.apply(route(namespace, "cart"))
+        await until(lambda: at_parent().get("ResolvedRefs") == ("False", "BackendNotFound"), "that the service is missing")
+        assert at_parent()["Accepted"] == ("True", "Accepted")
+        await until(lambda: listeners().get("http", (0,))[0] == 1, "an attached route")
+        assert listeners()["http"][1]["Programmed"] == ("True", "Programmed")
+        assert listeners()["https"][1]["ResolvedRefs"] == ("False", "RefNotPermitted")
+        assert conditions(status("Gateway", "gate")["conditions"])["Programmed"] == ("False", "AddressNotAssigned")
+        kube.admin.create(service(namespace, "cart", {"app": "cart"}))
+        kube.admin.create(service(namespace, "gate", {"app": "gate"}))
+        await until(accepted_route, "that it resolves")
+        await until(lambda: conditions(status("Gateway", "gate")["conditions"])["Programmed"][0] == "True", "an address")
+        kube.admin.apply(route(namespace, "cart", sectionName="none"))
+        await until(lambda: at_parent()["Accepted"] == ("False", "NoMatchingParent"), "that there is no such listener")
+        await until(lambda: listeners()["http"][0] == 0, "that nothing is attached")
+
+
+async def test_what_is_right_is_not_written_again_and_what_others_say_stays(kube: Cluster, tmp_path: Path) -> None:
+    namespace = kube.namespace("edge")
+    theirs = {"parentRef": {"name": "x"}, "controllerName": "example.com/other", "conditions": []}
+
+    def found() -> Manifest:
+        return kube.admin.get(API, "HTTPRoute", "r", namespace)
+
+    def parents() -> list[dict[str, Any]]:
+        return list((found().get("status") or {}).get("parents", ()))
+
+    async with kube_world(kube, tmp_path):
+        kube.admin.apply(gateway(namespace, HTTP))
+        kube.admin.apply(route(namespace, "cart"))
+        kube.admin.status({**route(namespace, "cart"), "status": {"parents": [theirs]}})
+        await until(lambda: len(parents()) == 2, "what we say beside what they say")
+        assert theirs in parents()
+        version = found()["metadata"]["resourceVersion"]
+        # Another object of ours is told of after the mesh has changed: so the round went over this one, too.
+        kube.admin.apply(made("Gateway", "two", namespace, {"gatewayClassName": "nodemesh", "listeners": [HTTP]}))
+        await until(lambda: kube.admin.get(API, "Gateway", "two", namespace).get("status", {}).get("listeners"), "another round")
+        assert found()["metadata"]["resourceVersion"] == version
