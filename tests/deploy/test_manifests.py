@@ -113,7 +113,7 @@ def test_certificates_are_read_in_the_namespaces_that_are_named_and_in_no_other(
     namespace = kube.namespace("edge")
     items = rendered({"gatewayNamespaces": [namespace]}, "elsewhere")
     reading = {item["metadata"]["name"] for item in items if item["kind"] == "ClusterRole" and _reads_secrets(item)}
-    bound = [item for item in items if item["kind"].endswith("Binding") and item["roleRef"]["name"] in reading]
+    bound = [item for item in items if item["kind"].endswith("RoleBinding") and item["roleRef"]["name"] in reading]
     (binding,) = bound
     assert (binding["kind"], binding["metadata"]["namespace"]) == ("RoleBinding", namespace)
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "nodemesh-controller", "namespace": "elsewhere"}]

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from control.envoy.access_logs import access_logs
+from control.envoy.access_logs import request_logs
 from control.envoy.built import Built, Problem, built
 from control.envoy.filters import http_filters, network_filters
 from control.envoy.gateways.callers import connection_filters, request_filters, route_settings
@@ -12,12 +12,16 @@ from control.envoy.gateways.connections import Way, ways
 from control.envoy.gateways.hosts import virtual_hosts
 from control.envoy.gateways.servers import ANY, Carries, Server, servers_of
 from control.envoy.gateways.terms import downstream
+from control.envoy.listeners.chains import logged
 from control.envoy.listeners.requests import judges_paths, reading, without_ambiguity
+from control.envoy.logging_rules import logging_at
 from control.envoy.messages import Message, new
+from control.envoy.metric_rules import metrics_at
 from control.envoy.naming import ClusterRef
 from control.envoy.parts import ads, extension, socket_address
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
+from control.envoy.reports import identity_metadata
 from control.envoy.routing.http_table import body_limit
 from control.envoy.world import World
 from control.kinds import ObjectKey
@@ -164,9 +168,10 @@ def _bound(address: str, number: int) -> dict[str, Any]:
 
 def _chains(world: World, proxy: ProxyKey, port: Port) -> _Chains:
     place = Place(proxy, None, port.number)
+    told = world.ask(logging_at, place).problems
     if port.servers and port.servers[0].carries is Carries.HTTP:
-        return _Chains((_http_chain(world, place, f"http.{port.number}"),))
-    names, found, problems = _Names(), list[_Chain](), list[Problem]()
+        return _Chains((_http_chain(world, place, f"http.{port.number}"),), told)
+    names, found, problems = _Names(), list[_Chain](), list[Problem](told)
     for server in port.servers:
         if server.carries is Carries.HTTPS:
             if free := names.take(server, tuple(claim.host for claim in server.claims)):
@@ -193,8 +198,8 @@ def _carrying(world: World, place: Place, server: Server, way: Way, names: _Name
     # Of several ways of one server, each is told by its first name.
     which = f"{server.name}~{way.names[0]}" if server.carries is Carries.PASSTHROUGH else server.name
     name = f"{server.carries}.{server.port}.{which}.{server.owner.name}.{server.owner.namespace}"
-    message = new("envoy.config.listener.v3.FilterChain", name=name, filters=[*callers, *parts.filters, way.filter], **fields)
-    return [_Chain(message, (*parts.sources, *way.sources))]
+    filters = [*callers, *parts.filters, logged(world, place, way.filter)]
+    return [_chain(world, place, (*parts.sources, *way.sources), name=name, filters=filters, **fields)]
 
 
 def _http_chain(world: World, place: Place, table: str, server: Server | None = None, names: tuple[str, ...] = ()) -> _Chain:
@@ -205,7 +210,7 @@ def _http_chain(world: World, place: Place, table: str, server: Server | None = 
         stat_prefix=table,
         rds={"config_source": ads(), "route_config_name": table},
         http_filters=[*request_filters(terms), *parts.filters],
-        access_log=world.ask(access_logs),
+        **request_logs(world, place),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         # Whoever it is that connects is the client: what a request says of others before it counts for nothing.
         use_remote_address={"value": True},
@@ -225,7 +230,14 @@ def _http_chain(world: World, place: Place, table: str, server: Server | None = 
     if terms is not None:
         fields["transport_socket"] = downstream(terms, world.settings, ("h2", "http/1.1"))
         fields["filter_chain_match"] = _match(names)
-    return _Chain(new("envoy.config.listener.v3.FilterChain", name=table, filters=[*callers, manager], **fields), parts.sources)
+    return _chain(world, place, parts.sources, name=table, filters=[*callers, manager], **fields)
+
+
+def _chain(world: World, place: Place, sources: tuple[ObjectKey, ...], **fields: Any) -> _Chain:
+    """With what is told of its traffic."""
+    metrics, lines = world.ask(metrics_at, place), world.ask(logging_at, place)
+    message = new("envoy.config.listener.v3.FilterChain", metadata=identity_metadata("", metrics.text), **fields)
+    return _Chain(message, (*sources, *metrics.sources, *lines.sources))
 
 
 def _match(names: tuple[str, ...]) -> Message:

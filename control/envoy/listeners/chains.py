@@ -5,19 +5,20 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from control.envoy.access_logs import request_logs
+from control.envoy.access_logs import connection_logs, request_logs
 from control.envoy.built import Problem
 from control.envoy.filters import http_filters
 from control.envoy.listeners.requests import judges_paths, reading
 from control.envoy.listeners.tunnel import MANAGER
 from control.envoy.logging_rules import logging_at
-from control.envoy.messages import Message, new, packed
+from control.envoy.messages import Message, message_class, new, packed
 from control.envoy.parts import extension
 from control.envoy.place import Place
 from control.envoy.world import World
 from control.kinds import ObjectKey
 
 FILTER_CHAIN: Final = "envoy.config.listener.v3.FilterChain"
+TCP_PROXY: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 _INPUTS: Final = "matching.common_inputs.network.v3"
 HTTP_VERSIONS: Final = ("http/1.0", "http/1.1", "h2c")
 
@@ -55,6 +56,13 @@ def described(chain: Chain, metadata: dict[str, Any], sources: tuple[ObjectKey, 
     """The same chain, with what reports are to say of it."""
     message = new(FILTER_CHAIN, name=chain.message.name, filters=list(chain.message.filters), metadata=metadata)
     return Chain(message, (*chain.sources, *sources), chain.problems)
+
+
+def logged(world: World, place: Place, carrier: Message) -> Message:
+    """A filter that carries connections, with who is told of them."""
+    proxying = message_class(TCP_PROXY).FromString(carrier.typed_config.value)
+    proxying.MergeFrom(new(TCP_PROXY, **connection_logs(world, place)))
+    return new("envoy.config.listener.v3.Filter", name=carrier.name, typed_config=packed(proxying))
 
 
 def choose(name: str) -> dict[str, Any]:

@@ -2,15 +2,25 @@
 
 from typing import Any, Final
 
-from control.envoy.access_logs import connection_logs
 from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogPort, CatalogService
 from control.envoy.filters import network_filters
-from control.envoy.listeners.chains import FILTER_CHAIN, Chain, by_first_bytes, by_server_name, choose, described, exactly, http_chain, then
+from control.envoy.listeners.chains import (
+    FILTER_CHAIN,
+    Chain,
+    by_first_bytes,
+    by_server_name,
+    choose,
+    described,
+    exactly,
+    http_chain,
+    logged,
+    then,
+)
 from control.envoy.listeners.tunnel import LISTENER_MESSAGE
 from control.envoy.listeners.workloads import direct_chains, matches
 from control.envoy.logging_rules import logging_at
-from control.envoy.messages import Message, message_class, new, packed
+from control.envoy.messages import new
 from control.envoy.metric_rules import metrics_at
 from control.envoy.naming import INTERNAL, SNIFFING, Layer, chain_name
 from control.envoy.parts import ads, extension, original_destination
@@ -21,7 +31,6 @@ from control.envoy.routes import TCPTarget, server_name_targets, tcp_target
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
 
-TCP_PROXY: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 SNIFF_TIMEOUT_S: Final = 5
 
 
@@ -111,15 +120,8 @@ def _named_chains(world: World, place: Place) -> tuple[Chain, ...]:
 
 def _carrying(world: World, place: Place, target: TCPTarget, name: str) -> Chain:
     parts, told = world.ask(network_filters, place), world.ask(logging_at, place)
-    message = new(FILTER_CHAIN, name=name, filters=[*parts.filters, _logged(world, place, target.filter)])
+    message = new(FILTER_CHAIN, name=name, filters=[*parts.filters, logged(world, place, target.filter)])
     return Chain(message, (*parts.sources, *target.sources, *told.sources), (*target.problems, *told.problems))
-
-
-def _logged(world: World, place: Place, carrier: Message) -> Message:
-    """The filter that carries connections, with who is told of them."""
-    proxying = message_class(TCP_PROXY).FromString(carrier.typed_config.value)
-    proxying.MergeFrom(new(TCP_PROXY, **connection_logs(world, place)))
-    return new("envoy.config.listener.v3.Filter", name=carrier.name, typed_config=packed(proxying))
 
 
 def _named(service: ServiceKey, port: int, index: int) -> str:
