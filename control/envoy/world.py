@@ -7,10 +7,13 @@ their answers, and looks at the mesh through the other methods alone.
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
+from msgspec import Struct
+
 from control.envoy.catalogue import CatalogService, Endpoint, catalog_service, endpoint
 from control.envoy.incremental import Computation
 from control.kinds import Kind, MeshObject, ObjectKey
 from control.model.derivation import ADDRESS
+from control.model.labels import Labels, workload_labels
 from control.model.mesh import Batch, Mesh
 from control.model.settings import MeshSettings
 from control.model.waypoints import Waypoint
@@ -20,9 +23,16 @@ from meshapi.workload import GatewayAddress, Service, ServiceKey, Workload, Work
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 O = TypeVar("O", bound=MeshObject)  # noqa: E741 - an object of one kind
-Input = tuple[Callable[[Any], object], str]
+Input = tuple[Callable[[Any], object], str | tuple[str, str]]
 UNLISTED = frozenset({Kind.POD, Kind.NODE, Kind.ENDPOINT_SLICE, Kind.SERVICE, Kind.SERVICE_ENTRY, Kind.WORKLOAD_ENTRY})
 """Kinds of which there are thousands: they are seen as services and endpoints, never as a list of all."""
+
+
+class LabelledWorkload(Struct, frozen=True):
+    """A workload with the labels of its object."""
+
+    workload: Workload
+    labels: Labels
 
 
 class World:
@@ -38,6 +48,8 @@ class World:
         """By what waypoint they are bound to."""
         self._known: dict[str, Workload | Service] = {}
         """What was filed, so that it can be taken out again."""
+        self._labels: dict[WorkloadUID, Labels] = {}
+        """Of all workloads."""
         self._by_kind: dict[Kind, set[ObjectKey]] = {}
         self._revocations: tuple[Revocation, ...] = ()
         for name in mesh.names(ADDRESS):
@@ -75,6 +87,10 @@ class World:
     def bound_workloads(self, waypoint: GatewayAddress) -> tuple[Workload, ...]:
         """The workloads whose waypoint is at an address, in the order of their uids."""
         return self._computation.ask(self._load_workloads, waypoint_name(waypoint))
+
+    def labelled(self, label: tuple[str, str]) -> tuple[LabelledWorkload, ...]:
+        """The workloads with a label, in the order of their uids."""
+        return self._computation.ask(self._load_labelled, label)
 
     def find(self, kind: type[O], namespace: str, name: str) -> O | None:
         """An object in force."""
@@ -122,7 +138,9 @@ class World:
             self._computation.touch(self._load_object, key)
         for kind in {key.kind for key in batch.objects}:
             self._computation.touch(self._load_objects, kind)
-        touched = {one for name in batch.resources.get(ADDRESS, ()) for one in self._file(name)}
+        # What an object says beyond its resource (labels, to whom it is exported) changes with the object alone.
+        names = {name for key in batch.objects for name in self._mesh.addresses_of(key)}.union(batch.resources.get(ADDRESS, ()))
+        touched = {one for name in names for one in self._file(name)}
         for function, name in touched:
             self._computation.touch(function, name)
         # What a waypoint is depends on its service and its pods, too. There are few, and most are as they were.
@@ -159,6 +177,11 @@ class World:
     def _load_workloads(self, waypoint: str) -> tuple[Workload, ...]:
         found = (self._mesh.address(uid) for uid in sorted(self._workloads.get(waypoint, ())))
         return tuple(one[0] for one in found if one is not None and isinstance(one[0], Workload))
+
+    def _load_labelled(self, label: tuple[str, str]) -> tuple[LabelledWorkload, ...]:
+        name, value = label
+        found = ((uid, self._known[uid]) for uid, labels in sorted(self._labels.items()) if labels.get(name) == value)
+        return tuple(LabelledWorkload(one, self._labels[uid]) for uid, one in found if isinstance(one, Workload))
 
     def _load_waypoint(self, gateway: ObjectKey) -> Waypoint | None:
         return self._mesh.store.waypoints.waypoint(gateway)
@@ -199,6 +222,11 @@ class World:
                         _move(self._workloads, place, value.uid, add=add)
                         inputs.append((self._load_workloads, place))
                     inputs += [(self._load_endpoints, service) for service in value.services]
+                    inputs += [(self._load_labelled, label) for label in self._labels.pop(value.uid, {}).items()]
+        match found:
+            case (Workload() as workload, item):
+                self._labels[workload.uid] = workload_labels(item)
+                inputs += [(self._load_labelled, label) for label in self._labels[workload.uid].items()]
         return inputs
 
 

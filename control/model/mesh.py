@@ -1,7 +1,7 @@
 """The mesh: takes changes of objects, keeps the resources that agents are served, and answers for placement and status."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -182,6 +182,10 @@ class Mesh:
         value, owner = self._published.value(name), self._owners.get((ADDRESS, name))
         item = self.store.get(owner) if owner is not None else None
         return None if value is None or item is None else (value, item)
+
+    def addresses_of(self, key: ObjectKey) -> Iterator[str]:
+        """The names of the workloads or services that an object amounts to."""
+        return (name for type_url, name in self._served.get(key, frozenset()) if type_url == ADDRESS)
 
     # ---- ResourceView
 

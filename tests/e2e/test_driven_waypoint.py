@@ -130,6 +130,7 @@ def test_requests_go_where_rules_say(mesh: Mesh, gate: Waypoint, bound: None) ->
         {"match": [{"headers": {"x-user": {"exact": "ann"}}}], **to_one},
         {"match": [{"uri": {"exact": "/own"}, "sourceNamespace": "default"}], "directResponse": {"status": 418}},
         {"match": [{"uri": {"exact": "/other"}, "sourceNamespace": "defaul"}], "directResponse": {"status": 418}},
+        {"match": [{"uri": {"exact": "/labels"}, "sourceLabels": {"app": "shop"}}], "directResponse": {"status": 418}},
         {"route": [{"destination": {"host": "front", "port": {"number": 80}}}]},
     ]
     try:
@@ -142,6 +143,7 @@ def test_requests_go_where_rules_say(mesh: Mesh, gate: Waypoint, bound: None) ->
             assert all(b'"api-own"' in answer for answer in answers), answers
             assert len({b'"api-own"' in asked_for(mesh, shop, "/")[1] for _ in range(30)}) == 2
             assert asked_for(mesh, shop, "/other")[0] == 200
+            assert [asked_for(mesh, one, "/labels")[0] for one in (shop, mesh.pods["api-1"])] == [418, 200]
     finally:
         mesh.remove_pod(own)
     mesh.wait(lambda: asked_for(mesh, shop, "/own")[0] == 200, "the rules to be gone", timeout_s=20)

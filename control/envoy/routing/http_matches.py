@@ -1,15 +1,18 @@
 """Conditions of HTTP routes as Envoy's: those that hold for all of a place are decided here, the others for each request there."""
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from control.envoy.messages import Message, new
-from control.envoy.parts import PEER
+from control.envoy.parts import DESTINATION, PEER
 from control.envoy.routing.api_model import SeparatedPrefix
+from control.envoy.routing.clients import Clients
 from control.envoy.routing.scope import Scope, full_gateway
 from control.envoy.routing.string_matches import header_matcher, header_without, parameter_matcher
 from control.kinds.routing import HTTPMatch, L4Match, StringMatch, TLSMatch
 
 ANY_PATH = {"prefix": "/"}
+_STATE: Final = "envoy.type.matcher.v3.FilterStateMatcher"
 
 
 def applies(match: HTTPMatch | TLSMatch | L4Match, scope: Scope, namespace: str) -> bool:
@@ -18,12 +21,12 @@ def applies(match: HTTPMatch | TLSMatch | L4Match, scope: Scope, namespace: str)
         return False
     if match.gateways and not any(full_gateway(one, namespace) in scope.gateways for one in match.gateways):
         return False
-    # Whose labels a client has is not known here, and its namespace only by its identity: what can't be asked is not met.
-    return not match.source_labels and (not match.source_namespace or scope.peers)
+    # Who a client is, is known where its identity is: what can't be asked is not met.
+    return not (match.source_labels or match.source_namespace) or scope.peers
 
 
-def route_match(match: HTTPMatch | None, trust_domain: str) -> Message:
-    """What requests must be like; None: any."""
+def route_match(match: HTTPMatch | None, trust_domain: str, clients: Clients | None = None) -> Message:
+    """What requests must be like; None: any. `clients`: whom alone they may come from, where the condition has labels."""
     if match is None:
         return new("envoy.config.route.v3.RouteMatch", **ANY_PATH)
     headers = [header_matcher(name, one) for name, one in match.headers.items()]
@@ -41,8 +44,19 @@ def route_match(match: HTTPMatch | None, trust_domain: str) -> Message:
     )
     if match.source_namespace:
         prefix = f"spiffe://{trust_domain}/ns/{match.source_namespace}/"
-        found.filter_state.append(new("envoy.type.matcher.v3.FilterStateMatcher", key=PEER, string_match={"prefix": prefix}))
+        found.filter_state.append(new(_STATE, key=PEER, string_match={"prefix": prefix}))
+    if clients is not None:
+        found.filter_state.extend(_from(clients))
     return found
+
+
+def _from(clients: Clients) -> list[Message]:
+    """The address is the connection's, and says which of an identity's workloads it is. Without any the route stays, for nobody."""
+    if not clients.addresses:
+        return [new(_STATE, key=PEER, string_match={"exact": "nobody"})]
+    ranges = [{"address_prefix": str(one), "prefix_len": {"value": one.max_prefixlen}} for one in clients.addresses]
+    names = {"safe_regex": {"regex": "|".join(re.escape(str(one)) for one in clients.identities)}}
+    return [new(_STATE, key=PEER, string_match=names), new(_STATE, key=f"{DESTINATION}.remote_ip", address_match={"ranges": ranges})]
 
 
 def _path(uri: StringMatch | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from msgspec import Struct
 from control.envoy.built import Problem
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef
+from control.envoy.routing.clients import clients_of
 from control.envoy.routing.delegation import OwnedRoute, with_delegates
 from control.envoy.routing.http_actions import action
 from control.envoy.routing.http_matches import applies, route_match
@@ -46,7 +47,7 @@ def routes_of(world: World, scope: Scope, owned_routes: tuple[OwnedRoute, ...], 
     sources: dict[ObjectKey, None] = dict.fromkeys(owners)
     problems: list[Problem] = []
     for owned in owned_routes:
-        matches = _applying(owned, scope, problems)
+        matches = _applying(owned, scope)
         if not matches:
             continue
         done = action(world, scope, owned.owner.namespace, owned.route)
@@ -68,24 +69,17 @@ def body_limit(routes: tuple[Message, ...]) -> dict[str, Any]:
     return {"max_direct_response_body_size_bytes": {"value": longest}} if longest > USUAL_BODY_BYTES else {}
 
 
-def _applying(owned: OwnedRoute, scope: Scope, problems: list[Problem]) -> tuple[HTTPMatch | None, ...]:
+def _applying(owned: OwnedRoute, scope: Scope) -> tuple[HTTPMatch | None, ...]:
     if not owned.route.match:
         return (None,)
-    found = []
-    for one in owned.route.match:
-        if one.source_labels:
-            what = "a waypoint does not know its clients' labels: a route with sourceLabels is left out there"
-            problems.append(Problem(owned.owner, what))
-        if applies(one, scope, owned.owner.namespace):
-            found.append(one)
-    return tuple(found)
+    return tuple(one for one in owned.route.match if applies(one, scope, owned.owner.namespace))
 
 
 def _route(world: World, owned: OwnedRoute, match: HTTPMatch | None, fields: dict[str, Any]) -> Message:
     name = ".".join(filter(None, (owned.route.name, match.name if match else "")))
     prefix = {"stat_prefix": match.stat_prefix} if match and match.stat_prefix else {}
     where = {"decorator": {"operation": f"{owned.owner.namespace}/{owned.owner.name}{f' {name}' if name else ''}"}}
-    conditions = route_match(match, world.settings.trust_domain)
+    conditions = route_match(match, world.settings.trust_domain, clients_of(world, match) if match else None)
     return new("envoy.config.route.v3.Route", name=name, match=conditions, **prefix, **where, **fields)
 
 

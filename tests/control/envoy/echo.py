@@ -33,6 +33,8 @@ def upstream(name: str, tls: ssl.SSLContext | None = None) -> Iterator[Upstream]
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body are two writes: the second would wait for the first one's acknowledgement.
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             found.connections += 1

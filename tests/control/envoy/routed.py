@@ -6,7 +6,8 @@ for servers of the test.
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from control.envoy.filters import http_filters
 from control.envoy.listeners.waypoint import _port_match
 from control.envoy.messages import Message, new
 from control.envoy.naming import SNIFFING
-from control.envoy.parts import PEER, SDS_CLUSTER, extension
+from control.envoy.parts import DESTINATION, PEER, SDS_CLUSTER, extension, shared_state
 from control.envoy.place import Place
 from control.envoy.routes import server_name_targets, tcp_target
 from control.envoy.waypoint import waypoint_services
@@ -29,6 +30,8 @@ MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
 HTTP_PORT = 80
 PEER_ID = "spiffe://cluster.local/ns/team/sa/page"
 """Who every client is."""
+CLIENTS = {"127.0.0.1": "10.9.0.1", "127.0.0.2": "10.9.0.2", "127.0.0.3": "10.9.0.3"}
+"""At which address of the mesh it is, by the one that it really calls from."""
 
 
 _NO_SECRETS = {
@@ -66,9 +69,11 @@ class Routed:
         self.served = served
         self.upstreams = upstreams
 
-    def ask(self, name: str, path: str = "/", *, method: str = "GET", host: str = "", body: str = "", **headers: str) -> Answer:
-        """`headers` with underscores for their dashes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.envoy.ports[name], timeout=20)
+    def ask(
+        self, name: str, path: str = "/", *, method: str = "GET", host: str = "", body: str = "", source: str = "", **headers: str
+    ) -> Answer:
+        """`headers` with underscores for their dashes; `source`: one of CLIENTS."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.envoy.ports[name], timeout=20, source_address=(source, 0))
         try:
             fields = {key.replace("_", "-"): value for key, value in headers.items()}
             connection.request(method, path, body=body or None, headers={"host": host or f"{name}.shop", **fields})
@@ -85,6 +90,14 @@ class Routed:
             key = answer.upstream or str(answer.status)
             found[key] = found.get(key, 0) + 1
         return found
+
+
+def until(done: Callable[[], bool]) -> None:
+    """Polls, for a while."""
+    deadline_s = time.monotonic() + 15
+    while not done():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def echo_pods(addresses: Mapping[str, str]) -> str:
@@ -204,7 +217,11 @@ def _named_listener(served: Served, service: CatalogService, port: CatalogPort, 
 
 def _listener(name: str, manager: Any) -> Message:
     address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
-    # As the tunnel leaves it there.
-    value = {"object_key": PEER, "factory_key": "envoy.string", "format_string": {"text_format_source": {"inline_string": PEER_ID}}}
-    peer = extension("peer", "filters.network.set_filter_state.v3.Config", on_new_connection=[value])
-    return new("envoy.config.listener.v3.Listener", name=name, address=address, filter_chains=[{"filters": [peer, manager]}])
+    chains = []
+    for source, inside in CLIENTS.items():
+        # As the tunnel leaves it there.
+        states = [shared_state(PEER, PEER_ID, "envoy.string"), shared_state(f"{DESTINATION}.remote_ip", f"{inside}:40000")]
+        client = extension("client", "filters.network.set_filter_state.v3.Config", on_new_connection=states)
+        ranges = [{"address_prefix": source, "prefix_len": {"value": 32}}]
+        chains.append({"name": source, "filter_chain_match": {"source_prefix_ranges": ranges}, "filters": [client, manager]})
+    return new("envoy.config.listener.v3.Listener", name=name, address=address, filter_chains=chains)

@@ -106,6 +106,28 @@ def test_an_endpoint_that_changes_touches_its_load_assignment_only() -> None:
     assert len(locality.lb_endpoints) == 1
 
 
+def test_labels_that_nothing_else_depends_on_choose_endpoints_anew() -> None:
+    subsets = """
+    kind: DestinationRule
+    apiVersion: networking.istio.io/v1
+    metadata: {name: cart, namespace: shop}
+    spec: {host: cart, subsets: [{name: gold, labels: {tier: gold}}]}
+    """
+    route = """
+    kind: VirtualService
+    apiVersion: networking.istio.io/v1
+    metadata: {name: cart, namespace: shop}
+    spec: {hosts: [cart], http: [{route: [{destination: {host: cart, subset: gold}}]}]}
+    """
+    served, cart = Served(), pod("cart-1", "cart", "10.0.0.1")
+    served.write("rules.yaml", service("cart", "10.96.0.1"), subsets, route)
+    served.write("cart.yaml", cart)
+    name = CLUSTER_NAME.replace("http|", "http/gold|")
+    assert not served.of(ENDPOINTS)[name].endpoints
+    assert served.write("cart.yaml", cart.replace("app: cart,", "app: cart, tier: gold,")) == [{ENDPOINTS: (name,)}]
+    assert len(served.of(ENDPOINTS)[name].endpoints) == 1
+
+
 def test_what_is_not_bound_is_not_served() -> None:
     served = Served()
     assert served.write("other.yaml", service("other", "10.96.0.9", label="elsewhere"), pod("o", "other", "10.0.0.9")) == []

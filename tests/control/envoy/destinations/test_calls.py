@@ -5,13 +5,14 @@ import textwrap
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
 from tests.control.envoy.authority import Authority
 from tests.control.envoy.echo import Upstream, upstream
-from tests.control.envoy.routed import Routed, echo_service, routed
+from tests.control.envoy.routed import Routed, echo_service, routed, until
 from tests.control.envoy.test_waypoint import Served, pod, service
 
 PLAIN = {"v1": "10.0.0.1", "v2": "10.0.0.2", "v3": "10.0.0.3"}
@@ -19,6 +20,12 @@ HASH = "trafficPolicy: {loadBalancer: {consistentHash: {%s}}}"
 EJECT = "outlierDetection: {consecutive5xxErrors: 3, interval: 100ms, baseEjectionTime: 60s, maxEjectionPercent: 100}"
 RULES = {
     "turns": "trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
+    "least": "trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}",
+    "ports": """
+      trafficPolicy:
+        loadBalancer: {consistentHash: {httpHeaderName: x-user}}
+        portLevelSettings: [{port: {number: 81}, loadBalancer: {simple: ROUND_ROBIN}}]
+    """,
     "chance": "trafficPolicy: {loadBalancer: {simple: RANDOM}}",
     "header": HASH % "httpHeaderName: x-user",
     "query": HASH % "httpQueryParameterName: user, maglev: {tableSize: 101}",
@@ -38,6 +45,11 @@ RULES = {
     "secret": "trafficPolicy: {tls: {mode: SIMPLE, credentialName: partner, sni: good.example.com}}",
     "wrong": "trafficPolicy: {tls: {mode: SIMPLE, credentialName: partner, sni: good.example.com, subjectAltNames: [bad.example.com]}}",
     "system": "trafficPolicy: {tls: {mode: SIMPLE, sni: good.example.com}}",
+    "open": """
+      trafficPolicy:
+        tls: {mode: SIMPLE, credentialName: partner, sni: good.example.com}
+        portLevelSettings: [{port: {number: 81}, tls: {mode: DISABLE}}]
+    """,
     "blind": "trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}",
     "mutual": "trafficPolicy: {tls: {mode: MUTUAL, credentialName: partner, sni: good.example.com}}",
     "unknown": "trafficPolicy: {tls: {mode: SIMPLE, credentialName: partner, sni: good.example.com}}",
@@ -53,6 +65,8 @@ RULES = {
     """,
     "ignored": f"trafficPolicy: {{{EJECT}, loadBalancer: {{simple: ROUND_ROBIN, localityLbSetting: {{enabled: false}}}}}}",
 }
+TWO_PORTS = "[{name: http, port: 80, targetPort: 8080}, {name: http-too, port: 81, targetPort: 8080}]"
+PORTS = {"tcp": "[{name: tcp, port: 80, targetPort: 8080}]", "ports": TWO_PORTS, "open": TWO_PORTS}
 TLS_SERVICES = ("secret", "wrong", "system", "blind", "lost")
 NODES = "\n---\n".join(
     f"kind: Node\napiVersion: v1\nmetadata:\n  name: n{n}\n"
@@ -103,8 +117,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
                 texts += [service(name, f"10.96.1.{index + 1}"), pod(name, name, f"10.0.2.{index + 1}", mesh="none")]
                 places[f"10.0.2.{index + 1}"] = special[name]
             else:
-                ports = "[{name: tcp, port: 80, targetPort: 8080}]" if name == "tcp" else "[{name: http, port: 80, targetPort: 8080}]"
-                texts.append(echo_service(name, index + 1, ports))
+                texts.append(echo_service(name, index + 1, PORTS.get(name, "[{name: http, port: 80, targetPort: 8080}]")))
         served.write("services.yaml", *texts)
         for name, text in RULES.items():
             if text:
@@ -125,6 +138,24 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
 def test_by_turns(mesh: Routed) -> None:
     assert mesh.counted("turns", 30) == {"v1": 10, "v2": 10, "v3": 10}
     assert mesh.counted("subsets", 30, "/turns") == {"v1": 10, "v2": 10, "v3": 10}, "a subset has its own policy"
+
+
+def test_who_has_fewer_requests_gets_the_next(mesh: Routed) -> None:
+    """Of two that are drawn: the busy one is called only where both draws are it."""
+    with ThreadPoolExecutor(1) as pool:
+        before = {name: one.seen["/held"] for name, one in mesh.upstreams.items()}
+        held = pool.submit(mesh.ask, "least", "/held", x_wait_s="3")
+        until(lambda: any(one.seen["/held"] > before[name] for name, one in mesh.upstreams.items()))
+        counted = mesh.counted("least", 120)
+        assert not held.done()
+        assert (
+            counted.get(held.result().upstream, 0) <= 28 < min(count for name, count in counted.items() if name != held.result().upstream)
+        )
+
+
+def test_a_port_has_settings_of_its_own(mesh: Routed) -> None:
+    assert len(mesh.counted("ports", 12, x_user="ann")) == 1
+    assert mesh.counted("ports:81", 12, x_user="ann") == {"v1": 4, "v2": 4, "v3": 4}
 
 
 def test_by_chance(mesh: Routed) -> None:
@@ -209,6 +240,11 @@ def test_simple_tls_verifies_and_names_the_server(mesh: Routed) -> None:
     for name in ("wrong", "system", "unknown"):
         assert mesh.ask(name).status == 503, name
     assert mesh.ask("blind").upstream == "tls"
+
+
+def test_a_port_is_called_without_tls_where_a_rule_says_so(mesh: Routed) -> None:
+    assert mesh.ask("open").status == 503, "its endpoints know no TLS"
+    assert mesh.ask("open:81").status == 200
 
 
 def test_a_secret_that_is_not_there_is_missed_by_nobody_else(mesh: Routed) -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.control.envoy.echo import upstream
-from tests.control.envoy.routed import Routed, echo_pods, echo_service, routed
+from tests.control.envoy.routed import Routed, echo_pods, echo_service, routed, until
 from tests.control.envoy.test_waypoint import Served
 
 ADDRESSES = {"v1": "10.0.0.1", "v2": "10.0.0.2", "v3": "10.0.0.3"}
@@ -41,7 +41,12 @@ ROUTES = {
       - {match: [{uri: {prefix: /without}, withoutHeaders: {x-legacy: {}}}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /unlike}, withoutHeaders: {x-kind: {exact: bot}}}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /port}, port: 81}], route: [{destination: {host: echo, subset: v2}}]}
-      - {match: [{uri: {prefix: /labels}, gateways: [mesh], sourceLabels: {app: page}}], route: [{destination: {host: echo, subset: v2}}]}
+      - match: [{uri: {prefix: /labels}, gateways: [mesh], sourceLabels: {app: page, tier: gold}}]
+        route: [{destination: {host: echo, subset: v2}}]
+      - match: [{uri: {prefix: /labels}, sourceLabels: {app: page}, sourceNamespace: team}]
+        route: [{destination: {host: echo, subset: v3}}]
+      - {match: [{uri: {prefix: /nobody}, sourceLabels: {app: till}}], route: [{destination: {host: echo, subset: v2}}]}
+      - {match: [{uri: {prefix: /untied}, sourceLabels: {app: nobody}}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /from}, sourceNamespace: team}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /almost}, gateways: [mesh], sourceNamespace: tea}], route: [{destination: {host: echo, subset: v2}}]}
       - {match: [{uri: {prefix: /stranger}, sourceNamespace: page}], route: [{destination: {host: echo, subset: v2}}]}
@@ -160,6 +165,21 @@ TEAM = """
 """
 
 
+TWO_PORTS = "[{name: http, port: 80, targetPort: 8080}, {name: http-too, port: 81, targetPort: 8080}]"
+CLIENTS = (("page-1", "page", "10.9.0.1", ""), ("page-2", "page", "10.9.0.2", ", tier: gold"), ("till", "till", "10.9.0.3", ""))
+"""Name, account, address and more labels. Whoever calls in these tests proves to be `page`, also from the address of `till`."""
+
+
+def client(name: str, account: str, address: str, labels: str) -> str:
+    return f"""
+    kind: Pod
+    apiVersion: v1
+    metadata: {{name: {name}, namespace: team, labels: {{app: {account}{labels}, istio.io/dataplane-mode: ambient}}}}
+    spec: {{nodeName: n1, serviceAccountName: {account}}}
+    status: {{phase: Running, podIP: "{address}", conditions: [{{type: Ready, status: "True"}}]}}
+"""
+
+
 def virtual_service(name: str, routes: str) -> str:
     head = f"apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: shop}}\n"
     body = textwrap.indent(textwrap.dedent(routes.strip("\n")), "  ")
@@ -172,7 +192,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
         servers = {name: stack.enter_context(upstream(name)) for name in ADDRESSES}
         served = Served()
         served.write("echo.yaml", echo_service("echo", 0), echo_pods(ADDRESSES), SUBSETS)
-        served.write("services.yaml", *(echo_service(name, index + 1) for index, name in enumerate(ROUTES)))
+        served.write("services.yaml", *(echo_service(name, index + 1, TWO_PORTS) for index, name in enumerate(ROUTES)))
+        served.write("clients.yaml", *(client(*one) for one in CLIENTS))
         for name, routes in ROUTES.items():
             if routes:
                 served.write(f"{name}.yaml", virtual_service(name, routes))
@@ -214,7 +235,9 @@ def test_without_a_rule_requests_go_to_all_endpoints(mesh: Routed) -> None:
         ("/unlike", {"x_kind": "human"}, "v2"),
         ("/unlike", {"x_kind": "bot"}, "v1"),
         ("/port", {}, "v1"),
-        ("/labels", {}, "v1"),
+        ("/labels", {}, "v3"),
+        ("/nobody", {}, "v1"),
+        ("/untied", {}, "v1"),
         ("/from", {}, "v2"),
         ("/almost", {}, "v1"),
         ("/stranger", {}, "v1"),
@@ -231,6 +254,13 @@ def test_conditions_on_method_and_authority(mesh: Routed) -> None:
     assert mesh.ask("matches", method="DELETE").upstream == "v2"
     assert mesh.ask("matches", method="POST", body="x").upstream == "v1"
     assert mesh.ask("matches", host="special.example.com").upstream == "v2"
+
+
+def test_conditions_on_port_and_on_the_clients_labels(mesh: Routed) -> None:
+    assert mesh.ask("matches:81", "/port").upstream == "v2"
+    for source, expected in (("127.0.0.1", "v3"), ("127.0.0.2", "v2"), ("127.0.0.3", "v1")):
+        assert mesh.ask("matches", "/labels", source=source).upstream == expected
+    assert mesh.ask("matches", "/nobody", source="127.0.0.3").upstream == "v1", "an address is somebody's only with his identity"
 
 
 def test_what_no_route_takes_is_404(mesh: Routed) -> None:
@@ -273,10 +303,10 @@ def test_mirrors(mesh: Routed) -> None:
     seen = {name: one.seen for name, one in mesh.upstreams.items()}
     for _ in range(10):
         assert mesh.ask("mirror", "/mirrored").upstream == "v1"
-    _until(lambda: seen["v2"]["/mirrored"] == 10)
+    until(lambda: seen["v2"]["/mirrored"] == 10)
     for _ in range(60):
         mesh.ask("mirror", "/half")
-    _until(lambda: seen["v3"]["/half"] >= 12)
+    until(lambda: seen["v3"]["/half"] >= 12)
     assert seen["v3"]["/half"] <= 48
     assert seen["v2"]["/half"] == 0
 
@@ -342,10 +372,3 @@ def test_delegates(mesh: Routed) -> None:
     assert mesh.ask("delegate", "/team/b", method="PUT", x_root="1").upstream == "v3"
     assert mesh.ask("delegate", "/elsewhere", x_root="1").upstream == "v1", "a delegate takes nothing beyond them"
     assert mesh.ask("delegate", "/absent").upstream == "v1"
-
-
-def _until(done) -> None:
-    deadline_s = time.monotonic() + 15
-    while not done():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)  # polling with a deadline

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
-from control.envoy.messages import message_class
+from control.envoy.messages import Message, message_class
 from control.envoy.naming import Layer
 from control.envoy.parts import HTTP_OPTIONS
 from control.envoy.place import Place
@@ -98,18 +98,38 @@ def test_the_more_exact_host_wins_then_the_older_rule() -> None:
 
 
 def test_what_leads_nowhere_is_said() -> None:
-    spec = "hosts: [cart], http: [{match: [{uri: {prefix: /a}, sourceLabels: {a: b}}], route: [{destination: {host: cart}}]}, {%s}]"
+    spec = "hosts: [cart], http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: cart}}]}, {%s}]"
     assert problems(served(virtual_service("v", spec % "route: [{destination: {host: nobody}}]"))) == [
-        "shop/v a waypoint does not know its clients' labels: a route with sourceLabels is left out there",
         "shop/v there is no service nobody.shop.svc.cluster.local that namespace shop may name",
     ]
-    assert problems(served(virtual_service("v", spec % "route: [{destination: {host: cart, subset: x}}]")))[1:] == [
+    assert problems(served(virtual_service("v", spec % "route: [{destination: {host: cart, subset: x}}]"))) == [
         "shop/v no DestinationRule for cart.shop.svc.cluster.local has a subset x"
     ]
     assert (
         problems(served(virtual_service("v", spec % "delegate: {name: x}")))[0]
         == "shop/v the delegate shop/x is not there: nothing stands in its place"
     )
+
+
+def test_clients_with_labels_that_come_and_go_change_the_routes_that_ask_for_them() -> None:
+    spec = "hosts: [cart], http: [{match: [{sourceLabels: {app: page, tier: gold}}], route: [{destination: {host: other}}]}]"
+    found = served(virtual_service("v", spec))
+    page = pod("page-1", "page", "10.9.0.1").replace("app: page,", "app: page, tier: gold,")
+
+    def conditions() -> list[Message]:
+        (route,) = found.of(ROUTES)[NAME].virtual_hosts[0].routes
+        return list(route.match.filter_state)
+
+    (nobody,) = conditions()
+    assert nobody.string_match.exact == "nobody", "the route stays, so that the others are not taken in meanwhile"
+    assert found.write("page.yaml", page) == [{ROUTES: (NAME,)}]
+    state, address = conditions()
+    assert state.string_match.safe_regex.regex == r"spiffe://cluster\.local/ns/shop/sa/page"
+    assert [one.address_prefix for one in address.address_match.ranges] == ["10.9.0.1"]
+    assert found.write("silver.yaml", page.replace("page-1", "page-2").replace("gold", "silver").replace("9.0.1", "9.0.2")) == []
+    assert found.write("plain.yaml", page.replace("page-1", "page-3").replace("ambient", "none").replace("9.0.1", "9.0.3")) == []
+    assert found.write("page.yaml", page.replace("gold", "silver")) == [{ROUTES: (NAME,)}]
+    assert conditions() == [nobody]
 
 
 def test_a_rule_without_routes_for_a_port_leaves_it_as_it_is() -> None:
