@@ -19,7 +19,7 @@ APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
 APT_TEST := groff-base etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap containerd runc
 APT_KERNELS := qemu-system-x86 kmod iptables
 
-.PHONY: demo demo-vm test test-kernels test-kube-versions bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel man
+.PHONY: demo demo-vm demo-l7 test test-kernels test-kube-versions bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel man
 
 setup: packages $(VENV)/.installed proxy cni bpf
 
@@ -70,6 +70,10 @@ demo: setup
 # A virtual machine joins a mesh that has pods.
 demo-vm: setup
 	@$(BIN)/python -m demo --vm
+
+# A bookshop behind a waypoint, an Envoy; one chapter of it: make demo-l7 ONLY=canary
+demo-l7: setup envoy
+	@$(BIN)/python -m demo --l7 $(addprefix --only=,$(ONLY))
 
 # Files of tests share nothing, and wait more than they compute: three at once take the time of the longest ones.
 TEST_WORKERS ?= 3

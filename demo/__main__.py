@@ -1,4 +1,4 @@
-"""`python -m demo [--vm] [--keep]`: the whole mesh on this machine, shown step by step; exit code 0 only if everything held."""
+"""`python -m demo [--vm | --l7 | --keep]`: the whole mesh on this machine, shown step by step; exit code 0 only if everything held."""
 
 import argparse
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from demo.bookshop.story import CHAPTERS, BookshopStory
 from demo.cluster import BIN, Cluster
 from demo.report import Report
 from demo.story import Story
@@ -33,11 +34,14 @@ def look_around(cluster: Cluster, report: Report) -> None:
 def main() -> int:
     """Runs the story; cleans up whatever happens."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vm", action="store_true", help="the story of a virtual machine that joins a mesh")
-    parser.add_argument("--keep", action="store_true", help="leave the mesh running at the end, until Ctrl-C")
+    stories = parser.add_mutually_exclusive_group()
+    stories.add_argument("--vm", action="store_true", help="the story of a virtual machine that joins a mesh")
+    stories.add_argument("--l7", action="store_true", help="the story of a bookshop behind a waypoint and a gateway")
+    stories.add_argument("--keep", action="store_true", help="leave the mesh of the usual story running at the end, until Ctrl-C")
+    parser.add_argument("--only", action="append", choices=tuple(CHAPTERS), help="of the bookshop's story, this chapter; may be repeated")
     options = parser.parse_args()
-    if options.vm and options.keep:
-        parser.error("--keep is for the story of the mesh: the machine's ends with its leaving")
+    if options.only and not options.l7:
+        parser.error("--only is for the bookshop's story")
     preflight = Path(__file__).parent.parent / "tools" / "preflight.py"
     if subprocess.run([sys.executable, str(preflight)], check=False).returncode:
         return 2
@@ -45,7 +49,10 @@ def main() -> int:
     report = Report()
     try:
         with Topology() as topology, Cluster(topology) as cluster:
-            (VMStory if options.vm else Story)(cluster, report).tell()
+            if options.l7:
+                BookshopStory(cluster, report, options.only or tuple(CHAPTERS)).tell()
+            else:
+                (VMStory if options.vm else Story)(cluster, report).tell()
             if options.keep:
                 report.table()
                 look_around(cluster, report)

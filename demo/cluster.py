@@ -90,7 +90,7 @@ class Cluster:
             f"--admin-socket={self.admin_socket}",
         ]
         self.controller = Process("controller", command, self.directory / "controller.log", host.namespace).start()
-        self._wait_for(self.controller, self._controller_serves, "the controller to serve")
+        self.wait_for(self.controller, self._controller_serves, "the controller to serve")
 
     @property
     def admin_socket(self) -> Path:
@@ -142,7 +142,7 @@ class Cluster:
         ]
         namespace, cgroup = self.topology.hosts[node].namespace, cgroups.make(f"{self.topology.prefix}-{node}")
         self.agents[node] = Process(f"agent {node}", command, directory / "agent.log", namespace, cgroup=cgroup).start()
-        self._wait_for(self.agents[node], lambda: self.ready(node), f"the agent of {node} to be ready")
+        self.wait_for(self.agents[node], lambda: self.ready(node), f"the agent of {node} to be ready")
 
     def ready(self, node: str) -> bool:
         """Whether the agent of a node says that it is ready."""
@@ -179,7 +179,7 @@ class Cluster:
         log.unlink(missing_ok=True)
         app = Process(pod.name, command, log, pod.namespace, {"PYTHONPATH": str(Path(__file__).parent.parent)}).start()
         self._apps.append(app)
-        self._wait_for(app, lambda: log.exists() and "listens" in log.read_text(), f"{pod.name} to listen")
+        self.wait_for(app, lambda: log.exists() and "listens" in log.read_text(), f"{pod.name} to listen")
         return app
 
     def enrol(self, pod: Pod, *, service_account: str, namespace: str = "default", cgroup: str = "") -> None:
@@ -306,7 +306,9 @@ class Cluster:
     def _eventually(self, check: Callable[[], T], what: str, *, timeout_s: float = 10.0) -> T:
         return eventually(check, what, timeout_s=timeout_s * self.patience)
 
-    def _wait_for(self, process: Process, check: Callable[[], bool], what: str) -> None:
+    def wait_for(self, process: Process, check: Callable[[], bool], what: str) -> None:
+        """Until `check` says yes; raises CommandError if the process ends before, NotInTime with its last words."""
+
         def alive_and_done() -> bool:
             if not process.alive:
                 raise CommandError(f"{process.name} ended:\n{process.tail()}")
