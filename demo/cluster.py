@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -51,6 +51,9 @@ class Cluster:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="nodemesh-"))
         self.config = self.directory / "config"
         self.config.mkdir(parents=True)
+        self.secrets = self.directory / "secrets"
+        """Certificates of gateways, which only the controller reads."""
+        self.secrets.mkdir(mode=0o700)
         self.controller: Process | None = None
         self.agents: dict[str, Process] = {}
         self.agent_options: tuple[str, ...] = ()
@@ -76,6 +79,15 @@ class Cluster:
         """Removes a file of manifests."""
         (self.config / f"{name}.yaml").unlink()
 
+    def write_secret(self, name: str, content: Mapping[str, bytes], namespace: str = "default") -> None:
+        """Makes or replaces the Secret of this name: `tls.crt`, `tls.key`, `ca.crt`, whichever it holds."""
+        place = self.secrets / namespace / name
+        place.mkdir(parents=True, exist_ok=True)
+        for field, value in content.items():
+            draft = place / f".{field}.draft"
+            draft.write_bytes(value)
+            draft.rename(place / field)
+
     # ---- the mesh's own processes
 
     def start_controller(self) -> None:
@@ -86,6 +98,7 @@ class Cluster:
             "serve",
             f"--config={self.config}",
             f"--state={self.directory / 'controller'}",
+            f"--secrets={self.secrets}",
             f"--hostname={host.ipv4}",
             f"--admin-socket={self.admin_socket}",
         ]

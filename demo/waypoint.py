@@ -1,44 +1,21 @@
-"""A waypoint in a pod of its own, run as its owner would: `meshctl waypoint run`, configured by the controller."""
+"""A waypoint in a pod of its own."""
 
-import contextlib
-import http.client
-import json
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from demo import manifests
-from demo.bench.envoy import ENVOY
-from demo.cluster import BIN, Cluster, eventually
+from demo.cluster import Cluster
+from demo.driven import Driven, driven
 from demo.manifests import Manifest
-from demo.shell import Process
-from demo.topology import Pod
 
 HBONE_PORT = 15008
 
 
-@dataclass
-class Waypoint:
-    """The Gateway `name` of the namespace `default`; its pod is not captured."""
-
-    cluster: Cluster
-    pod: Pod
-    name: str
-    vip: str
-    at: str = ""
-    """Which of several of one Gateway."""
-    process: Process | None = None
-
-    @property
-    def directory(self) -> Path:
-        return self.cluster.directory / (self.at or self.name)
+class Waypoint(Driven):
+    command = "waypoint"
 
     def objects(self, traffic: str = "service") -> list[Manifest]:
-        """What the mesh must know of it: the Gateway, and where it runs and as whom."""
-        mine = {"istio.io/dataplane-mode": "none", "gateway.networking.k8s.io/gateway-name": self.name}
+        """`traffic`: what it is for, services or workloads."""
         listener = {"name": "mesh", "port": HBONE_PORT, "protocol": "HBONE"}
         return [
             {
@@ -48,82 +25,13 @@ class Waypoint:
                 "spec": {"gatewayClassName": "nodemesh-waypoint", "listeners": [listener]},
             },
             manifests.service_account(self.name),
-            manifests.pod(self.pod, service_account=self.name, app=self.name, labels=mine),
+            manifests.pod(self.pod, service_account=self.name, app=self.name, labels=self.labels),
             manifests.service(self.name, app=self.name, vips=(self.vip,), spec={"ports": [{"name": "mesh", "port": HBONE_PORT}]}),
         ]
-
-    def start(self, *, join: bool = True, extra: Sequence[str] = (), wait: bool = True) -> None:
-        """Runs it, joined by a one-time token the first time. With `wait` it has taken all that there is for it when this returns."""
-        self.directory.mkdir(exist_ok=True)
-        roots = self.directory / "roots.pem"
-        roots.write_text(self.cluster.meshctl("root"))
-        command = [
-            str(BIN / "meshctl"),
-            "waypoint",
-            "run",
-            f"--gateway=default/{self.name}",
-            f"--controller={self.cluster.topology.hosts['controller'].ipv4}",
-            f"--roots={roots}",
-            f"--state={self.directory / 'state'}",
-            f"--run-dir={self.directory / 'run'}",
-            f"--envoy={ENVOY}",
-            "--concurrency=1",
-            "--drain=1",
-            *extra,
-        ]
-        if join:
-            eventually(lambda: self._known, f"the controller to know the Gateway {self.name}")
-            command.append(f"--token={self.cluster.meshctl('token', 'create', f'--gateway=default/{self.name}').strip()}")
-        self.process = Process(self.at or self.name, command, self.directory.with_suffix(".log"), self.pod.namespace).start()
-        if wait:
-            eventually(lambda: self.synced, f"the waypoint {self.name} to have its configuration", timeout_s=30)
-
-    def stop(self, *, signal_number: int | None = None) -> None:
-        if self.process is None:
-            return
-        if signal_number is None:
-            self.process.stop()
-        else:
-            self.process.stop(signal_number=signal_number)
-
-    @property
-    def _known(self) -> bool:
-        return self.cluster.meshctl_ok("proxy-config", f"default/{self.name}", "listeners")
-
-    def status(self) -> dict[str, Any]:
-        """What `meshctl proxy-status` says of it; empty if it is not connected."""
-        found = json.loads(self.cluster.meshctl_answer("proxy-status", "-o", "json"))
-        return next((dict(one) for one in found if one["proxy"] == f"default/{self.name}"), {})
-
-    @property
-    def synced(self) -> bool:
-        """Whether it has taken all that there is for it; of endpoints there may be none."""
-        types = {one["type_url"].rpartition(".")[2]: one for one in self.status().get("types", [])}
-        return {"Cluster", "Listener", "RouteConfiguration"} <= types.keys() and not any(one["pending"] for one in types.values())
-
-    def admin(self, path: str) -> str:
-        """What Envoy's own admin interface answers."""
-        connection = http.client.HTTPConnection("envoy", timeout=10)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        with contextlib.closing(connection):
-            connection.sock.connect(str(self.directory / "run/admin.sock"))
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-
-    def stat(self, name: str) -> int:
-        """A counter of Envoy."""
-        return int(self.admin(f"/stats?filter=^{name}$").rpartition(": ")[2] or 0)
 
 
 @contextmanager
 def running(cluster: Cluster, *, name: str = "gate", vip: str = "10.96.0.9", node: str = "n1") -> Iterator[Waypoint]:
     """A waypoint in a pod of its own; nothing of it is left after the block."""
-    waypoint = Waypoint(cluster, cluster.topology.add_pod(node, name), name, vip)
-    try:
-        cluster.apply(name, waypoint.objects())
-        waypoint.start()
-        yield waypoint
-    finally:
-        waypoint.stop()
-        cluster.delete(name)
-        cluster.topology.remove_pod(waypoint.pod)
+    with driven(Waypoint(cluster, cluster.topology.add_pod(node, name), name, vip)) as made:
+        yield made

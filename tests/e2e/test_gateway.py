@@ -1,0 +1,260 @@
+"""A gateway that the controller drives, called from outside the mesh: by TLS, bytes and redirects, to pods that take tunnels alone."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo import gateway
+from demo.gateway import Gateway
+from demo.manifests import Manifest
+from demo.topology import Pod
+from nodeagent.linux.namespaces import Namespace
+from tests.control.envoy.authority import Authority
+from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, principal
+
+TEAM, VAULT_PORT, API_PORT = "team", 8443, 8081
+REFUSED = (OSError, ValueError)
+
+
+def istio(kind: str, name: str, spec: dict[str, Any], namespace: str = "default") -> Manifest:
+    return {"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def server(number: int, protocol: str, host: str, name: str = "", **tls: object) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "port": {"number": number, "protocol": protocol, "name": name or f"{protocol.lower()}-{number}"},
+        "hosts": [host],
+    }
+    return found | ({"tls": tls} if tls else {})
+
+
+def bound(name: str, hosts: list[str], namespace: str = "default", **rules: list[dict[str, Any]]) -> Manifest:
+    return istio("VirtualService", name, {"hosts": hosts, "gateways": ["default/edge"], **rules}, namespace)
+
+
+def to(host: str, port: int) -> dict[str, Any]:
+    return {"route": [{"destination": {"host": host, "port": {"number": port}}}]}
+
+
+API = "api.default.svc.cluster.local"
+SERVERS = [
+    server(80, "HTTP", "shop.example", httpsRedirect=True),
+    server(443, "HTTPS", "shop.example", "shop", mode="SIMPLE", credentialName="shop"),
+    server(443, "HTTPS", f"{TEAM}/*.team.example", "team", mode="SIMPLE", credentialName="team"),
+    server(443, "HTTPS", "partner.example", "partner", mode="MUTUAL", credentialName="partner"),
+    server(443, "TLS", "vault.example", "vault", mode="PASSTHROUGH"),
+    server(ECHO, "TCP", "*"),
+]
+LISTENER = {"name": "api", "port": API_PORT, "protocol": "HTTP"}
+CONFIGURATION: list[Manifest] = [
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}},
+    istio("Gateway", "edge", {"selector": {"istio": "edge"}, "servers": SERVERS}),
+    bound("web", ["shop.example", "partner.example"], http=[to("api", 80)]),
+    bound("theirs", ["*.team.example"], TEAM, http=[{"match": [{"uri": {"prefix": "/a"}}], **to(API, 80)}]),
+    # What another team's host is for is not theirs to say.
+    bound("stolen", ["shop.example"], TEAM, http=[{"directResponse": {"status": 418}}]),
+    bound("vault", ["vault.example"], tls=[{"match": [{"sniHosts": ["vault.example"]}], **to("vault", VAULT_PORT)}]),
+    bound("bytes", ["any.example"], tcp=[to("api", ECHO)]),
+    {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "vault", "namespace": "default"},
+        "spec": {"selector": {"app": "api"}, "clusterIP": "10.96.0.31", "ports": [{"name": "tls", "port": VAULT_PORT}]},
+    },
+    {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "by-api", "namespace": "default"},
+        "spec": {"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "api", "port": 80}]}]},
+    },
+]
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes
+    location: str
+
+
+@dataclass
+class Edge:
+    """The gateway, and whoever calls it from outside."""
+
+    mesh: Mesh
+    gateway: Gateway
+    authority: Authority
+
+    def context(self, *client: str) -> ssl.SSLContext:
+        found = ssl.create_default_context(cafile=str(self.authority.root))
+        if client:
+            found.load_cert_chain(*self.authority.issue(*client))
+        return found
+
+    def dial(self, name: str, *client: str, address: object = None) -> ssl.SSLSocket:
+        """TLS to the gateway, by name; raises OSError where that is refused."""
+        raw = self.mesh.dial(self.mesh.outside, address or self.gateway.pod.ipv4, 443)
+        return self.context(*client).wrap_socket(raw, server_hostname=name)
+
+    def ask(self, name: str, *client: str, path: str = "/", address: object = None) -> Answer:
+        with self.dial(name, *client, address=address) as connection:
+            return ask(connection, name, path)
+
+    def works(self, name: str, *client: str) -> bool:
+        with contextlib.suppress(*REFUSED):
+            return self.ask(name, *client).status == 200
+        return False
+
+    def put(self, secret: str, *names: str, roots: bool = False) -> bytes:
+        """Another certificate for these names under a Secret; returns it."""
+        certificate, key = self.authority.issue(*names)
+        content = {"tls.crt": certificate.read_bytes(), "tls.key": key.read_bytes()}
+        self.mesh.cluster.write_secret(secret, content | ({"ca.crt": self.authority.root.read_bytes()} if roots else {}))
+        return content["tls.crt"]
+
+
+def ask(connection: socket.socket, name: str, path: str = "/") -> Answer:
+    """One request; the connection stays as it is."""
+    connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {name}\r\n\r\n".encode())
+    response = HTTPResponse(connection)
+    response.begin()
+    return Answer(response.status, response.read(), response.headers.get("location") or "")
+
+
+@pytest.fixture(scope="module")
+def edge(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    with gateway.running(mesh.cluster, LISTENER, ports=(80, 443, ECHO, API_PORT)) as made:
+        mesh.cluster.apply("edge-rules", CONFIGURATION)
+        try:
+            found = Edge(mesh, made, Authority(tmp_path_factory.mktemp("authority")))
+            for secret, name in (("shop", "shop.example"), ("team", "*.team.example")):
+                found.put(secret, name)
+            found.put("partner", "partner.example", roots=True)
+            for names in (("shop.example",), ("partner.example", "one.example")):
+                mesh.wait(lambda names=names: found.works(*names), f"{names[0]} to be served", timeout_s=30)
+            yield found
+        finally:
+            mesh.cluster.delete("edge-rules")
+
+
+def test_requests_from_outside_reach_pods_through_tunnels(mesh: Mesh, edge: Edge) -> None:
+    with mesh.wiretap("gateway") as tap:
+        answers = [edge.ask("shop.example", path=f"/{SECRET.decode()}") for _ in range(20)]
+    assert {answer.status for answer in answers} == {200}
+    assert {pod for pod in ("api-1", "api-2", "api-3") for answer in answers if f'"{pod}"'.encode() in answer.body} == {
+        "api-1",
+        "api-2",
+        "api-3",
+    }
+    assert all(
+        str(edge.gateway.pod.ipv4).encode() in answer.body or str(edge.gateway.pod.ipv6).encode() in answer.body for answer in answers
+    )
+    assert not tap.contains(SECRET), "what pods are sent is in tunnels"
+    assert edge.ask("shop.example", address=edge.gateway.pod.ipv6).status == 200
+
+
+def test_names_and_teams(edge: Edge) -> None:
+    assert edge.ask("a.team.example", path="/a").status == 200
+    assert edge.ask("b.team.example", path="/b").status == 404, "the team's rules hold for the team's host"
+    assert edge.ask("shop.example").status == 200, "another team's rule does not"
+    with pytest.raises(REFUSED):
+        edge.ask("nobody.example")
+
+
+def test_client_certificates(edge: Edge, tmp_path: Path) -> None:
+    assert [edge.ask("partner.example", "one.example").status for _ in range(3)] == [200] * 3
+    with pytest.raises(REFUSED):
+        edge.ask("partner.example")
+    context = edge.context()
+    context.load_cert_chain(*Authority(tmp_path).issue("one.example"))
+    raw = edge.mesh.dial(edge.mesh.outside, edge.gateway.pod.ipv4, 443)
+    with pytest.raises(REFUSED), context.wrap_socket(raw, server_hostname="partner.example") as connection:
+        ask(connection, "partner.example")
+
+
+def test_redirect_tcp_and_the_gateway_api(mesh: Mesh, edge: Edge) -> None:
+    address = edge.gateway.pod.ipv4
+    with mesh.dial(mesh.outside, address, 80) as connection:
+        answer = ask(connection, "shop.example", "/a?b")
+        assert (answer.status, answer.location) == (301, "https://shop.example/a?b")
+    assert echoes(mesh.hold(mesh.outside, address, ECHO))
+    with mesh.dial(mesh.outside, address, API_PORT) as connection:
+        assert [ask(connection, "any.example").status for _ in range(5)] == [200] * 5
+
+
+def test_tls_passes_through_to_the_pod_that_ends_it(mesh: Mesh, edge: Edge) -> None:
+    with contextlib.ExitStack() as stack:
+        for name in ("api-1", "api-2", "api-3"):
+            stack.enter_context(vault(mesh.pods[name], edge.authority))
+        with edge.dial("vault.example") as connection:
+            assert ask(connection, "vault.example").body == b"vault"
+
+
+@contextlib.contextmanager
+def vault(pod: Pod, authority: Authority) -> Iterator[None]:
+    """A server in the pod that ends TLS itself, and answers each connection once."""
+    context = authority.server("vault.example")
+    with Namespace.open(f"/run/netns/{pod.namespace}") as namespace:
+        listening = namespace.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM)
+    listening.bind(("0.0.0.0", VAULT_PORT))
+    listening.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                raw, _ = listening.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), context.wrap_socket(raw, server_side=True) as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nvault")
+
+    thread = threading.Thread(target=serve, name="vault")
+    thread.start()
+    try:
+        yield
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join(10)
+
+
+def test_its_identity_is_what_a_policy_of_layer_4_sees(mesh: Mesh, edge: Edge) -> None:
+    rule = {"from": [{"source": {"principals": [principal("edge")]}}]}
+    policy = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "edge-only", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "api"}}, "action": "ALLOW", "rules": [rule]},
+    }
+    with mesh.policies(policy):
+        assert [edge.ask("shop.example").status for _ in range(6)] == [200] * 6
+        assert not mesh.call(mesh.pods["shop"], mesh.pods["api-2"].ipv4, HTTP).ok
+        assert not mesh.call(mesh.outside, mesh.pods["api-2"].ipv4, HTTP).ok
+    with mesh.policies({**policy, "spec": {**policy["spec"], "action": "DENY"}}):
+        mesh.wait(lambda: edge.ask("shop.example").status == 503, "what is open to be closed", timeout_s=20)
+        assert [edge.ask("shop.example").status for _ in range(6)] == [503] * 6
+    mesh.wait(lambda: edge.works("shop.example"), "the gateway to be let in again", timeout_s=20)
+
+
+def test_a_certificate_is_replaced_and_nothing_that_is_open_suffers(mesh: Mesh, edge: Edge) -> None:
+    def served() -> str:
+        with edge.dial("shop.example") as connection:
+            return ssl.DER_cert_to_PEM_cert(connection.getpeercert(binary_form=True) or b"")
+
+    with edge.dial("shop.example") as connection:
+        first = connection.getpeercert(binary_form=True)
+        assert ask(connection, "shop.example").status == 200
+        second = edge.put("shop", "shop.example").decode()
+        mesh.wait(lambda: served().strip() == second.strip(), "the new certificate", timeout_s=20)
+        assert ask(connection, "shop.example").status == 200, "the connection that was open"
+        assert connection.getpeercert(binary_form=True) == first
+    assert edge.gateway.stat("listener_manager.total_filter_chains_draining") == 0
