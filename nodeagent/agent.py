@@ -19,7 +19,7 @@ from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE, TRUST_TYP
 from nodeagent.admin.explaining import Explainer
 from nodeagent.bpf.kubelet import KubeletRecorder
 from nodeagent.bpf.outbound import Outbound
-from nodeagent.capture.choice import choose, why_no_questions
+from nodeagent.capture.choice import choose, redirects, why_no_questions
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.host import AgentsOwn, WithHost
 from nodeagent.capture.outside import OutsideDestinations
@@ -238,7 +238,7 @@ class Agent:
 
     def _answer_names(self) -> None:
         knowledge = Knowledge(self.names, HeadlessEndpoints(self.store, self.subscriptions))
-        self.dns = DNSOwner(knowledge, self.enrolment.status, why_not=self._no_names)
+        self.dns = DNSOwner(knowledge, self.enrolment.status, why_not=self._no_names, redirected=redirects(self.capture.way))
 
     def _serve_proxy(self) -> None:
         config = self.config

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from meshapi.wire import CONNECTION_MARK, HBONE_PORT, INBOUND_PLAINTEXT_PORT, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
+from meshapi.wire import CONNECTION_MARK, DNS_PORT, HBONE_PORT, INBOUND_PLAINTEXT_PORT, MARK_MASK, OUTBOUND_PORT, PROXY_MARK
 from nodeagent.capture.marks import PAST_MARK
 from nodeagent.capture.ruleset import Mode
 from nodeagent.capture.terms import PortRange, Terms
@@ -72,7 +72,11 @@ def removal(table: str, chains: Iterable[str], jumps: Iterable[str]) -> str:
 
 
 def _jump(target: str) -> str:
-    return f"-p tcp -j {PREFIX}{target}"
+    return f"{'' if target in _OF_ALL else '-p tcp '}-j {PREFIX}{target}"
+
+
+_OF_ALL: Final = {"PASSING", "OUTBOUND"}
+"""Chains that see what is not TCP, too: questions to DNS, and refusals of them."""
 
 
 _OWN: Final = f"-m mark --mark {PROXY_MARK:#x}/{MARK_MASK:#x}"
@@ -90,6 +94,13 @@ _LET: Final = f"-j MARK --set-xmark {PAST_MARK:#x}/0xffffffff"
 _LOOPBACK: Final = {4: "127.0.0.0/8", 6: "::1/128"}
 
 
+RECENT: Final = "nodemesh"
+"""The list (xt_recent) of addresses from which the agent was asked when it was not there."""
+_UNANSWERED: Final = f"-m recent --rcheck --seconds 60 --name {RECENT} --rsource"
+_NOTE: Final = f"-m recent --set --name {RECENT} --rdest"
+_DNS: Final = 53
+
+
 def _comment(name: str) -> str:
     return f"-m comment --comment {name}"
 
@@ -105,7 +116,13 @@ def _enforcing(wanted: Wanted) -> dict[str, Chains]:
             "LET": [_LET],
             "PASTOUT": [f"{_SYN} {_comment('past-out')} {_ADMIT}", _LET],
             "LEFT": _left_alone(terms, wanted.version),
-            "PASSING": [f"{_SYN} {_OWN} -j CONNMARK --set-xmark {PROXY_MARK:#x}/0xffffffff", *own, loopback, *_passing(wanted)],
+            "PASSING": [
+                *_unheard(wanted),
+                f"{_SYN} {_OWN} -j CONNMARK --set-xmark {PROXY_MARK:#x}/0xffffffff",
+                *own,
+                loopback,
+                *_passing(wanted),
+            ],
             "LEAVING": ["-o lo -j RETURN", f"{_OWN} -j RETURN", *past, f"{_RST} -j RETURN", f"{_comment('leak')} -j DROP"],
         },
         "filter": {
@@ -126,9 +143,31 @@ def _enforcing(wanted: Wanted) -> dict[str, Chains]:
                 f"{_TCP} --dport {HBONE_PORT} -j RETURN",
                 f"-p tcp {_comment('inbound')} -j REDIRECT --to-ports {INBOUND_PLAINTEXT_PORT}",
             ],
-            "OUTBOUND": [*own, *past, loopback, f"-p tcp {_comment('outbound')} -j REDIRECT --to-ports {OUTBOUND_PORT}"],
+            "OUTBOUND": [*own, *past, loopback, *_asking(wanted), f"-p tcp {_comment('outbound')} -j REDIRECT --to-ports {OUTBOUND_PORT}"],
         },
     }
+
+
+def _asking(wanted: Wanted) -> Iterator[str]:
+    """Questions to DNS, redirected to the agent unless it is away: then they go on, those by TCP to the proxy."""
+    if wanted.terms.dns:
+        if wanted.version == 6:
+            yield f"-d fe80::/10 -p udp -m udp --dport {_DNS} -j RETURN"
+        asked = [f"-p {protocol} -m {protocol} --dport {_DNS}" for protocol in ("udp", "tcp")]
+        yield f"{asked[0]} {_UNANSWERED} {_comment('questions-past')} -j RETURN"
+        there = _UNANSWERED.replace("--rcheck", "! --rcheck")
+        yield from (f"{one} {there} {_comment('questions')} -j REDIRECT --to-ports {DNS_PORT}" for one in asked)
+    yield "! -p tcp -j RETURN"
+
+
+def _unheard(wanted: Wanted) -> Iterator[str]:
+    """What the kernel says to who asks while nobody is there."""
+    if wanted.terms.dns:
+        redirected = f"-m conntrack --ctstate DNAT --ctorigdstport {_DNS}"
+        refusal = "icmp" if wanted.version == 4 else "ipv6-icmp"
+        yield f"-p {refusal} -m conntrack --ctstate RELATED {redirected} {_comment('unanswered')} {_NOTE}"
+        yield f"{_RST} --sport {DNS_PORT} -m mark ! --mark {PROXY_MARK:#x}/{MARK_MASK:#x} {redirected} {_comment('unanswered')} {_NOTE}"
+    yield "! -p tcp -j RETURN"
 
 
 def _ahead(wanted: Wanted) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Final
 from nodeagent.bpf.bpffs import ensure
 from nodeagent.bpf.outbound import Outbound
 from nodeagent.bpf.steering import Steering
-from nodeagent.capture import looped, redirected, tproxied
+from nodeagent.capture import iptables, looped, redirected, tproxied
 from nodeagent.capture.base import Capture, Inspection, Way
 from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.iptables import ChainsOf, IptablesCapture
@@ -56,8 +56,14 @@ def choose(way: Way, pins: Path = DIRECTORY) -> Choice:
 
 def why_no_questions(way: Capture) -> str:
     """Why questions to DNS can't be brought to the agent by this way, in words; empty if they can. Blocks."""
-    rules = _ASKING.get(way.name)
-    return refusal(rules, Terms(dns=True)) if rules else f"capture by {way.name} has no rules that look for the agent's sockets"
+    terms = Terms(dns=True)
+    inner = way.inner if isinstance(way, _After) else way
+    return iptables.refusal(inner.backend, terms) if isinstance(inner, IptablesCapture) else refusal(_ASKING[way.name], terms)
+
+
+def redirects(way: Capture) -> bool:
+    """Whether questions to DNS come to the agent by redirection, which hides which resolver was meant."""
+    return way.name in {Way.REDIRECT, Way.IPTABLES}
 
 
 def _chosen(capture: Capture, reason: str) -> Choice:
@@ -93,7 +99,7 @@ def _iptables(pins: Path) -> Capture:
     raise KernelError(errno.ENOENT, "iptables", "install the package iptables")
 
 
-_ASKING: Final[dict[str, Rules]] = {Way.EBPF: looped.transaction, Way.NFTABLES: tproxied.transaction}
+_ASKING: Final[dict[str, Rules]] = {Way.EBPF: looped.transaction, Way.NFTABLES: tproxied.transaction, Way.REDIRECT: redirected.transaction}
 _LADDER: Final[dict[Way, Callable[[Path], Capture]]] = {
     Way.EBPF: _ebpf,
     Way.NFTABLES: _nftables,
@@ -120,28 +126,28 @@ class _After:
     """A capture that also takes off what an agent that captured by eBPF has left."""
 
     def __init__(self, capture: Capture, steering: Steering, outbound: Outbound) -> None:
-        self._capture = capture
+        self.inner = capture
         self._steering = steering
         self._outbound = outbound
         self.name = capture.name
 
     def apply(self, namespace: Namespace, listeners: Sequence[Listener] = (), terms: Terms = TOTAL) -> None:
-        self._capture.apply(namespace, listeners, terms)
+        self.inner.apply(namespace, listeners, terms)
         self._detach(namespace)
 
     def open(self, namespace: Namespace, terms: Terms) -> None:
-        self._capture.open(namespace, terms)
+        self.inner.open(namespace, terms)
 
     def drain(self, namespace: Namespace, terms: Terms = TOTAL) -> None:
-        self._capture.drain(namespace, terms)
+        self.inner.drain(namespace, terms)
         self._detach(namespace)
 
     def remove(self, namespace: Namespace) -> None:
         self._detach(namespace)
-        self._capture.remove(namespace)
+        self.inner.remove(namespace)
 
     def inspect(self, namespace: Namespace, terms: Terms = TOTAL) -> Inspection:
-        return self._capture.inspect(namespace, terms)
+        return self.inner.inspect(namespace, terms)
 
     def _detach(self, namespace: Namespace) -> None:
         self._outbound.detach(namespace.id)

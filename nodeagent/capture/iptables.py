@@ -230,6 +230,15 @@ def _reference(backend: Backend, wanted: Wanted) -> _Content:
     return run_in_empty(_make, backend, wanted)
 
 
+def refusal(backend: Backend, terms: Terms) -> str:
+    """Why this kernel, or these programs, do not take the rules for `terms`; empty if they do. Blocks."""
+    try:
+        _reference(backend, Wanted(4, Mode.ENFORCE, terms))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _make(backend: Backend, wanted: Wanted) -> _Content:
     for table, made in chains.tables(wanted).items():
         iptables.restore(backend, wanted.version, chains.script(table, made, ()))

@@ -1,4 +1,4 @@
-"""How questions to DNS get to the agent, in nft's words: the same where eBPF captures and where nftables does.
+"""How questions to DNS get to the agent, in nft's words: the same where eBPF captures and where nftables does, and by redirection.
 
 - What goes to port 53, by UDP or TCP, is marked and comes back on the loopback device with its addresses as they are, as what eBPF
   captures does; there it is given to the agent's socket (TPROXY), which by that knows which resolver was asked. Nothing is translated,
@@ -9,6 +9,9 @@
   pod's own resolvers (`unanswered`): an agent that ends says so itself; else the first question that finds no socket is lost, or refused
   if it can be (by IPv6), and clients ask again. It is believed for a minute, or until there is an agent that says otherwise. TCP goes on
   to the proxy, as if this were not here.
+- Where nft can only *redirect*, both are, and connection tracking is asked which resolver was meant; it forgets datagrams soon
+  (`asked`), so that one that asks much does not fill it. That nobody is there is told by the kernel's own refusals, which are heard on
+  their way to who asked (`unheard`).
 """
 
 from typing import Final
@@ -16,21 +19,23 @@ from typing import Final
 from meshapi.wire import DNS_PORT, OUTBOUND_PORT
 from nodeagent.capture.left_alone import PAST
 from nodeagent.capture.marks import LOOP_MARK
-from nodeagent.capture.ruleset import FAMILY, PROXY, TABLE, TO_APPLICATION, TO_LOOPBACK, chain
+from nodeagent.capture.ruleset import FAMILY, NOT_PROXY, PROXY, RST, TABLE, TO_APPLICATION, TO_LOOPBACK, chain
 from nodeagent.capture.terms import Terms
 
 _UNANSWERED_S: Final = 60
 """How long it is believed without another look that the agent is away: each look costs a question."""
 _NOTE: Final = "unanswered"
+"""The set whose one member, the port that was asked, says that the agent is away."""
+_DNS: Final = 53
 _LOOP: Final = f"{LOOP_MARK:#x}"
 _LOOPED: Final = f'iif "lo" meta mark {_LOOP}'
 _EXEMPT: Final = (f"meta mark & {PROXY} accept", *TO_LOOPBACK, "ip6 daddr fe80::/10 accept")
 
-_SET: Final = f"\tset {_NOTE} {{\n\t\ttype inet_proto\n\t\tsize 4\n\t\tflags dynamic,timeout\n\t\ttimeout {_UNANSWERED_S}s\n\t}}\n"
+_SET: Final = f"\tset {_NOTE} {{\n\t\ttype inet_service\n\t\tsize 4\n\t\tflags dynamic,timeout\n\t\ttimeout {_UNANSWERED_S}s\n\t}}\n"
 _ASKING: Final = chain(
     "asking",
     *_EXEMPT,
-    f'meta l4proto @{_NOTE} counter accept comment "questions-past"',
+    f'th dport @{_NOTE} counter accept comment "questions-past"',
     'counter comment "questions"',
     f"meta mark set {_LOOP} accept",
 )
@@ -38,7 +43,7 @@ _ASKED: Final = chain(
     "asked",
     f"meta nfproto ipv4 meta l4proto udp tproxy ip to 127.0.0.1:{DNS_PORT} accept",
     f"meta nfproto ipv6 meta l4proto udp tproxy ip6 to [::1]:{DNS_PORT} accept",
-    f'update @{_NOTE} {{ meta l4proto }} counter reject comment "unanswered"',
+    f'update @{_NOTE} {{ udp dport }} counter reject comment "unanswered"',
 )
 _UNTRACKED: Final = chain(
     "untracked",
@@ -58,14 +63,14 @@ _TO_PROXY: Final = (
 )
 
 
-def away() -> str:
+def away(table: str = TABLE) -> str:
     """The script that says that the agent goes, in rules that give questions to it."""
-    return f"add element {FAMILY} {TABLE} {_NOTE} {{ udp }}\n"
+    return f"add element {FAMILY} {table} {_NOTE} {{ {_DNS} }}\n"
 
 
-def present() -> str:
+def present(table: str = TABLE) -> str:
     """The script that takes it back."""
-    return f"flush set {FAMILY} {TABLE} {_NOTE}\n"
+    return f"flush set {FAMILY} {table} {_NOTE}\n"
 
 
 def chains(terms: Terms) -> str:
@@ -107,3 +112,40 @@ def redirecting(terms: Terms) -> str:
 def not_redirected(terms: Terms) -> tuple[str, ...]:
     """The rules for what has come back, where TCP is redirected else."""
     return (looped(terms), *_GIVEN, *_TO_PROXY) if terms.dns else ()
+
+
+_FORGOTTEN_S: Final = 10
+"""Longer than the agent takes for any answer."""
+_REDIRECTED: Final = f"ct status dnat ct original proto-dst {_DNS}"
+_NOTED: Final = f'update @{_NOTE} {{ ct original proto-dst }} counter comment "unanswered"'
+
+
+def _timeout(name: str, family: str) -> str:
+    policy = f"{{ unreplied : {_FORGOTTEN_S}, replied : {_FORGOTTEN_S} }}"
+    return f"\tct timeout {name} {{\n\t\tprotocol udp\n\t\tl3proto {family}\n\t\tpolicy = {policy}\n\t}}\n"
+
+
+def redirected(terms: Terms) -> str:
+    """The chains for both, where all that can be done is to redirect."""
+    if not terms.dns:
+        return ""
+    asking = chain(
+        "asking",
+        f"meta mark & {TO_APPLICATION} accept",
+        f"meta l4proto tcp meta mark {PAST} accept",
+        *_EXEMPT,
+        f'th dport @{_NOTE} counter accept comment "questions-past"',
+        'counter comment "questions"',
+        f"meta l4proto {{ tcp, udp }} redirect to :{DNS_PORT}",
+    )
+    # Ahead of the chain that redirects the rest of TCP.
+    questions = chain("questions", f"udp dport {_DNS} goto asking", f"tcp dport {_DNS} goto asking", base="nat hook output priority -101")
+    unheard = chain(
+        "unheard",
+        f'meta nfproto ipv4 udp dport {_DNS} ct state new ct timeout set "asked"',
+        f'meta nfproto ipv6 udp dport {_DNS} ct state new ct timeout set "asked6"',
+        f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {_REDIRECTED} {_NOTED}",
+        f"tcp sport {DNS_PORT} {RST} meta mark & {NOT_PROXY} {_REDIRECTED} {_NOTED}",
+        base="filter hook output priority -150",
+    )
+    return _SET + _timeout("asked", "ip") + _timeout("asked6", "ip6") + asking + questions + unheard

@@ -14,7 +14,7 @@ reaches the pod's sockets is judged by connection tracking alone (`entering`):
 from typing import Final
 
 from meshapi.wire import HBONE_PORT, INBOUND_PLAINTEXT_PORT, PROXY_MARK
-from nodeagent.capture import left_alone
+from nodeagent.capture import left_alone, questions
 from nodeagent.capture.left_alone import PAST
 from nodeagent.capture.ruleset import LATER, NOT_TCP, PROXY, RST, SYN, Mode, chain, replacement
 from nodeagent.capture.terms import Terms
@@ -27,7 +27,7 @@ _INBOUND_NAT: Final = "nat hook prerouting priority -100"
 
 def transaction(mode: Mode, before: str, terms: Terms) -> str:
     """See `ruleset.Rules`."""
-    return replacement(before, enforcing(_inbound(terms), terms) if mode is Mode.ENFORCE else _DRAINING)
+    return replacement(before, enforcing(questions.redirected(terms) + _inbound(terms), terms) if mode is Mode.ENFORCE else _DRAINING)
 
 
 def _inbound(terms: Terms) -> str:

@@ -69,6 +69,7 @@ def _state(before: str) -> str:
 
 
 PROXY: Final = f"{MARK_MASK:#x} == {PROXY_MARK:#x}"
+NOT_PROXY: Final = f"{MARK_MASK:#x} != {PROXY_MARK:#x}"
 TO_APPLICATION: Final = f"{MARK_MASK:#x} == {CONNECTION_MARK:#x}"
 SYN: Final = "tcp flags & (fin | syn | rst | ack) == syn"
 LATER: Final = "tcp flags & (fin | syn | rst | ack) != syn"

@@ -13,13 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn, ParamSpec, TypeVar
 
-from nodeagent.capture import questions
+from nodeagent.capture import presence
 from nodeagent.dns.counts import CountsByWorkload
 from nodeagent.dns.forwarding import Forwarder
 from nodeagent.dns.server import Knowledge, WorkloadDNS
 from nodeagent.dns.sockets import Asked, open_asked
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
-from nodeagent.linux import nftables
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
 from nodeagent.runtime.base import LocalWorkload
@@ -45,7 +44,7 @@ class _Served:
 class DNSOwner:
     """Used from one event loop; what blocks runs in threads of its own. `enrolled`: the workloads of this node as they are.
 
-    `why_not`: the reason why none is to be served, in words.
+    `why_not`: the reason why none is to be served, in words. `redirected`: questions come by redirection, which hides whom they were for.
     """
 
     def __init__(
@@ -54,11 +53,13 @@ class DNSOwner:
         enrolled: Callable[[], Iterable[WorkloadStatus]],
         *,
         why_not: str = "",
+        redirected: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._knowledge = knowledge
         self._enrolled = enrolled
         self._why_not = why_not
+        self._redirected = redirected
         self._clock = clock
         self._served: dict[str, _Served] = {}
         self._problems: dict[str, str] = {}
@@ -118,7 +119,7 @@ class DNSOwner:
 
     async def _begin(self, uid: str, workload: LocalWorkload, tasks: asyncio.TaskGroup) -> None:
         try:
-            namespace, asked = await self._off(_open, workload)
+            namespace, asked = await self._off(_open, workload, redirected=self._redirected)
         except OSError as error:
             if self._problems.get(uid) != str(error):
                 log.warning("workload %s: its questions to DNS can't be answered: %s", uid, error)
@@ -155,22 +156,22 @@ class DNSOwner:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
 
-def _open(workload: LocalWorkload) -> tuple[Namespace, Asked]:
+def _open(workload: LocalWorkload, *, redirected: bool) -> tuple[Namespace, Asked]:
     """The workload's namespace and sockets, from when on its questions come there; raises OSError. Blocks."""
     namespace = workload.open()
     try:
         if namespace.key != workload.network:
             raise KernelError(errno.ESTALE, workload.netns, detail="was replaced just now")
-        asked = namespace.run(open_asked)
+        asked = namespace.run(open_asked, redirected=redirected)
     except OSError:
         namespace.close()
         raise
     with suppress(OSError):  # what was noted is forgotten by itself soon
-        namespace.run(nftables.transact, questions.present())
+        presence.say_here(namespace)
     return namespace, asked
 
 
 def _say_away(namespace: Namespace) -> None:
     """Sends the workload's questions to its own resolvers; where its rules or all of it have gone, they go there already. Blocks."""
     with suppress(OSError):
-        namespace.run(nftables.transact, questions.away())
+        presence.say_away(namespace)

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from nodeagent.dns import lookup
 from nodeagent.dns.counts import By, Counts
@@ -15,7 +15,7 @@ from nodeagent.dns.endpoints import HeadlessEndpoints
 from nodeagent.dns.forwarding import Forwarder, failure
 from nodeagent.dns.lookup import TTL_S, NeedsEndpoints
 from nodeagent.dns.rate import Rate
-from nodeagent.dns.sockets import Asked
+from nodeagent.dns.sockets import Asked, is_own
 from nodeagent.dns.wire import MAX_MESSAGE_BYTES, MAX_UDP_BYTES, Answer, Query, read_query, write_answer
 from nodeagent.linux import datagrams
 from nodeagent.linux.datagrams import Address
@@ -34,6 +34,13 @@ MAX_STREAMS: Final = 32
 MAX_PIPELINED: Final = 16
 IDLE_S: Final = 10.0
 WRITE_S: Final = 5.0
+
+
+class Client(NamedTuple):
+    """Who asks by UDP. `answering`: by which socket it is answered, if not in the resolver's name."""
+
+    address: Address
+    answering: socket.socket | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +106,10 @@ class WorkloadDNS:
                 datagram = datagrams.receive(by_udp, MAX_UDP_BYTES)
             except OSError:  # nothing more is there; what else there is to say of a socket that only listens, concerns no question
                 return
-            if datagram is not None:
-                self._take(datagram.body, datagram.meant[0], datagram.sender, tasks)
+            if datagram is not None and (server := self._asked.meant(datagram)) is not None:
+                # What was redirected is turned back on its way from where it came to.
+                answering = by_udp if is_own(datagram.meant[0]) else None
+                self._take(datagram.body, server, Client(datagram.sender, answering), tasks)
 
     def _rest(self, by_udp: socket.socket, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -111,28 +120,32 @@ class WorkloadDNS:
         if not self._ending:
             asyncio.get_running_loop().add_reader(by_udp.fileno(), self._read, by_udp, tasks)
 
-    def _take(self, packet: bytes, server: str, client: Address, tasks: asyncio.TaskGroup) -> None:
+    def _take(self, packet: bytes, server: str, client: Client, tasks: asyncio.TaskGroup) -> None:
         query = read_query(packet)
         if query is None:
             return
         limit = query.udp_bytes if isinstance(query, Query) else MAX_UDP_BYTES
         answer = self._at_once(query, server, by_tcp=False, limit_bytes=limit)
-        held = self._forwarder.known(server)
-        if answer is not None and held is not None:
-            _send(held.answering, answer, client)
+        answering = client.answering or self._answering(server)
+        if answer is not None and answering is not None:
+            _send(answering, answer, client.address)
         elif self._waiting < MAX_WAITING:
             self._waiting += 1
             tasks.create_task(self._answer_later(query, answer, server, client), name=f"dns of {self._name}")
         else:
             self._count(By.NOBODY, by_tcp=False)
 
-    async def _answer_later(self, query: Query | bytes, answer: bytes | None, server: str, client: Address) -> None:
+    def _answering(self, server: str) -> socket.socket | None:
+        held = self._forwarder.known(server)
+        return held.answering if held else None
+
+    async def _answer_later(self, query: Query | bytes, answer: bytes | None, server: str, client: Client) -> None:
         try:
-            answering = (await self._forwarder.server(server)).answering
+            answering = client.answering or (await self._forwarder.server(server)).answering
             if answer is None and isinstance(query, Query):
                 answer = await self._wait(query, server, by_tcp=False, limit_bytes=query.udp_bytes)
             if answer is not None:
-                _send(answering, answer, client)
+                _send(answering, answer, client.address)
         except OSError as error:
             log.debug("dns of %s: %s", self._name, error)
         except Exception:  # one question must not be the end of all others
@@ -159,7 +172,7 @@ class WorkloadDNS:
 
     async def _serve_stream(self, made: socket.socket) -> None:
         try:
-            server = made.getsockname()[0]
+            server = self._asked.meant_by(made)
             reader, writer = await asyncio.open_connection(sock=made)
         except OSError:
             made.close()

@@ -1,5 +1,7 @@
 """The sockets of a workload's DNS, made in its network namespace. Everything here blocks."""
 
+import errno
+import logging
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -7,8 +9,12 @@ from typing import Final
 
 from meshapi.wire import DNS_PORT, PROXY_MARK
 from nodeagent.linux import datagrams
+from nodeagent.linux.conntrack import Tracking
+from nodeagent.linux.datagrams import Datagram
 from nodeagent.linux.errors import KernelError
-from nodeagent.linux.sockets import has_loopback6, listener
+from nodeagent.linux.sockets import has_loopback6, listener, original_destination
+
+log = logging.getLogger(__name__)
 
 PORT: Final = 53
 POOL: Final = 4
@@ -21,20 +27,47 @@ class Asked:
 
     by_udp: tuple[socket.socket, ...]
     by_tcp: tuple[socket.socket, ...]
+    tracking: Tracking | None = None
+    """Where questions are redirected: it knows which resolver was meant."""
 
     def close(self) -> None:
-        for one in (*self.by_udp, *self.by_tcp):
+        for one in (*self.by_udp, *self.by_tcp, *((self.tracking,) if self.tracking else ())):
             one.close()
 
+    def meant(self, datagram: Datagram) -> str | None:
+        """Which resolver a question was for; None if it was sent to us, by whoever knows our port."""
+        if not is_own(datagram.meant[0]):
+            return datagram.meant[0]
+        try:
+            found = self.tracking.meant(datagram.sender, datagram.meant) if self.tracking else None
+        except OSError as error:
+            log.debug("a question for nobody knows whom: %s", error)
+            return None
+        return found[0] if found and not is_own(found[0]) else None
 
-def open_asked() -> Asked:
+    def meant_by(self, accepted: socket.socket) -> str:
+        """Which resolver a connection is for; raises OSError if it is for none."""
+        address = str(accepted.getsockname()[0])
+        found = original_destination(accepted)[0] if self.tracking and is_own(address) else address
+        if is_own(found):
+            raise KernelError(errno.EADDRNOTAVAIL, "a connection for questions to DNS", detail="is for no resolver")
+        return found
+
+
+def is_own(address: str) -> bool:
+    """Whether this is an address of ours, and so no resolver's: those on loopback addresses are not captured."""
+    return address in {"127.0.0.1", "::1"}
+
+
+def open_asked(*, redirected: bool) -> Asked:
     """Makes all of them in this namespace, or none; raises KernelError."""
     addresses = ("127.0.0.1", "::1") if has_loopback6() else ("127.0.0.1",)
     with ExitStack() as undo:
         by_udp = tuple(undo.enter_context(datagrams.taking(address, DNS_PORT, mark=PROXY_MARK)) for address in addresses)
         by_tcp = tuple(undo.enter_context(listener(address, DNS_PORT, mark=PROXY_MARK, transparent=True)) for address in addresses)
+        tracking = undo.enter_context(Tracking()) if redirected else None
         undo.pop_all()
-        return Asked(by_udp, by_tcp)
+        return Asked(by_udp, by_tcp, tracking)
 
 
 def open_answering(server: str) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ _SO_MARK: Final = 36
 _SO_NETNS_COOKIE: Final = 71
 _IP_TRANSPARENT: Final = 19
 _IPV6_TRANSPARENT: Final = 75
+_SO_ORIGINAL_DST: Final = 80
 _BACKLOG: Final = 4096
 _LOOPBACK6: Final = "00000000000000000000000000000001 "
 
@@ -57,6 +59,15 @@ def transparent(source: str, *, mark: int) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def original_destination(accepted: socket.socket) -> tuple[str, int]:
+    """Where a redirected connection was to go; raises OSError if that is not known."""
+    if accepted.family == socket.AF_INET6:
+        _, port, _, packed = struct.unpack_from("!HHI16s", accepted.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28))
+        return socket.inet_ntop(socket.AF_INET6, packed), port
+    _, port, packed = struct.unpack_from("!HH4s", accepted.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, 16))
+    return socket.inet_ntop(socket.AF_INET, packed), port
 
 
 def has_loopback6() -> bool:

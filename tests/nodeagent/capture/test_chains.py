@@ -5,7 +5,7 @@ import pytest
 from nodeagent.capture import chains
 from nodeagent.capture.chains import JUMPS, Wanted
 from nodeagent.capture.ruleset import Mode
-from nodeagent.capture.terms import TOTAL
+from nodeagent.capture.terms import TOTAL, Terms
 from nodeagent.linux import iptables
 from nodeagent.linux.iptables import Backend, Rules
 from nodeagent.linux.namespaces import run_in_empty
@@ -19,6 +19,8 @@ WANTED = {
     "drain": Wanted(4, Mode.DRAIN, TOTAL, memory=MEMORY),
     "terms": Wanted(4, Mode.ENFORCE, SOME, memory=MEMORY),
     "terms6": Wanted(6, Mode.ENFORCE, SOME),
+    "dns": Wanted(4, Mode.ENFORCE, Terms(dns=True), memory=MEMORY),
+    "dns6": Wanted(6, Mode.ENFORCE, Terms(dns=True)),
     "away": Wanted(4, Mode.ENFORCE, SOME, away=True, memory=MEMORY),
 }
 BACKENDS = {one.name: one for one in iptables.backends()}

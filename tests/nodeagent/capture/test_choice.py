@@ -10,11 +10,13 @@ from nodeagent.bpf import steering
 from nodeagent.bpf.libbpf import AttachType
 from nodeagent.capture import choice
 from nodeagent.capture.base import Way
-from nodeagent.capture.choice import choose, why_no_questions
+from nodeagent.capture.choice import choose, redirects, why_no_questions
+from nodeagent.capture.iptables import IptablesCapture
 from nodeagent.capture.nftables import refusal
 from nodeagent.capture.terms import TOTAL
 from nodeagent.linux import nftables
 from nodeagent.linux.errors import KernelError
+from nodeagent.linux.iptables import Backend
 from tests.nodeagent.capture.ways import made
 
 
@@ -72,12 +74,15 @@ def test_the_reason_names_each_better_way(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_which_ways_bring_questions_to_the_agent(pins: Path) -> None:
-    for way in ("ebpf", "nftables"):
+    for way in ("ebpf", "nftables", "redirect", "iptables-nft", "iptables-legacy"):
         with made(way, pins) as capture:
             assert why_no_questions(capture) == ""
-    for way in ("redirect", "iptables-nft"):
-        with made(way, pins) as capture:
-            assert "has no rules that look for the agent's sockets" in why_no_questions(capture)
+            assert redirects(capture) == (way not in {"ebpf", "nftables"})
+
+
+def test_programs_that_do_not_take_the_rules_have_no_answers() -> None:
+    absent = IptablesCapture(Backend("nft", tuple((version, "/bin/false", "/bin/false") for version in (4, 6))))
+    assert "/bin/false" in why_no_questions(absent)
 
 
 def test_a_kernel_that_does_not_take_their_rules_has_no_answers_and_is_captured_all_the_same() -> None:

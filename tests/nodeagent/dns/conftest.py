@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from ipaddress import ip_address
 
 import pytest
@@ -52,7 +52,7 @@ class Subscriptions:
 class Scene:
     """`server` of each family is the resolver that the pod asks."""
 
-    def __init__(self, network: Pair) -> None:
+    def __init__(self, network: Pair, *, redirected: bool = False) -> None:
         self.pod: Side = network.pod
         self.client: Side = network.client
         self.servers = {4: "10.77.0.2", 6: "fd77::2"}
@@ -61,7 +61,8 @@ class Scene:
         self.store = SnapshotStore(Snapshot())
         self.subscriptions = Subscriptions()
         self.statuses: list[WorkloadStatus] = [WorkloadStatus(self.workload(), EnrolmentState.CAPTURED, "nftables")]
-        self.owner = DNSOwner(Knowledge(self.directory, HeadlessEndpoints(self.store, self.subscriptions)), lambda: self.statuses)
+        knowledge = Knowledge(self.directory, HeadlessEndpoints(self.store, self.subscriptions))
+        self.owner = DNSOwner(knowledge, lambda: self.statuses, redirected=redirected)
 
     def workload(self) -> LocalWorkload:
         side = self.pod
@@ -82,13 +83,20 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Pair]:
+    with joined() as made:
+        NftablesCapture().apply(made.pod.namespace, terms=TERMS)
+        yield made
+
+
+@contextmanager
+def joined() -> Iterator[Pair]:
+    """A pod and who is at the other end, which have found each other."""
     with pair() as made:
         with made.pod.open_socket(socket.AF_INET6, socket.SOCK_DGRAM) as first, suppress(ConnectionRefusedError):
             # The two ends must have found each other: on a new link that takes a second.
             first.connect((made.client.addresses[socket.AF_INET6], 9))
             first.send(b"hello")
             first.recv(1)
-        NftablesCapture().apply(made.pod.namespace, terms=TERMS)
         yield made
 
 
