@@ -45,11 +45,12 @@ SOURCE_HELP = "From where a token may be shown: from its own node only, or from 
 @click.option("--cluster", default=wire.DEFAULT_CLUSTER, help="Name of the cluster; agents must claim the same.")
 @click.option("--root-namespace", default=wire.DEFAULT_ROOT_NAMESPACE, help="Policies here hold for the whole mesh.")
 @click.option("--jwks-host", "key_hosts", multiple=True, help="Host from which waypoints may fetch keys of tokens; *.suffix for any below.")
+@click.option("--scope-gateways/--no-scope-gateways", help="Istio's Gateways choose gateways of their own namespace alone.")
 @click.option("--max-certificate-ttl", "max_ttl_s", type=Duration(), default="24h", help="Longest life of a workload's certificate.")
 @click.option("--vm-grace", "grace_s", type=Duration(), default="60s", help="How long a virtual machine that is gone stays registered.")
 @click.option("--admin-socket", type=click.Path(path_type=Path), default=DEFAULT_SOCKET)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-def serve(state: Path, ca_dir: Path | None, root_namespace: str, key_hosts: tuple[str, ...], log_level: str, **options: Any) -> None:
+def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str, **options: Any) -> None:
     """Run the controller until SIGTERM.
 
     Each option can be given in the environment too, as NODEMESH_<OPTION>.
@@ -69,6 +70,7 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, key_hosts: tupl
 
     log_to(sys.stderr, program="meshctl", level=log_level.upper())
     about_backing = {name: options.pop(name) for name in BACKING}
+    key_hosts, scope_gateways = frozenset(options.pop("key_hosts")), options.pop("scope_gateways")
     settings = Settings(state_dir=state, authority_dir=ca_dir, root_namespace=root_namespace, **options)
     backing = _backing(about_backing, settings, root_namespace)
     try:
@@ -77,7 +79,11 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, key_hosts: tupl
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     mesh = MeshSettings(
-        trust_domain=settings.trust_domain, cluster=settings.cluster, root_namespace=root_namespace, key_hosts=frozenset(key_hosts)
+        trust_domain=settings.trust_domain,
+        cluster=settings.cluster,
+        root_namespace=root_namespace,
+        key_hosts=key_hosts,
+        scope_gateways=scope_gateways,
     )
     failures: list[str] = []
     try:

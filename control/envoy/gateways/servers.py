@@ -1,6 +1,7 @@
 """What a gateway serves at its ports, whoever asks for it: listeners of the Gateway API, and servers of Istio's Gateways.
 
-An Istio Gateway is for the gateways of its own namespace whose labels it selects: certificates are that namespace's, and so are ports.
+An Istio Gateway is for the gateways whose labels it selects, of any namespace unless the mesh scopes them, as Istio has it. Certificates
+are Secrets of the gateway's namespace, whoever names them; files of the gateway's host may be named from that namespace alone.
 """
 
 from enum import StrEnum
@@ -103,16 +104,20 @@ def servers_of(world: World, key: ProxyKey) -> tuple[Server, ...]:
     gateway = world.find(Gateway, key.namespace, key.name)
     found = [_of_listener(world, gateway, one) for one in gateway.spec.listeners] if gateway is not None else []
     for istio in world.objects(IstioGateway):
-        if istio.metadata.namespace == key.namespace and selects(istio.spec.selector, proxy.labels):
-            found += [_of_server(istio, one, index) for index, one in enumerate(istio.spec.servers)]
+        near = istio.metadata.namespace == key.namespace
+        if (near or not world.settings.scope_gateways) and selects(istio.spec.selector, proxy.labels):
+            found += [_of_server(istio, one, index, key.namespace) for index, one in enumerate(istio.spec.servers)]
     return tuple(found)
 
 
 # ---- Istio's
 
 
-def _of_server(gateway: IstioGateway, server: IstioServer, index: int) -> Server:
+def _of_server(gateway: IstioGateway, server: IstioServer, index: int, home: str) -> Server:
+    """`home`: the namespace of the gateway that serves it."""
     namespace = gateway.metadata.namespace
+    terms = _terms(server.tls, home) if server.tls is not None and _ends_tls(server) else None
+    names_files = terms is not None and bool(terms.files or terms.roots_file)
     claims = tuple(Claim(host, namespace if where == "." else where) for where, host in map(split_host, server.hosts))
     return Server(
         owner=gateway.key,
@@ -120,9 +125,10 @@ def _of_server(gateway: IstioGateway, server: IstioServer, index: int) -> Server
         port=server.port.number,
         carries=_carried(server),
         claims=claims,
-        terms=_terms(server.tls, namespace) if server.tls is not None and _ends_tls(server) else None,
+        terms=terms,
         redirect=server.tls is not None and server.tls.https_redirect,
         bind=server.bind,
+        problem=f"it names files of a gateway of namespace {home}: take credentialName" if names_files and namespace != home else "",
     )
 
 

@@ -7,8 +7,10 @@ import pytest
 from control.envoy.built import CLUSTER, LISTENER, ROUTES
 from control.envoy.gateways.hosts import narrower
 from control.envoy.proxies import ProxyKey, all_proxies
+from control.envoy.secrets import secrets_of
 from control.envoy.view import ProxyView
 from control.envoy.world import World
+from control.model.settings import MeshSettings
 from tests.control.envoy.routing.test_rules import virtual_service
 from tests.control.envoy.test_waypoint import NODE, pod, service
 from tests.control.envoy.validation import messages, validate
@@ -50,8 +52,8 @@ def to(host: str) -> str:
 class Edge:
     """The view of one gateway."""
 
-    def __init__(self, *texts: str, own: str = "") -> None:
-        self.config = Config()
+    def __init__(self, *texts: str, own: str = "", settings: MeshSettings | None = None) -> None:
+        self.config = Config(settings=settings)
         self.world = World(self.config.mesh)
         self.config.mesh.watch_batches(self._follow)
         self.view = ProxyView(self.world, EDGE)
@@ -143,10 +145,26 @@ def test_two_rules_for_a_host_are_one_table() -> None:
     assert edge.hosts() == {"a.example": ["cart", "web"]}, "what takes everything comes last"
 
 
-def test_gateways_of_other_labels_and_namespaces_are_none_of_its() -> None:
-    elsewhere = istio_gateway("edge", http(), namespace="shop")
+def test_gateways_of_other_labels_are_none_of_its() -> None:
     other = istio_gateway("edge", http(), selector="{istio: egress}")
-    assert set(Edge(elsewhere).view.names(LISTENER)) == set(Edge(other).view.names(LISTENER)) == {"connect_originate"}
+    assert set(Edge(other).view.names(LISTENER)) == {"connect_originate"}
+
+
+def test_gateways_of_other_namespaces_choose_it_unless_they_are_scoped() -> None:
+    elsewhere = istio_gateway("edge", https("a", "[./a.example]", "mode: SIMPLE, credentialName: a"), namespace="shop")
+    rules = virtual_service("a", "gateways: [edge], hosts: [a.example], " + to("web"), "shop")
+    edge = Edge(elsewhere, rules)
+    assert edge.hosts("https.443.a.edge.shop") == {"a.example": ["web"]}
+    assert edge.world.ask(secrets_of, EDGE) == {"kubernetes://infra/a"}, "a Secret of the gateway's namespace, not of the rule's"
+    assert set(Edge(elsewhere, rules, settings=MeshSettings(scope_gateways=True)).view.names(LISTENER)) == {"connect_originate"}
+
+
+def test_gateways_of_other_namespaces_name_none_of_its_files() -> None:
+    files = https("a", "[a.example]", "mode: SIMPLE, serverCertificate: /etc/a.pem, privateKey: /etc/a.key")
+    edge = Edge(istio_gateway("edge", files, namespace="shop"))
+    assert edge.problems == ["edge it names files of a gateway of namespace infra: take credentialName"]
+    assert set(edge.view.names(LISTENER)) == {"connect_originate"}
+    assert "0.0.0.0_443" in Edge(istio_gateway("edge", files)).view.names(LISTENER)
 
 
 def test_redirects_to_https() -> None:
