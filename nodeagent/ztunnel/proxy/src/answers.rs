@@ -69,6 +69,13 @@ pub struct Through {
     pub authority: String,
 }
 
+impl Through {
+    /// Whether that is the way to a waypoint: it is asked for another address than its own.
+    pub fn by_waypoint(&self) -> bool {
+        self.authority.parse::<SocketAddr>().is_ok_and(|asked| asked.ip() != self.target.address.ip())
+    }
+}
+
 /// An endpoint of a `forward`.
 pub struct Endpoint {
     pub uid: Arc<str>,
@@ -100,4 +107,27 @@ pub enum Answer {
     Verdict(Arc<Verdict>),
     /// Too many answers are held already.
     Full,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn by_waypoint(address: &str, authority: &str) -> bool {
+        let target = TunnelTarget {
+            endpoint_uid: "uid".into(),
+            address: address.parse().unwrap(),
+            identity: "spiffe://td/ns/a/sa/b".into(),
+            expect: Vec::new(),
+        };
+        Through { target: target.into(), authority: authority.into() }.by_waypoint()
+    }
+
+    #[test]
+    fn a_waypoint_is_asked_for_what_is_elsewhere() {
+        assert!(by_waypoint("10.0.0.9:15008", "10.96.0.1:80"));
+        assert!(by_waypoint("10.0.0.9:15008", "[fd96::1]:80"));
+        assert!(!by_waypoint("10.0.0.9:15008", "10.0.0.9:8080"));
+        assert!(!by_waypoint("10.0.0.9:15008", "cart.shop.svc.cluster.local:80"), "a gateway of another network carries on");
+    }
 }

@@ -143,7 +143,7 @@ enum Refusal {
 /// `patience`: for a sign of life of this endpoint, since there are others; None: all that the deadlines give.
 async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint, patience: Option<Duration>) -> Result<Path, Refusal> {
     conn.socket.set(None);
-    let Some(Through { target, authority }) = &endpoint.tunnel else {
+    let Some(through @ Through { target, authority }) = &endpoint.tunnel else {
         conn.via.set(Via::Plaintext);
         conn.hbone_address.set(None);
         conn.destination_identity.replace(None);
@@ -170,6 +170,9 @@ async fn reach(worker: &Rc<Worker>, conn: &Conn, endpoint: &Endpoint, patience: 
             }
             continue;
         };
+        if through.by_waypoint() {
+            stream.goes_by_waypoint();
+        }
         match tokio::time::timeout(deadline, lease.tunnel.answer(&stream)).await {
             Err(_) => return Err(Refusal::TryNext(Failure::new(Flag::DT, "the other side gave no answer in time"))),
             Ok(Ok(status)) => return judge(stream, status),

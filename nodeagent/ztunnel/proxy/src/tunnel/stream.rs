@@ -24,6 +24,9 @@ pub enum Gone {
     Broken(Failure),
 }
 
+/// How an answer of HTTP/1 begins.
+const HTTP_ANSWER: &[u8] = b"HTTP/1.";
+
 /// The application's side: its socket, and the connection that counts.
 pub struct Application {
     pub socket: TcpStream,
@@ -44,6 +47,10 @@ pub struct Stream {
     pending: RefCell<Pending>,
     answer: Cell<Option<u16>>,
     ended: Cell<bool>,
+    /// The other end is a waypoint, which may read what it carries.
+    by_waypoint: Cell<bool>,
+    /// Whether what came began as an answer of HTTP/1; None: nothing came.
+    answers_http: Cell<Option<bool>>,
     /// The peer did not look at it, so that it may be tried again elsewhere.
     refused: Cell<bool>,
     gone: RefCell<Option<Gone>>,
@@ -70,11 +77,17 @@ impl Stream {
             pending: RefCell::default(),
             answer: Cell::new(None),
             ended: Cell::new(false),
+            by_waypoint: Cell::new(false),
+            answers_http: Cell::new(None),
             refused: Cell::new(false),
             gone: RefCell::default(),
             news: Signal::default(),
             room: Signal::default(),
         })
+    }
+
+    pub fn goes_by_waypoint(&self) {
+        self.by_waypoint.set(true);
     }
 
     /// From now on payload goes there.
@@ -87,6 +100,9 @@ impl Stream {
         let total = pieces.iter().map(|piece| piece.len()).sum();
         if self.is_gone() {
             return total;
+        }
+        if self.answers_http.get().is_none() {
+            self.answers_http.set(pieces.iter().find(|piece| !piece.is_empty()).map(|first| first.starts_with(HTTP_ANSWER)));
         }
         let written = match self.application.get().filter(|_| self.pending_bytes() == 0) {
             Some(application) => self.write(application, pieces).unwrap_or(total),
@@ -183,11 +199,17 @@ impl Stream {
     /// came in full: Envoy ends a stream so (CONNECT_ERROR) when its application has closed first.
     pub fn reset(&self, code: Code) {
         self.refused.set(code == Code::REFUSED_STREAM);
-        self.end_both(if self.ended.get() || code.is_end_of_stream() {
+        self.end_both(if self.ended.get() || code.is_end_of_stream() || self.is_closed_http(code) {
             Gone::Complete
         } else {
             Gone::Broken(Failure::reset(format!("the stream was reset: {code}")))
         });
+    }
+
+    /// An Envoy that closes a connection of HTTP behind an answer (`connection: close`, HTTP/1.0) has nothing but a reset to say so in a
+    /// tunnel. HTTP shows itself whether an answer is whole; of all else such a reset says that it is not.
+    fn is_closed_http(&self, code: Code) -> bool {
+        code == Code::CONNECT_ERROR && self.by_waypoint.get() && self.answers_http.get() == Some(true)
     }
 
     /// The tunnel is gone. What came in full before is still worth delivering.
