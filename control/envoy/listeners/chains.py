@@ -46,10 +46,16 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         **reading(strict=world.ask(judges_paths, place)),
         server_header_transformation="PASS_THROUGH",
         proxy_100_continue=True,
+        http_protocol_options={"accept_http_10": True, "default_host_for_http_10": _host(place)},
         **routes,
     )
     told = world.ask(logging_at, place)
     return Chain(new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), (*parts.sources, *told.sources), told.problems)
+
+
+def _host(place: Place) -> str:
+    """What a request of HTTP/1.0 asks for that names no host."""
+    return place.service.partition("/")[2] if place.service is not None else "unnamed"
 
 
 def described(chain: Chain, metadata: dict[str, Any], sources: tuple[ObjectKey, ...] = ()) -> Chain:

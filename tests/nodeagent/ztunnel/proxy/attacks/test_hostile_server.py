@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nodeagent.ztunnel.protocol import AskRoute, Endpoint, Forward, Pass, Route, Settings, Tunnel
@@ -23,6 +24,9 @@ SETTINGS = Settings(answer_deadline_s=1.0, decision_deadline_s=1.0, connect_trie
 MOST_TUNNELS = 10
 """That one connection of an application may cost, whatever the server does."""
 HONEST_PORT = BACKEND_PORT + 1
+WAYPOINT_PORT = BACKEND_PORT + 2
+VIP = "10.96.0.1:80"
+CONNECT_ERROR = 10
 OK = bytes([0x88])
 _ENDLESS = b"".join([frames.frame(Kind.CONTINUATION, 0, 1, b"y" * 10000)] * 200)
 
@@ -118,7 +122,11 @@ def _victim(directory: Path) -> Iterator[Victim]:
         tunnel = Tunnel(identity=identity_of("server"), authority=f"{address}:{BACKEND_PORT}", expect=(identity_of("hostile"),))
         hostile = Endpoint(uid="hostile", address=f"{address}:{HBONE_PORT}", attributes={}, tunnel=tunnel)
 
+        waypoint = msgspec.structs.replace(hostile, uid="waypoint", tunnel=msgspec.structs.replace(tunnel, authority=VIP))
+
         def route(asked: AskRoute) -> Route:
+            if asked.destination.endswith(f":{WAYPOINT_PORT}"):
+                return Forward(endpoints=(waypoint,))
             return Pass(attributes={}) if asked.destination.endswith(f":{HONEST_PORT}") else Forward(endpoints=(hostile,))
 
         target.served.script.route = route
@@ -200,3 +208,32 @@ def test_a_connect_says_where_it_goes_for_whom_and_from_what(tmp_path: Path) -> 
         for forbidden in (b":scheme", b":path", b":protocol"):
             assert forbidden not in block
         assert re.search(rb"traceparent.00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00", block, re.DOTALL)
+
+
+_HTTP = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + b"x" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("port", "said", "code", "in_order"),
+    [
+        pytest.param(WAYPOINT_PORT, _HTTP, CONNECT_ERROR, True, id="a waypoint closes behind an answer of HTTP"),
+        pytest.param(WAYPOINT_PORT, b"what is no HTTP" * 20_000, CONNECT_ERROR, False, id="a waypoint breaks off TCP"),
+        pytest.param(WAYPOINT_PORT, b"", CONNECT_ERROR, False, id="a waypoint breaks off before an answer"),
+        pytest.param(WAYPOINT_PORT, _HTTP, 2, False, id="a waypoint that fails"),
+        pytest.param(BACKEND_PORT, _HTTP, CONNECT_ERROR, False, id="a workload breaks off"),
+    ],
+)
+def test_a_reset_is_an_end_in_order_only_where_it_can_be_told(standing: Victim, port: int, said: bytes, code: int, in_order: bool) -> None:
+    """What came before an end in order is delivered in full, however slowly it is read."""
+    chunks = [said[start : start + 16_000] for start in range(0, len(said), 16_000)]
+    behave = _answer(frames.headers(1, OK), *(frames.data(1, chunk) for chunk in chunks), frames.reset(1, code))
+    with _hostile(standing, behave), standing.served.side.dial(standing.stranger.addresses[socket.AF_INET], port) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        got, ended = bytearray(), False
+        with suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                got += part
+            ended = True
+    assert ended is in_order
+    assert not in_order or bytes(got) == said
+    until(lambda: standing.served.agent.report().tunnels_out == 0)
