@@ -41,6 +41,7 @@ from control.xds.hub import Hub
 from control.xds.proxies import Proxies
 from control.xds.service import STREAM_LIMITS, Access, DiscoveryService
 from control.xds.trust import TrustView
+from control.xds.workload_names import WORKLOAD, WorkloadNames
 from meshapi import wire
 
 SIGNING_THREADS = 2
@@ -156,7 +157,7 @@ class Controller:
     def _views(self) -> dict[TypeURL, ResourceView]:
         trust = TrustView(self._authority, self._revocations, self._settings.trust_domain)
         of_model = (wire.ADDRESS_TYPE, wire.AUTHORIZATION_TYPE, wire.NAMES_TYPE)
-        return {**{TypeURL(each): self._model for each in of_model}, TypeURL(wire.TRUST_TYPE): trust}
+        return {**{TypeURL(each): self._model for each in of_model}, TypeURL(wire.TRUST_TYPE): trust, WORKLOAD: WorkloadNames(self._model)}
 
     def _observe(self) -> None:
         self._metrics.machines.set_function(lambda: len(self.machines.connected))

@@ -23,6 +23,8 @@ MARK_MASK: Final = 0xFFF
 ROUTE_TABLE: Final = 100
 
 ADDRESS_TYPE: Final = "type.googleapis.com/istio.workload.Address"
+WORKLOAD_TYPE: Final = "type.googleapis.com/istio.workload.Workload"
+"""For those beside an Envoy, by address: what a workload is called, and who it is."""
 AUTHORIZATION_TYPE: Final = "type.googleapis.com/istio.security.Authorization"
 TRUST_TYPE: Final = "type.googleapis.com/nodemesh.trust.TrustBundle"
 """nodemesh's own, for roots and revocations; Istio's controller answers a subscription to it with nothing."""

@@ -213,6 +213,15 @@ def address_key(network: str, address: IPAddress) -> AddressKey:
 
 def encode_workload(workload: Workload) -> bytes:
     """Serializes `Address{workload}`, deterministically (equal values give equal bytes)."""
+    return pb.Address(workload=_message(workload)).SerializeToString(deterministic=True)
+
+
+def encode_alone(workload: Workload) -> bytes:
+    """Serializes the workload as it is, deterministically."""
+    return _message(workload).SerializeToString(deterministic=True)
+
+
+def _message(workload: Workload) -> pb.Workload:
     message = pb.Workload(
         uid=workload.uid,
         name=workload.name,
@@ -243,7 +252,7 @@ def encode_workload(workload: Workload) -> bytes:
         )
     if workload.capacity != 1:
         message.capacity.value = workload.capacity
-    return pb.Address(workload=message).SerializeToString(deterministic=True)
+    return message
 
 
 def encode_service(service: Service) -> bytes:
@@ -287,6 +296,14 @@ def decode_address(body: bytes) -> Workload | Service:
         case "service":
             return _decode_service(message.service)
     raise ModelError("an Address that is neither workload nor service")
+
+
+def decode_alone(body: bytes) -> Workload:
+    """Parses a Workload as `encode_alone` makes it; raises ModelError."""
+    try:
+        return _decode_workload(pb.Workload.FromString(body))
+    except DecodeError as error:
+        raise ModelError(f"no Workload: {error}") from error
 
 
 def _decode_workload(message: pb.Workload) -> Workload:

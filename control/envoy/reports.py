@@ -14,6 +14,7 @@ from control.envoy.catalogue import CatalogService, Endpoint
 from control.envoy.messages import Message, new
 from control.envoy.parts import IDENTITY, PEER, SDS_CLUSTER, extension
 from control.kinds.telemetry import Metric
+from meshapi.workload import Workload
 
 SERVICE: Final = "nodemesh.service"
 """The metadata of a filter chain or cluster that says whose it is: `service`, a `service_text`."""
@@ -93,6 +94,12 @@ def workload_metadata(endpoint: Endpoint) -> dict[str, str]:
     """What stands under `WORKLOAD`: `name;namespace;canonical name;canonical revision;cluster`."""
     parts = (endpoint.workload_name or endpoint.name, endpoint.namespace, *endpoint.canonical, endpoint.cluster)
     return {"workload": _joined(*parts)}
+
+
+def workload_text(workload: Workload) -> str:
+    """The same of a workload that is no endpoint."""
+    canonical = (workload.canonical_name, workload.canonical_revision)
+    return _joined(workload.workload_name or workload.name, workload.namespace, *canonical, workload.cluster)
 
 
 def split(text: str, parts: int) -> tuple[str, ...]:

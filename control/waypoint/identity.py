@@ -76,7 +76,7 @@ class Identity:
                 await self._get()
             except (aio.AioRpcError, CertificateError, DecodeError, TimeoutError, OSError) as error:
                 self._dialler.failed()
-                log.warning("no certificate for %s: %s", self._name, _words(error))
+                log.warning("no certificate for %s: %s", self._name, words(error))
                 await asyncio.sleep(backoff.next_s())
                 self._renew.set()
                 continue
@@ -131,14 +131,14 @@ class Identity:
                 await self._read_roots(backoff)
             except (aio.AioRpcError, discovery.DiscoveryError, ModelError, ValueError, TimeoutError, OSError) as error:
                 self._dialler.failed()
-                log.info("the stream of roots ended: %s", _words(error))
+                log.info("the stream of roots ended: %s", words(error))
             await asyncio.sleep(backoff.next_s())
 
     async def _read_roots(self, backoff: Backoff) -> None:
         proof = self.proof()
         async with self._dialler.channel(proof) as channel:
             call = channel.stream_stream(discovery.DELTA_METHOD, None, None)(None, metadata=self._dialler.metadata(proof))
-            node = discovery.Node(f"waypoint~roots~{self._settings.instance or self._settings.gateway}.{self._settings.namespace}")
+            node = discovery.Node(f"waypoint~roots~{self.instance}")
             await call.write(discovery.encode_request(discovery.Request(wire.TRUST_TYPE, node=node)))
             while isinstance(body := await call.read(), bytes):
                 response = discovery.decode_response(body)
@@ -148,6 +148,11 @@ class Identity:
                         self._take_roots(bundle.roots)
                 await call.write(discovery.encode_request(discovery.Request(wire.TRUST_TYPE, nonce=response.nonce)))
                 backoff.reset()
+
+    @property
+    def instance(self) -> str:
+        """What tells this Envoy from others of its Gateway."""
+        return f"{self._settings.instance or self._settings.gateway}.{self._settings.namespace}"
 
     def proof(self) -> Proof:
         """For a stream that is opened now."""
@@ -172,7 +177,8 @@ class Identity:
             watcher()
 
 
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
+    """What to log of a failed call."""
     if isinstance(error, aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"[:300]
     return str(error)[:300] or type(error).__name__

@@ -31,7 +31,7 @@ def labels_of(way: Way) -> Labels:
     """What is missing reads `unknown`."""
     labels = {
         "reporter": REPORTER,
-        **_source(way.peer),
+        **_source(way.source, way.peer),
         **_service(way.called or way.dialled),
         **_destination(way.workload, way.identity),
         "request_protocol": way.protocol,
@@ -52,13 +52,17 @@ def _text(labels: dict[str, str], removed: frozenset[str] = frozenset()) -> str:
     )
 
 
-def _source(peer: str) -> dict[str, str]:
-    """All that a certificate says; which workload it is of it does not say."""
-    missing = ("workload", "canonical_service", "canonical_revision", "app", "version", "cluster")
+def _source(text: str, peer: str) -> dict[str, str]:
+    name, namespace, canonical, revision, cluster = split(text, 5)
     return {
-        "source_workload_namespace": _namespace(peer),
+        "source_workload": name,
+        "source_canonical_service": canonical,
+        "source_canonical_revision": revision,
+        "source_workload_namespace": namespace or _namespace(peer),
         "source_principal": peer,
-        **{f"source_{name}": "" for name in missing},
+        "source_app": canonical,
+        "source_version": revision,
+        "source_cluster": cluster,
     }
 
 

@@ -1,5 +1,6 @@
 """The port at which metrics are read: where Istio's monitors look for those of a proxy."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -17,7 +18,7 @@ async def serving_metrics(metrics: RequestMetrics, listen: tuple[str, int] | Non
     """Answers at `listen`, if anywhere, and gives the port; raises OSError if that is taken."""
 
     async def answer(_request: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=metrics.render(time.monotonic()), headers={"Content-Type": CONTENT_TYPE})
 
     if listen is None:
         yield None

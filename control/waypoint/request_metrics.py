@@ -1,17 +1,22 @@
 """Istio's metrics of requests and connections, added up by label set; their text for Prometheus is put together by hand."""
 
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 from control.waypoint.labels import labels_of
 from control.waypoint.traffic import Progress, Request, Traffic, Way
+from control.waypoint.workload_names import NOBODY, PATIENCE_S, WorkloadNames
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MAX_SERIES: Final = 2_000
 """Label sets of each metric: some hundred bytes of text in each of fifty lines for one of requests."""
+MAX_WAITING: Final = 10_000
+"""Reports that wait for names."""
 DURATIONS_MS: Final = (
     0.5,
     1,
@@ -137,10 +142,16 @@ def _of_connections() -> tuple[Family[Progress], ...]:
 
 
 class RequestMetrics:
-    """What one Envoy reported since it began."""
+    """What one Envoy reported since it began; `names` knows what the mesh calls those whom it is about.
 
-    def __init__(self, max_series: int = MAX_SERIES) -> None:
+    A report waits for a name that was just asked for, so that a client's first requests are not another client's.
+    """
+
+    def __init__(self, names: WorkloadNames, max_series: int = MAX_SERIES) -> None:
+        self._names = names
         self._max_series = max_series
+        self._waiting: deque[tuple[float, Request | Progress]] = deque()
+        """Until when each waits."""
         self._traffic = Traffic()
         self._requests = _of_requests()
         self._connections = _of_connections()
@@ -148,12 +159,36 @@ class RequestMetrics:
 
     def take(self, body: bytes, now_s: float) -> None:
         """Adds a batch of reports; raises DecodeError for what is none."""
+        self.settle(now_s)
         for one in self._traffic.read(body, now_s):
-            match one:
-                case Request():
-                    self._add(self._requests, one, one.way)
-                case Progress():
-                    self._add(self._connections, one, one.way)
+            self._take(one, now_s, now_s + PATIENCE_S)
+
+    def settle(self, now_s: float) -> None:
+        """Adds what waited for names that are known now, or waited long enough."""
+        for _ in range(len(self._waiting)):
+            until_s, one = self._waiting.popleft()
+            self._take(one, now_s, until_s)
+
+    def _take(self, one: Request | Progress, now_s: float, until_s: float) -> None:
+        way = self._named(one, now_s, waits=now_s < until_s and len(self._waiting) < MAX_WAITING)
+        if way is None:
+            self._waiting.append((until_s, one))
+            return
+        match one:
+            case Request():
+                self._add(self._requests, one, way)
+            case Progress():
+                self._add(self._connections, one, way)
+
+    def _named(self, one: Request | Progress, now_s: float, *, waits: bool) -> Way | None:
+        """Between whom, by name; None for what is to wait."""
+        way = one.way
+        source = self._names.find(one.client, way.peer, now_s)
+        # What endpoints are called comes with them; this is for workloads that were dialled themselves.
+        workload = way.workload or self._names.find(one.server, way.identity, now_s)
+        if waits and (source is None or workload is None):
+            return None
+        return msgspec.structs.replace(way, source=source or NOBODY, workload=workload or NOBODY)
 
     def _add(self, families: tuple[Family[T], ...], one: T, way: Way) -> None:
         labels = labels_of(way)
@@ -162,8 +197,9 @@ class RequestMetrics:
             if text is not None:
                 self._evicted += family.add(text, one, self._max_series)
 
-    def render(self) -> bytes:
+    def render(self, now_s: float) -> bytes:
         """Prometheus' text."""
+        self.settle(now_s)
         return "".join(self._lines()).encode()
 
     def _lines(self) -> Iterator[str]:

@@ -11,8 +11,10 @@ from control.waypoint.gateway_secrets import GatewaySecrets
 from control.waypoint.identity import Identity
 from control.waypoint.local import serving
 from control.waypoint.metrics_server import serving_metrics
+from control.waypoint.name_stream import follow_names
 from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Settings
+from control.waypoint.workload_names import WorkloadNames
 
 log = logging.getLogger(__name__)
 
@@ -22,19 +24,23 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     make_private_directory(settings.state_dir)
     make_private_directory(settings.run_dir)
     identity = Identity(settings)
-    metrics, certificates = RequestMetrics(), GatewaySecrets(identity)
+    names = WorkloadNames()
+    metrics, certificates = RequestMetrics(names), GatewaySecrets(identity)
     answering = serving(identity, metrics, settings.socket, certificates)
     async with answering, serving_metrics(metrics, settings.metrics_listen), asyncio.TaskGroup() as tasks:
-        keeping = tasks.create_task(identity.run(), name="identity")
-        following = tasks.create_task(certificates.run(), name="certificates")
+        beside = [
+            tasks.create_task(identity.run(), name="identity"),
+            tasks.create_task(certificates.run(), name="certificates"),
+            tasks.create_task(follow_names(identity, names), name="names"),
+        ]
         envoy = tasks.create_task(_envoy(settings, identity), name="envoy")
         await stop.wait()
         log.info("stopping")
         # First Envoy: what it still carries may need its configuration.
         envoy.cancel()
         await asyncio.wait([envoy])
-        keeping.cancel()
-        following.cancel()
+        for task in beside:
+            task.cancel()
 
 
 async def _envoy(settings: Settings, identity: Identity) -> None:

@@ -36,6 +36,8 @@ class Way(Struct, frozen=True):
     workload: str
     identity: str
     protocol: Protocol
+    source: str = ""
+    """What the mesh calls the client; reports don't say it."""
     flags: str = NO_FLAGS
     status: int = 0
     """Of the answer; 0 without one."""
@@ -45,9 +47,11 @@ class Way(Struct, frozen=True):
 
 
 class Request(Struct, frozen=True):
-    """One that has ended."""
+    """One that has ended. `client` and `server` are addresses: from where, and which was dialled."""
 
     way: Way
+    client: str
+    server: str
     duration_ms: float
     request_bytes: int
     response_bytes: int
@@ -57,6 +61,8 @@ class Progress(Struct, frozen=True):
     """What a connection did since the last report. `failed`: it ended before it reached anybody."""
 
     way: Way
+    client: str
+    server: str
     opened: bool = False
     closed: bool = False
     failed: bool = False
@@ -125,6 +131,7 @@ def _progress(entry: Message, seen: _Seen | None, *, opened: bool) -> Progress:
     carried, seen = entry.connection_properties, seen or _Seen(0)
     return Progress(
         _way(entry.common_properties, Protocol.TCP),
+        *_addresses(entry.common_properties),
         opened=opened and not seen.opened,
         received_bytes=max(0, carried.received_bytes - seen.received_bytes),
         sent_bytes=max(0, carried.sent_bytes - seen.sent_bytes),
@@ -136,6 +143,7 @@ def _request(entry: Message) -> Request:
     lasted = common.duration
     return Request(
         _way(common, Protocol.HTTP, response.response_code.value),
+        *_addresses(common),
         duration_ms=lasted.seconds * _MILLISECONDS_PER_SECOND + lasted.nanos / _NANOSECONDS_PER_MILLISECOND,
         request_bytes=request.request_headers_bytes + request.request_body_bytes,
         response_bytes=response.response_headers_bytes + response.response_body_bytes,
@@ -157,6 +165,10 @@ def _way(common: Message, protocol: Protocol, status: int = 0) -> Way:
         grpc_status=_known_status(grpc_status),
         rules=tags.get(Tag.RULES, ""),
     )
+
+
+def _addresses(common: Message) -> tuple[str, str]:
+    return common.downstream_remote_address.socket_address.address, common.downstream_local_address.socket_address.address
 
 
 def _known_status(text: str) -> str:

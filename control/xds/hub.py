@@ -18,12 +18,16 @@ from control.xds.connection import AgentStatus, ClosedError, Connection, Followe
 from control.xds.keys import NO_KEYS, Touched, keys_of
 from control.xds.proxies import Proxies, listening
 from control.xds.stream import Changed, Received, Ticked
+from control.xds.subscription import RequestError
 from control.xds.trust import TRUST
+from control.xds.workload_names import WORKLOAD
 from meshapi import discovery
 
 MAX_STREAMS_PER_NODE = 8
-MAX_STREAMS_PER_GATEWAY = 192
-"""Three of each Envoy: its configuration, its certificates, and what is trusted."""
+MAX_STREAMS_PER_GATEWAY = 256
+"""Four of each Envoy: its configuration, its certificates, what is trusted, and whom its metrics name."""
+RUNNERS = frozenset({TRUST, WORKLOAD})
+"""What is told to who runs an Envoy, beside the Envoy's configuration."""
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +37,7 @@ class Hub:
     def __init__(
         self, views: Mapping[TypeURL, ResourceView], metrics: Metrics, clock: Callable[[], float], proxies: Proxies | None = None
     ) -> None:
-        """`views` are the agents'. Who runs an Envoy gets what `proxies` has for it, and of the agents' views the trust alone."""
+        """`views` are by type. Who runs an Envoy gets those of `RUNNERS`, and what `proxies` has for it; agents get all but `WORKLOAD`."""
         self._views = views
         self._proxies = proxies
         self._metrics = metrics
@@ -66,9 +70,9 @@ class Hub:
 
     def open(self, agent: Follower, credentials: Credentials) -> Connection:
         """Raises BusyError if the node, or the Gateway, has too many streams open."""
-        most, views = MAX_STREAMS_PER_NODE, self._views
-        if isinstance(agent, ProxyRunner):
-            most, views = MAX_STREAMS_PER_GATEWAY, {one: view for one, view in self._views.items() if one == TRUST}
+        runner = isinstance(agent, ProxyRunner)
+        most = MAX_STREAMS_PER_GATEWAY if runner else MAX_STREAMS_PER_NODE
+        views = {one: view for one, view in self._views.items() if (one in RUNNERS if runner else one != WORKLOAD)}
         if self._per_node[agent.node] >= most:
             raise BusyError("streams", f"{agent.node} has {most} streams open")
         connection = Connection(agent, credentials, views, self._clock())
@@ -96,7 +100,10 @@ class Hub:
             self._attach_secrets(connection)
         refusals = connection.refusals
         revision = refusals.revision if refusals is not None else 0
-        connection.send(connection.stream.step(Received(request, self._clock())))
+        responses = connection.stream.step(Received(request, self._clock()))
+        if connection.stream.wants_all(WORKLOAD):
+            raise RequestError("workloads are named by their addresses alone")
+        connection.send(responses)
         if refusals is not None and refusals.revision != revision:
             self._tell_refusals()
         if connection.stream.nacks > nacks:
@@ -114,8 +121,9 @@ class Hub:
         return sorted(agents, key=lambda one: (one.node, one.since_s))
 
     def followers(self) -> list[AgentStatus]:
-        """Of whoever is told what is trusted: agents, and who runs an Envoy."""
-        return [connection.status() for connection in self._connections if connection.proxy is None]
+        """Of whoever is told what is trusted: agents, and who runs an Envoy, which has streams of other things, too."""
+        found = ((connection.agent, connection.status()) for connection in self._connections)
+        return [one for agent, one in found if not (isinstance(agent, ProxyRunner) and _about_others(one))]
 
     def proxy_status(self) -> list[ProxyStatus]:
         """Of the Envoys."""
@@ -148,10 +156,12 @@ class Hub:
             connection.stream.add_views({SECRET: connection.secrets})
 
     def _changed(self, changes: Changes) -> None:
+        concerned = [one for one in self._connections if _concern(changes, one)]
+        if not concerned:
+            return
         event = Changed({type_url: self._touched(type_url, names) for type_url, names in changes.items() if type_url in self._views})
-        for connection in self._connections:
-            if TRUST in changes or not isinstance(connection.agent, ProxyRunner):
-                connection.send(connection.stream.step(event))
+        for connection in concerned:
+            connection.send(connection.stream.step(event))
 
     def _touched(self, type_url: TypeURL, names: Collection[str]) -> Touched:
         touched: dict[str, tuple[str, ...]] = {}
@@ -167,3 +177,13 @@ class Hub:
             if len(self._reported_types) < 100:
                 self._reported_types.add(type_url)
                 log.warning("an agent asks for %.200r, which this controller does not have", type_url)
+
+
+def _concern(changes: Changes, connection: Connection) -> bool:
+    types = changes.keys()
+    return bool(types & RUNNERS if isinstance(connection.agent, ProxyRunner) else types - {WORKLOAD})
+
+
+def _about_others(status: AgentStatus) -> bool:
+    """Whether a stream is, as far as was asked, not for what is trusted."""
+    return bool(status.types) and all(one.type_url != TRUST for one in status.types)

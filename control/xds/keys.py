@@ -8,7 +8,7 @@ from functools import lru_cache
 from control.resources import Resource, TypeURL
 from meshapi import wire
 from meshapi.decoding import ModelError
-from meshapi.workload import NetworkMode, Service, Workload, address_key, decode_address
+from meshapi.workload import NetworkMode, Service, Workload, address_key, decode_address, decode_alone
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ NO_KEYS = Keys()
 @lru_cache(maxsize=8192)
 def keys_of(type_url: TypeURL, resource: Resource) -> Keys:
     """Reads the keys from the resource itself, so that they can't differ from what is sent."""
-    if type_url != wire.ADDRESS_TYPE:
+    if type_url not in {wire.ADDRESS_TYPE, wire.WORKLOAD_TYPE}:
         return NO_KEYS
     try:
-        address = decode_address(resource.body)
+        address = decode_address(resource.body) if type_url == wire.ADDRESS_TYPE else decode_alone(resource.body)
     except ModelError as error:
         log.error("resource %s of the model can't be read back: %s", resource.name, error)  # noqa: TRY400 -- ours, and said in full
         return NO_KEYS

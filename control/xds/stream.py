@@ -119,6 +119,11 @@ class Stream:
         """From now on these types are served, too."""
         self._views.update(views)
 
+    def wants_all(self, type_url: TypeURL) -> bool:
+        """Whether the client asks for every resource of a type."""
+        found = self._subscriptions.get(type_url)
+        return found is not None and found.wildcard
+
     @property
     def nacks(self) -> int:
         """How many responses the client refused."""

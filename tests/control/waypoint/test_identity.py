@@ -17,6 +17,7 @@ from control.waypoint.identity import Identity, NoProofError
 from control.waypoint.local import serving
 from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Controllers, Settings
+from control.waypoint.workload_names import WorkloadNames
 from tests.control.agent import WAIT_S, Discovery
 from tests.control.model.builders import Config
 from tests.control.world import TD, World, running, until
@@ -93,7 +94,7 @@ async def test_envoy_is_given_its_secrets_again_when_they_change(world: World, t
     settings = await settings_of(world, tmp_path)
     async with (
         kept(settings) as identity,
-        serving(identity, RequestMetrics(), settings.socket),
+        serving(identity, RequestMetrics(WorkloadNames()), settings.socket),
         aio.insecure_channel(f"unix:{settings.socket}") as channel,
     ):
         assert stat.S_IMODE(settings.socket.stat().st_mode) == 0o600
@@ -118,7 +119,7 @@ async def test_envoys_configuration_is_carried_through(world: World, tmp_path: P
     settings = await settings_of(world, tmp_path)
     async with (
         kept(settings) as identity,
-        serving(identity, RequestMetrics(), settings.socket),
+        serving(identity, RequestMetrics(WorkloadNames()), settings.socket),
         aio.insecure_channel(f"unix:{settings.socket}") as channel,
     ):
         stream = Discovery(channel)

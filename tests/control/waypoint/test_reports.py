@@ -23,6 +23,7 @@ from control.waypoint.local import serving
 from control.waypoint.metrics_server import PATH, serving_metrics
 from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Controllers, Settings
+from control.waypoint.workload_names import WorkloadNames
 from demo.cluster import eventually
 from tests.control.envoy.echo import upstream
 from tests.control.envoy.real_envoy import as_json, running
@@ -62,7 +63,7 @@ def beside(directory: Path) -> Iterator[tuple[Path, int]]:
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
 
     async def run() -> None:
-        metrics, stop = RequestMetrics(), asyncio.Event()
+        metrics, stop = RequestMetrics(WorkloadNames()), asyncio.Event()
         async with serving(Identity(settings), metrics, settings.socket), serving_metrics(metrics, ("127.0.0.1", 0)) as port:
             started.set_result((asyncio.get_running_loop(), stop, port or 0))
             await stop.wait()

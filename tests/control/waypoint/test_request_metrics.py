@@ -1,5 +1,7 @@
 """control/waypoint/request_metrics.py: the text that Prometheus reads, and how much of it there can be."""
 
+from ipaddress import ip_address
+
 import pytest
 from google.protobuf.message import DecodeError
 from prometheus_client.parser import text_string_to_metric_families
@@ -7,6 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from control.envoy.messages import Message, new
 from control.envoy.reports import Tag
 from control.waypoint.request_metrics import RequestMetrics
+from control.waypoint.workload_names import PATIENCE_S, WorkloadNames
+from meshapi import discovery
+from meshapi.wire import WORKLOAD_TYPE
+from meshapi.workload import Workload, WorkloadUID, encode_alone
 
 PEER = "spiffe://cluster.local/ns/team/sa/page"
 
@@ -23,12 +29,12 @@ def take(metrics: RequestMetrics, *entries: Message) -> None:
 
 
 def samples(metrics: RequestMetrics, name: str) -> list[tuple[dict[str, str], float]]:
-    families = text_string_to_metric_families(metrics.render().decode())
+    families = text_string_to_metric_families(metrics.render(0).decode())
     return [(one.labels, one.value) for family in families for one in family.samples if one.name == name]
 
 
 def test_requests_and_their_labels() -> None:
-    metrics = RequestMetrics()
+    metrics = RequestMetrics(WorkloadNames())
     known = {"peer": PEER, "called": "cart.shop;shop;cart", "workload": "cart;shop;cart;v1;here", "identity": "spiffe://d/ns/shop/sa/c"}
     take(metrics, *[request(duration_ms=3, flags="-", **known)] * 3, request(404, duration_ms=70, flags="-", **known))
     (good, three), (bad, one) = samples(metrics, "istio_requests_total")
@@ -69,14 +75,14 @@ def test_requests_and_their_labels() -> None:
 
 
 def test_what_reads_the_same_is_one_series() -> None:
-    metrics = RequestMetrics()
+    metrics = RequestMetrics(WorkloadNames())
     take(metrics, request(called="cart;shop;cart", dialled="one;a;one"), request(called="cart;shop;cart", dialled="other;a;other"))
     ((_, value),) = samples(metrics, "istio_requests_total")
     assert value == 2
 
 
 def test_a_request_that_was_sent_nowhere_is_the_dialled_services() -> None:
-    metrics = RequestMetrics()
+    metrics = RequestMetrics(WorkloadNames())
     take(metrics, request(403, dialled="cart.shop;shop;cart", flags="UAEX"))
     ((labels, _),) = samples(metrics, "istio_requests_total")
     assert (labels["destination_service_name"], labels["destination_workload"], labels["response_flags"]) == ("cart", "unknown", "UAEX")
@@ -84,14 +90,14 @@ def test_a_request_that_was_sent_nowhere_is_the_dialled_services() -> None:
 
 @pytest.mark.parametrize(("status", "label"), [("0", "0"), ("14", "14"), ("17", ""), ("99999", ""), ("x", "")])
 def test_the_status_of_a_grpc_call(status: str, label: str) -> None:
-    metrics = RequestMetrics()
+    metrics = RequestMetrics(WorkloadNames())
     take(metrics, request(grpc=status))
     ((labels, _),) = samples(metrics, "istio_requests_total")
     assert (labels["request_protocol"], labels["grpc_response_status"]) == ("grpc", label)
 
 
 def test_series_are_bounded_and_names_can_not_break_out_of_the_text() -> None:
-    metrics = RequestMetrics(max_series=5)
+    metrics = RequestMetrics(WorkloadNames(), max_series=5)
     take(metrics, *(request(status) for status in range(200, 220)))
     take(metrics, request(called='a"} 1\n\\;b;c' + "x" * 10_000))
     found = samples(metrics, "istio_requests_total")
@@ -103,11 +109,11 @@ def test_series_are_bounded_and_names_can_not_break_out_of_the_text() -> None:
 
 def test_what_is_no_report() -> None:
     with pytest.raises(DecodeError):
-        RequestMetrics().take(b"\xff\xff\xff", 0)
+        RequestMetrics(WorkloadNames()).take(b"\xff\xff\xff", 0)
 
 
 def test_what_telemetry_leaves_out() -> None:
-    metrics = RequestMetrics()
+    metrics = RequestMetrics(WorkloadNames())
     rules = "REQUEST_COUNT=response_code,response_flags;REQUEST_SIZE=!"
     take(metrics, request(200, rules=rules), request(404, flags="NR", rules=rules), request(200))
     (merged, two), (whole, one) = samples(metrics, "istio_requests_total")
@@ -115,3 +121,60 @@ def test_what_telemetry_leaves_out() -> None:
     assert whole.keys() - merged.keys() == {"response_code", "response_flags"}
     assert [value for _, value in samples(metrics, "istio_request_bytes_count")] == [1], "of the one without rules"
     assert len(samples(metrics, "istio_response_bytes_count")) == 2
+
+
+NAMED = Workload(
+    WorkloadUID("u"), "page-1", "team", (ip_address("10.0.0.7"),), service_account="page", workload_name="page", canonical_name="page"
+)
+
+
+def from_address(address: str, peer: str = PEER) -> Message:
+    entry = request(peer=peer)
+    entry.common_properties.downstream_remote_address.socket_address.address = address
+    return entry
+
+
+def answer(names: WorkloadNames, *workloads: Workload, removed: tuple[str, ...] = ()) -> None:
+    found = tuple(discovery.Resource(one.uid, "1", encode_alone(one)) for one in workloads)
+    names.take(discovery.Response(WORKLOAD_TYPE, "1", found, removed))
+
+
+def test_a_report_waits_for_the_name_of_its_client() -> None:
+    names = WorkloadNames()
+    metrics = RequestMetrics(names)
+    take(metrics, from_address("10.0.0.7"))
+    assert samples(metrics, "istio_requests_total") == []
+    answer(names, NAMED)
+    ((labels, _),) = samples(metrics, "istio_requests_total")
+    assert {key: labels[key] for key in labels if key.startswith("source_")} == {
+        "source_workload": "page",
+        "source_canonical_service": "page",
+        "source_canonical_revision": "unknown",
+        "source_workload_namespace": "team",
+        "source_principal": PEER,
+        "source_app": "page",
+        "source_version": "unknown",
+        "source_cluster": "Kubernetes",
+    }
+
+
+def test_it_waits_no_longer_than_a_moment_and_not_with_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control.waypoint.request_metrics.MAX_WAITING", 3)
+    metrics = RequestMetrics(WorkloadNames())
+    take(metrics, *[from_address("10.0.0.7")] * 5)
+    ((labels, value),) = samples(metrics, "istio_requests_total")
+    assert (labels["source_workload"], value) == ("unknown", 2)
+    metrics.settle(PATIENCE_S)
+    ((_, value),) = samples(metrics, "istio_requests_total")
+    assert value == 5
+
+
+def test_a_workload_that_was_dialled_itself_has_its_name() -> None:
+    names = WorkloadNames()
+    metrics = RequestMetrics(names)
+    entry = request(identity=PEER)
+    entry.common_properties.downstream_local_address.socket_address.address = "10.0.0.7"
+    take(metrics, entry)
+    answer(names, NAMED)
+    ((labels, _),) = samples(metrics, "istio_requests_total")
+    assert (labels["destination_workload"], labels["destination_app"], labels["source_workload"]) == ("page", "page", "unknown")
