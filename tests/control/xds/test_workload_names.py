@@ -91,10 +91,11 @@ async def test_the_process_beside_envoy_follows(meshed: Meshed, tmp_path: Path) 
 async def test_a_stream_of_names_is_not_waited_for_when_roots_change(meshed: Meshed) -> None:
     runner = await meshed.runner()
     async with runner.by_certificate() as names, runner.by_certificate() as roots:
-        stream, trust = Discovery(names), Discovery(roots)
+        stream = Discovery(names)
         await stream.ask(wire.WORKLOAD_TYPE, "/10.0.0.7")
         await stream.read()
         assert followers(meshed) == []
+        trust = Discovery(roots)
         await trust.ask(wire.TRUST_TYPE)
         await trust.read()
         await until(lambda: followers(meshed) == [[wire.TRUST_TYPE]])
