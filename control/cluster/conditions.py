@@ -11,7 +11,14 @@ from control.validation.document import Manifest
 PREFIX: Final = "nodemesh.io/"
 """Conditions without it are somebody else's, and stay as they are."""
 POLICIES: Final = frozenset({Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION})
-KINDS: Final = POLICIES | {Kind.SERVICE_ENTRY, Kind.WORKLOAD_ENTRY, Kind.VIRTUAL_SERVICE, Kind.DESTINATION_RULE, Kind.TELEMETRY}
+KINDS: Final = POLICIES | {
+    Kind.SERVICE_ENTRY,
+    Kind.WORKLOAD_ENTRY,
+    Kind.VIRTUAL_SERVICE,
+    Kind.DESTINATION_RULE,
+    Kind.TELEMETRY,
+    Kind.RATE_LIMIT,
+}
 MAX_MESSAGE: Final = 2000
 _ENFORCED: Final = ("Enforced", "all of it is enforced")
 _SERVED: Final = ("Served", "all of it is served")

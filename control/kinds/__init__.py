@@ -13,6 +13,7 @@ from control.kinds.istio_gateway import IstioGateway
 from control.kinds.mesh_config import MeshConfig
 from control.kinds.metadata import Kind, Meta, ObjectKey
 from control.kinds.networking import ServiceEntry, WorkloadEntry
+from control.kinds.rate_limits import RateLimit
 from control.kinds.routing import VirtualService
 from control.kinds.security import AuthorizationPolicy, PeerAuthentication
 from control.kinds.telemetry import Telemetry
@@ -29,6 +30,7 @@ MeshObject = (
     | AuthorizationPolicy
     | RequestAuthentication
     | Telemetry
+    | RateLimit
     | MeshConfig
     | ServiceEntry
     | WorkloadEntry
@@ -63,6 +65,7 @@ __all__ = [
     "ObjectKey",
     "PeerAuthentication",
     "Pod",
+    "RateLimit",
     "ReferenceGrant",
     "RequestAuthentication",
     "Service",

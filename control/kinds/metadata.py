@@ -17,6 +17,7 @@ class Kind(StrEnum):
     MESH_CONFIG = "ConfigMap"
     REQUEST_AUTHENTICATION = "RequestAuthentication"
     TELEMETRY = "Telemetry"
+    RATE_LIMIT = "RateLimit"
     SERVICE_ENTRY = "ServiceEntry"
     WORKLOAD_ENTRY = "WorkloadEntry"
     WORKLOAD_GROUP = "WorkloadGroup"

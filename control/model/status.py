@@ -25,6 +25,7 @@ _SHORT: Final = {
     "pa": Kind.PEER_AUTHENTICATION,
     "ap": Kind.AUTHORIZATION_POLICY,
     "ra": Kind.REQUEST_AUTHENTICATION,
+    "rl": Kind.RATE_LIMIT,
     "cm": Kind.MESH_CONFIG,
     "se": Kind.SERVICE_ENTRY,
     "we": Kind.WORKLOAD_ENTRY,

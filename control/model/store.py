@@ -224,6 +224,7 @@ class Store:
                 | Kind.REQUEST_AUTHENTICATION
                 | Kind.MESH_CONFIG
                 | Kind.TELEMETRY
+                | Kind.RATE_LIMIT
                 | Kind.WORKLOAD_GROUP
                 | Kind.VIRTUAL_SERVICE
                 | Kind.DESTINATION_RULE

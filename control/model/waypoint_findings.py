@@ -3,7 +3,18 @@
 from collections.abc import Iterator
 from typing import Final
 
-from control.kinds import AuthorizationPolicy, Gateway, MeshObject, Namespace, ObjectKey, Pod, RequestAuthentication, Service, ServiceEntry
+from control.kinds import (
+    AuthorizationPolicy,
+    Gateway,
+    MeshObject,
+    Namespace,
+    ObjectKey,
+    Pod,
+    RateLimit,
+    RequestAuthentication,
+    Service,
+    ServiceEntry,
+)
 from control.kinds.security import PolicyTarget
 from control.model.settings import MeshSettings
 from control.model.store import Store
@@ -25,7 +36,7 @@ def waypoint_notes(item: MeshObject, store: Store, settings: MeshSettings) -> It
     match item:
         case Gateway() if captured := _captured(item, store):
             yield f"{captured} of its workloads are captured themselves, and take no tunnels for others: label them {_OPT_OUT}"
-        case AuthorizationPolicy() | RequestAuthentication():
+        case AuthorizationPolicy() | RequestAuthentication() | RateLimit():
             for target in item.targets:
                 yield from _target_notes(item, target, store, settings)
     if isinstance(item, AuthorizationPolicy) and not item.for_waypoint:
@@ -46,7 +57,7 @@ def _is_inherited(item: MeshObject) -> bool:
 
 
 def _target_notes(
-    policy: AuthorizationPolicy | RequestAuthentication, target: PolicyTarget, store: Store, settings: MeshSettings
+    policy: AuthorizationPolicy | RequestAuthentication | RateLimit, target: PolicyTarget, store: Store, settings: MeshSettings
 ) -> Iterator[str]:
     found = target_of(target, policy.metadata.namespace, settings.root_namespace)
     if found is None or isinstance(found, ClassTarget):

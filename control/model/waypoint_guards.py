@@ -8,7 +8,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from control.kinds import AuthorizationPolicy, Kind, MeshObject, ObjectKey, RequestAuthentication
+from control.kinds import AuthorizationPolicy, Kind, MeshObject, ObjectKey, RateLimit, RequestAuthentication
+from control.kinds.rate_limits import OnFailure
 from control.kinds.security import PolicyAction, PolicyTarget
 from control.validation import values
 from control.validation.policy_checks import DRY_RUN
@@ -31,7 +32,7 @@ Target = ObjectKey | ClassTarget
 def targets(policy: MeshObject | None, root_namespace: str) -> frozenset[Target]:
     """What a policy for waypoints protects: objects of its own namespace; from the root namespace also whole classes of waypoints.
 
-    One that enforces nothing (AUDIT, on trial) protects nothing, and what is no policy neither.
+    One that enforces nothing (AUDIT, on trial) or need not (a limit that is let go where nobody counts) protects nothing.
     """
     match policy:
         case AuthorizationPolicy(metadata, spec):
@@ -39,6 +40,8 @@ def targets(policy: MeshObject | None, root_namespace: str) -> frozenset[Target]
             stated = () if on_trial or spec.action is PolicyAction.AUDIT else policy.targets
         case RequestAuthentication():
             stated = policy.targets
+        case RateLimit(spec=limits):
+            stated = policy.targets if limits.on_failure is OnFailure.DENY else ()
         case _:
             return frozenset()
     found = (target_of(one, policy.metadata.namespace, root_namespace) for one in stated)

@@ -124,7 +124,7 @@ class WaypointStore:
                 return set(self._by_service.get(key, ())), {key}
             case Kind.POD | Kind.WORKLOAD_ENTRY | Kind.SERVICE_ENTRY:
                 return self._maybe_run_by(key, old) | self._maybe_run_by(key, new), {key}
-            case Kind.AUTHORIZATION_POLICY | Kind.REQUEST_AUTHENTICATION:
+            case Kind.AUTHORIZATION_POLICY | Kind.REQUEST_AUTHENTICATION | Kind.RATE_LIMIT:
                 root = self._settings.root_namespace
                 return set(), self._protected(targets(old, root) ^ targets(new, root))
         return set(), set()

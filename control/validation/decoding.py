@@ -26,6 +26,7 @@ from control.kinds import (
     ObjectKey,
     PeerAuthentication,
     Pod,
+    RateLimit,
     ReferenceGrant,
     RequestAuthentication,
     Service,
@@ -38,6 +39,7 @@ from control.kinds import (
     WorkloadEntry,
     WorkloadGroup,
 )
+from control.kinds.rate_limits import VERSION
 from control.validation import values
 from control.validation.finding import Remark
 from control.validation.yaml_text import YAMLNode
@@ -57,6 +59,7 @@ KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     **{(version, "AuthorizationPolicy"): AuthorizationPolicy for version in _SECURITY},
     **{(version, "RequestAuthentication"): RequestAuthentication for version in _SECURITY},
     **{(version, "Telemetry"): Telemetry for version in ("telemetry.istio.io/v1", "telemetry.istio.io/v1alpha1")},
+    (VERSION, "RateLimit"): RateLimit,
     **{(version, "ServiceEntry"): ServiceEntry for version in _NETWORKING},
     **{(version, "WorkloadEntry"): WorkloadEntry for version in _NETWORKING},
     **{(version, "WorkloadGroup"): WorkloadGroup for version in _NETWORKING},
@@ -77,6 +80,7 @@ STRICT_KINDS: Final = frozenset(
         Kind.AUTHORIZATION_POLICY,
         Kind.REQUEST_AUTHENTICATION,
         Kind.TELEMETRY,
+        Kind.RATE_LIMIT,
         Kind.VIRTUAL_SERVICE,
         Kind.DESTINATION_RULE,
         Kind.ISTIO_GATEWAY,

@@ -13,6 +13,7 @@ from control.kinds import (
     MeshObject,
     ObjectKey,
     PeerAuthentication,
+    RateLimit,
     RequestAuthentication,
     Telemetry,
     mesh_config,
@@ -38,6 +39,7 @@ from control.validation import (
     istio_gateway_checks,
     mesh_checks,
     policy_checks,
+    rate_limit_checks,
     routing_checks,
     telemetry_checks,
     token_checks,
@@ -75,6 +77,7 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.TCP_ROUTE: gateway_route_checks.tcp_route_remarks,
     Kind.REFERENCE_GRANT: gateway_route_checks.reference_grant_remarks,
     Kind.REQUEST_AUTHENTICATION: token_checks.request_authentication_remarks,
+    Kind.RATE_LIMIT: rate_limit_checks.rate_limit_remarks,
     Kind.TELEMETRY: telemetry_checks.telemetry_remarks,
     Kind.MESH_CONFIG: mesh_checks.mesh_config_remarks,
 }
@@ -182,7 +185,7 @@ def object_remarks(item: MeshObject, root_namespace: str) -> Iterator[Remark]:
         yield from policy_checks.peer_authentication_remarks(item, root_namespace)
     elif item.kind_of in _CHECKS:
         yield from _CHECKS[item.kind_of](item)
-    if isinstance(item, AuthorizationPolicy | RequestAuthentication | Telemetry):
+    if isinstance(item, AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit):
         yield from target_remarks(item, root_namespace)
 
 

@@ -44,7 +44,7 @@ def authorization_remarks(policy: AuthorizationPolicy) -> Iterator[Remark]:
     if spec.action is PolicyAction.DENY and not spec.rules:
         yield Remark(("spec",), "a DENY policy without rules has no effect", "write rules: [{}] to deny everything")
     for index, rule in enumerate(spec.rules):
-        yield from _rule_remarks(rule, policy.metadata.namespace, ("spec", "rules", index))
+        yield from rule_remarks(rule, policy.metadata.namespace, ("spec", "rules", index))
 
 
 def selector_remarks(selector: Selector | None) -> Iterator[Remark]:
@@ -60,7 +60,8 @@ def selector_remarks(selector: Selector | None) -> Iterator[Remark]:
             yield Remark((*path, "matchLabels", key), "wildcards do not work in selectors")
 
 
-def _rule_remarks(rule: PolicyRule, namespace: str, path: Path) -> Iterator[Remark]:
+def rule_remarks(rule: PolicyRule, namespace: str, path: Path) -> Iterator[Remark]:
+    """What is wrong with whom and what a rule matches."""
     for name, part in (("from", rule.sources), ("to", rule.operations), ("when", rule.conditions)):
         if part is not None and not part:
             yield Remark((*path, name), f"'{name}' is empty", "list something or remove it")

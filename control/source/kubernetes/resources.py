@@ -57,6 +57,7 @@ CUSTOM: Final = {
     "authorizationpolicies.security.istio.io": Kind.AUTHORIZATION_POLICY,
     "requestauthentications.security.istio.io": Kind.REQUEST_AUTHENTICATION,
     "telemetries.telemetry.istio.io": Kind.TELEMETRY,
+    "ratelimits.nodemesh.io": Kind.RATE_LIMIT,
     "serviceentries.networking.istio.io": Kind.SERVICE_ENTRY,
     "workloadentries.networking.istio.io": Kind.WORKLOAD_ENTRY,
     "workloadgroups.networking.istio.io": Kind.WORKLOAD_GROUP,
@@ -75,6 +76,7 @@ CUSTOM: Final = {
 VERSIONS: Final = {
     "security.istio.io": ("v1", "v1beta1"),
     "telemetry.istio.io": ("v1", "v1alpha1"),
+    "nodemesh.io": ("v1alpha1",),
     "networking.istio.io": ("v1", "v1beta1", "v1alpha3"),
     "gateway.networking.k8s.io": ("v1", "v1beta1", "v1alpha3", "v1alpha2"),
 }
