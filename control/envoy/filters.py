@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from control.envoy.filter_parts import Parts
+from control.envoy.limits.filters import limit_parts
 from control.envoy.lookup import lookup_parts
 from control.envoy.messages import new
 from control.envoy.parts import extension
@@ -53,6 +54,7 @@ HTTP_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = (
     (Phase.CORS, _always(CORS, "filters.http.cors.v3.Cors")),
     (Phase.AUTHENTICATION, token_parts),
     (Phase.AUTHORIZATION, http_parts),
+    (Phase.LIMITS, limit_parts),
     (Phase.FAULTS, _always(FAULT, "filters.http.fault.v3.HTTPFault")),
     (Phase.STATISTICS, _always(GRPC_STATS, "filters.http.grpc_stats.v3.FilterConfig", stats_for_all_methods={"value": False})),
     (Phase.ROUTER, lookup_parts),

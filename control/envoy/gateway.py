@@ -8,8 +8,7 @@ from control.envoy.listeners.tunnel import originate_cluster, originate_listener
 from control.envoy.naming import ORIGINATE, ClusterRef
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
-from control.envoy.security import asked_clusters, key_cluster, key_servers
-from control.envoy.waypoint import cluster_recipes
+from control.envoy.waypoint import asked_recipes, cluster_recipes
 from control.envoy.world import World
 
 
@@ -21,8 +20,8 @@ def gateway_recipes(world: World, proxy: ProxyKey, listen: tuple[str, ...]) -> t
         place = Place(proxy, None, port.number)
         recipes.append(Recipe(LISTENER, listener_name(port.number), port_listener, (proxy, port.number, listen)))
         recipes += [Recipe(ROUTES, name, route_table, (proxy, name, servers)) for name, servers in tables(port)]
-        recipes += [Recipe(CLUSTER, server.cluster, key_cluster, (server,)) for server in world.ask(key_servers, place)]
-        clusters |= dict.fromkeys((*world.ask(port_clusters, proxy, port), *world.ask(asked_clusters, place)))
+        recipes += world.ask(asked_recipes, place)
+        clusters |= dict.fromkeys(world.ask(port_clusters, proxy, port))
     for ref in clusters:
         recipes += world.ask(cluster_recipes, proxy, ref)
     return tuple({(one.type_url, one.name): one for one in recipes}.values())

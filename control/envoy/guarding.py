@@ -6,12 +6,12 @@ from typing import TypeVar
 from control.envoy.place import Place
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
 from control.envoy.world import World
-from control.kinds import AuthorizationPolicy, Gateway, RequestAuthentication
+from control.kinds import AuthorizationPolicy, Gateway, RateLimit, RequestAuthentication
 from control.kinds.security import Selector
 from control.model.labels import selects
 from control.model.waypoint_guards import ClassTarget, Target, target_of
 
-P = TypeVar("P", AuthorizationPolicy, RequestAuthentication)
+P = TypeVar("P", AuthorizationPolicy, RequestAuthentication, RateLimit)
 
 
 def authorization_of(world: World, place: Place) -> tuple[AuthorizationPolicy, ...]:
@@ -22,6 +22,11 @@ def authorization_of(world: World, place: Place) -> tuple[AuthorizationPolicy, .
 def authentication_of(world: World, place: Place) -> tuple[RequestAuthentication, ...]:
     """Oldest first."""
     return _holding(world, place, RequestAuthentication)
+
+
+def limits_of(world: World, place: Place) -> tuple[RateLimit, ...]:
+    """Oldest first."""
+    return _holding(world, place, RateLimit)
 
 
 def _holding(world: World, place: Place, kind: type[P]) -> tuple[P, ...]:
@@ -65,6 +70,8 @@ def _selecting(world: World, key: ProxyKey, kind: type[P]) -> tuple[P, ...]:
 
 
 def _selects(policy: P, proxy: Proxy, root_namespace: str) -> bool:
+    if isinstance(policy, RateLimit):
+        return False
     if policy.targets or policy.metadata.namespace not in {proxy.namespace, root_namespace}:
         return False
     selector: Selector | None = policy.spec.selector

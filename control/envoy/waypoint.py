@@ -4,6 +4,8 @@ from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Built, Rec
 from control.envoy.catalogue import CatalogService, Resolution
 from control.envoy.clusters import service_cluster
 from control.envoy.endpoints import load_assignment
+from control.envoy.limits.filters import lacks_server, limit_clusters
+from control.envoy.limits.server import NOBODY, nobody_cluster
 from control.envoy.listeners.tunnel import (
     Destinations,
     direct_originate_listener,
@@ -40,6 +42,7 @@ def waypoint_recipes(world: World, proxy: ProxyKey, listen: tuple[str, ...]) -> 
             Recipe(LISTENER, DIRECT_ORIGINATE, direct_originate_listener),
             Recipe(CLUSTER, DIRECT, direct_cluster),
             Recipe(CLUSTER, DIRECT_PLAIN, plaintext_cluster),
+            *world.ask(asked_recipes, Place(proxy)),
         ]
     for key in world.ask(waypoint_services, proxy):
         recipes += world.ask(_service_recipes, proxy, key)
@@ -86,8 +89,7 @@ def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Re
     clusters: dict[ClusterRef, None] = {}
     for port in service.ports:
         place = Place(proxy, key, port.number)
-        found += [Recipe(CLUSTER, server.cluster, key_cluster, (server,)) for server in world.ask(key_servers, place)]
-        clusters |= dict.fromkeys(world.ask(asked_clusters, place))
+        found += world.ask(asked_recipes, place)
         if not port.http:
             clusters |= dict.fromkeys(ref for target in world.ask(server_name_targets, place) for ref in target.clusters)
         for layer in layers(port):
@@ -99,6 +101,16 @@ def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Re
                 found.append(Recipe(ROUTES, ClusterRef(key, port.number, layer).name, http_route_resource, (place,)))
     for ref in clusters:
         found += world.ask(cluster_recipes, proxy, ref)
+    return tuple(found)
+
+
+def asked_recipes(world: World, place: Place) -> tuple[Recipe, ...]:
+    """The clusters of those who are asked about requests of a place: for keys, for leave, and how many there were."""
+    found = [Recipe(CLUSTER, server.cluster, key_cluster, (server,)) for server in world.ask(key_servers, place)]
+    if world.ask(lacks_server, place):
+        found.append(Recipe(CLUSTER, NOBODY, nobody_cluster))
+    for ref in (*world.ask(asked_clusters, place), *world.ask(limit_clusters, place)):
+        found += world.ask(cluster_recipes, place.proxy, ref)
     return tuple(found)
 
 

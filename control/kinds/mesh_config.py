@@ -11,6 +11,8 @@ from control.kinds.metadata import Kind
 
 NAME: Final = "istio"
 KEY: Final = "mesh"
+OWN_KEY: Final = "nodemesh"
+"""What Istio has no words for, which is not to be met by its own readers of `mesh`."""
 
 
 class BodyCheck(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -103,6 +105,20 @@ class MeshOptions(Struct, frozen=True, rename="camel"):
         return next((one for one in self.extension_providers if one.name == name), None)
 
 
+class RateLimitService(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Who counts requests for all Envoys. `service` is a host of the mesh, or `namespace/host`; `timeout`: how long is waited for him."""
+
+    service: str
+    port: int = 8081
+    timeout: str = ""
+
+
+class OwnOptions(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """What is in the YAML beside Istio's."""
+
+    rate_limit_service: RateLimitService | None = None
+
+
 class MeshConfig(Object, frozen=True):
     """The ConfigMap, as it is written."""
 
@@ -116,3 +132,11 @@ class MeshConfig(Object, frozen=True):
         except msgspec.MsgspecError as error:
             raise ValueError(f"{KEY}: {error}") from error
         return found or MeshOptions()
+
+    def own_options(self) -> OwnOptions:
+        """Raises ValueError likewise."""
+        try:
+            found = msgspec.yaml.decode(self.data.get(OWN_KEY) or "{}", type=OwnOptions | None)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"{OWN_KEY}: {error}") from error
+        return found or OwnOptions()

@@ -11,6 +11,10 @@ from control.kinds.security import PolicyRule, PolicyTarget
 
 GROUP: Final = "nodemesh.io"
 VERSION: Final = f"{GROUP}/v1alpha1"
+DOMAIN: Final = f"{GROUP}/"
+"""How the domains begin in which the rate limit server is asked about RateLimits; their namespaces and names follow."""
+LIMIT_ENTRY: Final = "limit"
+"""The first entry of each descriptor there: how many requests may be, as `20/minute`."""
 
 
 class Unit(StrEnum):
@@ -49,6 +53,9 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True):
     requests: int
     per: Unit
     burst: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.requests}/{self.per}"
 
 
 class RateLimitRule(PolicyRule, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from control.kinds.mesh_config import KEY, ExtensionProvider, FileAccessLog, LogEncoding, LogFormat, MeshConfig, MeshOptions
+from control.kinds.mesh_config import KEY, OWN_KEY, ExtensionProvider, FileAccessLog, LogEncoding, LogFormat, MeshConfig, MeshOptions
 from control.validation import log_formats, values
 from control.validation.core_checks import attempt, attempt_port
 from control.validation.durations import seconds
 from control.validation.finding import Remark
+from control.validation.statuses import REFUSING
 from control.validation.token_checks import header_name
 
 _MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -15,6 +16,8 @@ _PATH = ("data", KEY)
 
 
 def mesh_config_remarks(config: MeshConfig) -> Iterator[Remark]:
+    """Of Istio's part, and of our own."""
+    yield from _own_remarks(config)
     try:
         options = config.options()
     except ValueError as error:
@@ -27,6 +30,20 @@ def mesh_config_remarks(config: MeshConfig) -> Iterator[Remark]:
     for provider in options.extension_providers:
         for remark in _provider_remarks(provider):
             yield Remark(_PATH, f"extensionProviders {provider.name[:80]}: {remark.what}")
+
+
+def _own_remarks(config: MeshConfig) -> Iterator[Remark]:
+    path = ("data", OWN_KEY)
+    try:
+        counting = config.own_options().rate_limit_service
+    except ValueError as error:
+        yield Remark(path, str(error)[:500])
+        return
+    if counting is not None:
+        yield from attempt(values.host, counting.service.rpartition("/")[2], path)
+        yield from attempt_port(counting.port, path)
+        if counting.timeout:
+            yield from attempt(seconds, counting.timeout, path)
 
 
 def _log_remarks(options: MeshOptions) -> Iterator[Remark]:
@@ -75,6 +92,6 @@ def _file_remarks(log: FileAccessLog) -> Iterator[Remark]:
 
 def error_status(text: str) -> int:
     """An HTTP status that refuses."""
-    if not text.isdecimal() or not 400 <= int(text) <= 599:
-        raise ValueError(f"{text[:40]!r} is no status that refuses: 400 to 599")
+    if not text.isdecimal() or int(text) not in REFUSING:
+        raise ValueError(f"{text[:40]!r} is no status that refuses: 400 to 599, of those that have a name")
     return int(text)

@@ -10,6 +10,7 @@ from control.kinds.rate_limits import Limit, RateLimit, RateLimitRule, Scope
 from control.validation.core_checks import Path, attempt
 from control.validation.finding import Remark
 from control.validation.policy_checks import rule_remarks
+from control.validation.statuses import REFUSING
 from control.validation.token_checks import header_name
 
 MAX_RULES: Final = 32
@@ -56,8 +57,8 @@ def rate_limit_remarks(item: RateLimit) -> Iterator[Remark]:
     spec = item.spec
     if not spec.target_refs:
         yield Remark(("spec", "targetRefs"), "names nothing", "name a Service, ServiceEntry, Gateway or GatewayClass")
-    if not 400 <= spec.status <= 599:
-        yield Remark(("spec", "status"), f"{spec.status} is no status that refuses: 400 to 599")
+    if spec.status not in REFUSING:
+        yield Remark(("spec", "status"), f"{spec.status} is no status that refuses: 400 to 599, of those that have a name")
     if not spec.rules:
         yield Remark(("spec", "rules"), "limits nothing", "give it a rule")
     if len(spec.rules) > MAX_RULES:
@@ -65,6 +66,9 @@ def rate_limit_remarks(item: RateLimit) -> Iterator[Remark]:
     for index, rule in enumerate(spec.rules):
         path: Path = ("spec", "rules", index)
         yield from rule_remarks(rule, item.metadata.namespace, path)
+        for at, condition in enumerate(rule.conditions or ()):
+            if condition.key.startswith("experimental."):
+                yield Remark((*path, "when", at, "key"), f"{condition.key[:80]!r} can't be asked")
         yield from _limit_remarks(rule.limit, spec.scope, (*path, "limit"))
         yield from _key_remarks(rule, path)
 

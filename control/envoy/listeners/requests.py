@@ -8,12 +8,12 @@ parameters of segments, of which some applications make nothing (`/admin;x`). El
 from typing import Any, Final
 
 from control.envoy.built import Built, built
-from control.envoy.guarding import authorization_of
+from control.envoy.guarding import authorization_of, limits_of
 from control.envoy.messages import Message, message_class, new
 from control.envoy.place import Place
 from control.envoy.world import World
-from control.kinds import AuthorizationPolicy
-from control.kinds.security import PolicyOperation
+from control.kinds.security import PolicyRule
+from control.validation.rate_limit_checks import Counted
 
 _ROUTES: Final = "envoy.config.route.v3.RouteConfiguration"
 AMBIGUOUS: Final = ".*(;|%3[bB]).*"
@@ -23,8 +23,10 @@ SEVERAL_HOSTS: Final = ".*[,\\s].*"
 
 
 def judges_paths(world: World, place: Place) -> bool:
-    """Whether a policy at this place looks at paths or hosts."""
-    return any(_looks_at_address(policy) for policy in world.ask(authorization_of, place))
+    """Whether a policy or a limit at this place looks at paths or hosts."""
+    limiting = [rule for item in world.ask(limits_of, place) for rule in item.spec.rules]
+    judging = [rule for policy in world.ask(authorization_of, place) for rule in policy.spec.rules]
+    return any(_looks_at_address(rule) for rule in (*judging, *limiting)) or any(Counted.PATH.value in rule.by for rule in limiting)
 
 
 def reading(*, strict: bool) -> dict[str, Any]:
@@ -61,6 +63,6 @@ def _refusal(match: dict[str, Any], why: str) -> Message:
     return new("envoy.config.route.v3.Route", name="ambiguous", match=match, direct_response=answer)
 
 
-def _looks_at_address(policy: AuthorizationPolicy) -> bool:
-    operations: list[PolicyOperation] = [item.operation for rule in policy.spec.rules for item in rule.operations or ()]
+def _looks_at_address(rule: PolicyRule) -> bool:
+    operations = [item.operation for item in rule.operations or ()]
     return any(operation.paths or operation.not_paths or operation.hosts or operation.not_hosts for operation in operations)

@@ -55,7 +55,7 @@ def ruled(policy: AuthorizationPolicy, identity: Identity, *, requests: bool) ->
     found: dict[str, Message] = {}
     left: list[str] = []
     for index, rule in enumerate(policy.spec.rules):
-        made, missing = _rule(rule, place)
+        made, missing = rule_policy(rule, place)
         left += missing
         if not missing or deny:
             found[f"ns[{meta.namespace}]-policy[{meta.name}]-rule[{index}]"] = made
@@ -79,7 +79,8 @@ def _judges(policies: Iterable[AuthorizationPolicy], identity: Identity, *, requ
     return Judges(tuple(filters), tuple(unanswerable))
 
 
-def _rule(rule: PolicyRule, place: Place) -> tuple[Message, list[str]]:
+def rule_policy(rule: PolicyRule, place: Place) -> tuple[Message, list[str]]:
+    """Envoy's policy that matches as a rule does, and the parts of the rule that the place can't ask."""
     left: list[str] = []
     permissions, principals = [], []
     if rule.operations:

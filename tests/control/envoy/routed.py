@@ -15,6 +15,7 @@ from typing import Any
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from control.envoy.catalogue import CatalogPort, CatalogService
 from control.envoy.filters import http_filters
+from control.envoy.listeners.requests import judges_paths, reading
 from control.envoy.listeners.waypoint import _port_match
 from control.envoy.messages import Message, new
 from control.envoy.naming import SNIFFING
@@ -180,6 +181,7 @@ def _http_listener(served: Served, name: str, routes: Message) -> Message:
         route_config=routes,
         http_filters=list(http_filters(served.world, place).filters),
         upgrade_configs=[{"upgrade_type": "websocket"}],
+        **reading(strict=judges_paths(served.world, place)),
     )
     return _listener(short if int(port) == HTTP_PORT else f"{short}:{port}", manager)
 

@@ -222,6 +222,7 @@ def test_a_provider_is_a_service_of_the_mesh_and_its_cluster_is_served(tmp_path:
         ("extensionProviders: [{name: a, envoyExtAuthzGrpc: {service: x y, port: 1}}]", "a:"),
         ("extensionProviders: [{name: a, envoyExtAuthzGrpc: {service: x, port: 0}}]", "a:"),
         ("extensionProviders: [{name: a, envoyExtAuthzGrpc: {service: x, port: 1, statusOnError: '200'}}]", "refuses"),
+        ("extensionProviders: [{name: a, envoyExtAuthzGrpc: {service: x, port: 1, statusOnError: '420'}}]", "refuses"),
         ("extensionProviders: [{name: a, envoyExtAuthzHttp: {service: x, port: 1, pathPrefix: x}}]", "pathPrefix"),
         ("a: [", "mesh"),
     ],

@@ -1,0 +1,1 @@
+"""RateLimit as Envoy's filters: local ones count themselves, global ones ask the rate limit server."""
