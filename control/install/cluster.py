@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from control.install.manifests import NAMESPACE, Document, path_of, words
+from control.install.manifests import DEFINITION, NAMESPACE, Document, path_of, words
 from control.source.kubernetes.definitions import served_versions
 from control.source.kubernetes.resources import CUSTOM, DEFINITIONS_PATH, VERSIONS, custom_type
 from kubeapi.client import APIError, KubeClient
@@ -49,11 +49,15 @@ async def install(client: KubeClient, items: Sequence[Document], say: Say, *, wa
 
 
 async def uninstall(client: KubeClient, items: Sequence[Document], say: Say, *, wait_s: float) -> None:
-    """Removes the agents, then everything but the namespace, which has the mesh's root. Raises InstallError, APIError."""
+    """Removes the agents, then everything but the namespace, which has the mesh's root, and the kinds, with which all of theirs would go.
+
+    Raises InstallError, APIError.
+    """
     await remove_agents(client, NAMESPACE, say, wait_s=wait_s)
     for item in reversed(items):
-        if item["kind"] != "Namespace" and await _delete(client, path_of(item)):
+        if item["kind"] not in {"Namespace", DEFINITION} and await _delete(client, path_of(item)):
             say(f"deleted {words(item)}")
+    say("the mesh's own kinds are still there, and all objects of them")
     say(f"namespace {NAMESPACE} is still there: the root of the mesh is in it, and whatever else somebody keeps there")
 
 
@@ -163,7 +167,8 @@ async def _may_install(client: KubeClient) -> list[str]:
     missing = []
     for group, resource in (
         *(("", "namespaces"), ("", "serviceaccounts"), ("", "services"), ("apps", "daemonsets"), ("apps", "deployments")),
-        *(("policy", "poddisruptionbudgets"), ("rbac.authorization.k8s.io", "clusterroles")),
+        *(("policy", "poddisruptionbudgets"), ("apiextensions.k8s.io", "customresourcedefinitions")),
+        ("rbac.authorization.k8s.io", "clusterroles"),
         *(("rbac.authorization.k8s.io", "clusterrolebindings"), ("admissionregistration.k8s.io", "validatingadmissionpolicies")),
     ):
         asked = {"namespace": NAMESPACE, "verb": "create", "group": group, "resource": resource}

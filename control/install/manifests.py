@@ -13,12 +13,13 @@ _PACKED: Final = Path(__file__).parent / "base"
 _IN_THE_TREE: Final = Path(__file__).parents[2] / "deploy/daemonset/base"
 BASE: Final = _PACKED if _PACKED.is_dir() else _IN_THE_TREE
 NAMESPACE: Final = "nodemesh-system"
+DEFINITION: Final = "CustomResourceDefinition"
 
-_FIRST: Final = ("Namespace", "ServiceAccount", "ClusterRole", "Role")
+_FIRST: Final = ("Namespace", DEFINITION, "ServiceAccount", "ClusterRole", "Role")
 """What others refer to is there before them."""
 _PLURALS: Final = {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}
 _CLUSTER_WIDE: Final = frozenset(
-    {"Namespace", "ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    {"Namespace", DEFINITION, "ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 )
 
 
