@@ -65,10 +65,12 @@ class Answer:
 class Routed:
     """Requests to services by their names."""
 
-    def __init__(self, envoy: RealEnvoy, served: Served, upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(self, envoy: RealEnvoy, served: Served, upstreams: Mapping[str, Upstream], tell: Callable[[str], None]) -> None:
         self.envoy = envoy
         self.served = served
         self.upstreams = upstreams
+        self.tell = tell
+        """Has Envoy take the endpoints of a service that is among `moving` as they are served now."""
 
     def ask(
         self, name: str, path: str = "/", *, method: str = "GET", host: str = "", body: str = "", source: str = "", **headers: str
@@ -116,11 +118,16 @@ def echo_service(name: str, number: int, ports: str = "[{name: http, port: 80, t
 
 @contextmanager
 def routed(
-    directory: Path, served: Served, addresses: Mapping[str, Upstream], secrets: Sequence[dict[str, Any]] = (), dns_port: int = 0
+    directory: Path,
+    served: Served,
+    addresses: Mapping[str, Upstream],
+    secrets: Sequence[dict[str, Any]] = (),
+    dns_port: int = 0,
+    moving: Sequence[str] = (),
 ) -> Iterator[Routed]:
     """`addresses`: which server stands for the endpoint with an address; `secrets`: Envoy's, by the names that SDS has them.
 
-    `dns_port`: where on loopback names are looked up.
+    `dns_port`: where on loopback names are looked up; `moving`: services whose endpoints will change.
     """
 
     known = {one["name"] for one in secrets}
@@ -129,13 +136,22 @@ def routed(
         return dict(json.loads(json.dumps(as_json(message)), object_hook=lambda part: _looked_up(_static_secret(part, known), dns_port)))
 
     ports = {address: one.port for address, one in addresses.items()}
-    clusters = [_cluster(served, name, cluster, ports) for name, cluster in served.of(CLUSTER).items() if name.startswith("inbound-vip")]
+    files = {f"inbound-vip|{HTTP_PORT}|http|{name}.shop.svc.cluster.local": directory / f"{name}.endpoints.json" for name in moving}
+
+    def tell(short: str) -> None:
+        (name,) = (one for one in files if one.endswith(f"|{short}.shop.svc.cluster.local"))
+        _write_endpoints(files[name], _placed(served.of(ENDPOINTS)[name], ports))
+
+    for short in moving:
+        tell(short)
+    names = [name for name in served.of(CLUSTER) if name.startswith("inbound-vip")]
+    clusters = [_cluster(served, name, ports, files.get(name)) for name in names]
     listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
     listeners += _tcp_listeners(served)
     found = [*(adapted(one) for one in clusters), _NO_SECRETS]
     node = {"id": "test", "cluster": "test"}
     with running(directory, [adapted(one) for one in listeners], found, secrets=secrets, node=node) as envoy:
-        yield Routed(envoy, served, {one.name: one for one in addresses.values()})
+        yield Routed(envoy, served, {one.name: one for one in addresses.values()}, tell)
 
 
 def _static_secret(part: dict[str, Any], known: set[str]) -> dict[str, Any]:
@@ -156,18 +172,36 @@ def _looked_up(part: dict[str, Any], dns_port: int) -> dict[str, Any]:
     return part
 
 
-def _cluster(served: Served, name: str, cluster: Message, ports: Mapping[str, int]) -> Message:
+def _cluster(served: Served, name: str, ports: Mapping[str, int], file: Path | None) -> Message:
+    cluster = served.of(CLUSTER)[name]
     changed = type(cluster).FromString(cluster.SerializeToString())
-    if changed.HasField("eds_cluster_config"):
+    if file is not None:
+        changed.eds_cluster_config.eds_config.CopyFrom(new("envoy.config.core.v3.ConfigSource", path_config_source={"path": str(file)}))
+    elif changed.HasField("eds_cluster_config"):
         changed.ClearField("eds_cluster_config")
         changed.type = changed.DiscoveryType.Value("STATIC")
         changed.load_assignment.CopyFrom(served.of(ENDPOINTS)[name])
-    for place in changed.load_assignment.endpoints:
+    if changed.HasField("load_assignment"):
+        changed.load_assignment.CopyFrom(_placed(changed.load_assignment, ports))
+    return changed
+
+
+def _placed(assignment: Message, ports: Mapping[str, int]) -> Message:
+    """With the servers of the test for the endpoints' addresses."""
+    changed = type(assignment).FromString(assignment.SerializeToString())
+    for place in changed.endpoints:
         for one in place.lb_endpoints:
             socket = one.endpoint.address.socket_address
             if socket.address in ports:
                 socket.address, socket.port_value = "127.0.0.1", ports[socket.address]
     return changed
+
+
+def _write_endpoints(file: Path, assignment: Message) -> None:
+    """Envoy watches for files that are moved to the place."""
+    resource = {"@type": f"type.googleapis.com/{assignment.DESCRIPTOR.full_name}", **as_json(assignment)}
+    file.with_suffix(".new").write_text(json.dumps({"resources": [resource]}))
+    file.with_suffix(".new").replace(file)
 
 
 def _http_listener(served: Served, name: str, routes: Message) -> Message:
