@@ -8,18 +8,26 @@ from pathlib import Path
 
 from nodeagent.capture import questions
 from nodeagent.capture.chains import RECENT
+from nodeagent.capture.unit_rules import table_of
 from nodeagent.linux import netlink, nftables
 from nodeagent.linux.namespaces import Namespace
+from nodeagent.linux.units import Unit
 
 
 def say_away(namespace: Namespace) -> None:
     """Questions go to the workload's own resolvers from now on, for a minute at least. Blocks; raises OSError."""
-    namespace.run(_say_away)
+    if isinstance(namespace, Unit):
+        namespace.run(nftables.transact, questions.away(table_of(namespace.id)))
+    else:
+        namespace.run(_say_away)
 
 
 def say_here(namespace: Namespace) -> None:
     """Questions come to the agent. Blocks; raises OSError."""
-    namespace.run(_say_here)
+    if isinstance(namespace, Unit):
+        namespace.run(nftables.transact, questions.present(table_of(namespace.id)))
+    else:
+        namespace.run(_say_here)
 
 
 def _say_away() -> None:

@@ -29,22 +29,30 @@ _NOTE: Final = "unanswered"
 _DNS: Final = 53
 _LOOP: Final = f"{LOOP_MARK:#x}"
 _LOOPED: Final = f'iif "lo" meta mark {_LOOP}'
-_EXEMPT: Final = (f"meta mark & {PROXY} accept", *TO_LOOPBACK, "ip6 daddr fe80::/10 accept")
+_EXEMPT: Final = (f"meta mark & {PROXY} accept", f"meta mark & {TO_APPLICATION} accept", *TO_LOOPBACK, "ip6 daddr fe80::/10 accept")
 
 _SET: Final = f"\tset {_NOTE} {{\n\t\ttype inet_service\n\t\tsize 4\n\t\tflags dynamic,timeout\n\t\ttimeout {_UNANSWERED_S}s\n\t}}\n"
-_ASKING: Final = chain(
-    "asking",
-    *_EXEMPT,
-    f'th dport @{_NOTE} counter accept comment "questions-past"',
-    'counter comment "questions"',
-    f"meta mark set {_LOOP} accept",
-)
-_ASKED: Final = chain(
-    "asked",
-    f"meta nfproto ipv4 meta l4proto udp tproxy ip to 127.0.0.1:{DNS_PORT} accept",
-    f"meta nfproto ipv6 meta l4proto udp tproxy ip6 to [::1]:{DNS_PORT} accept",
-    f'update @{_NOTE} {{ udp dport }} counter reject comment "unanswered"',
-)
+
+
+def _asking(mark: str) -> str:
+    return chain(
+        "asking",
+        *_EXEMPT,
+        f'th dport @{_NOTE} counter accept comment "questions-past"',
+        'counter comment "questions"',
+        f"meta mark set {mark} accept",
+    )
+
+
+def _asked(port: int) -> str:
+    return chain(
+        "asked",
+        f"meta nfproto ipv4 meta l4proto udp tproxy ip to 127.0.0.1:{port} accept",
+        f"meta nfproto ipv6 meta l4proto udp tproxy ip6 to [::1]:{port} accept",
+        f'update @{_NOTE} {{ udp dport }} counter reject comment "unanswered"',
+    )
+
+
 _UNTRACKED: Final = chain(
     "untracked",
     *TO_LOOPBACK,
@@ -75,7 +83,18 @@ def present(table: str = TABLE) -> str:
 
 def chains(terms: Terms) -> str:
     """What the other rules here need, ahead of them."""
-    return _SET + _ASKING + _ASKED if terms.dns else ""
+    return _SET + _asking(_LOOP) + _asked(DNS_PORT) if terms.dns else ""
+
+
+def of_unit(cgroup: str, level: int, mark: str, port: int) -> str:
+    """The chains of a process group, whose datagrams nothing else marks: by the cgroup of their socket, `level` below the root.
+
+    Ahead of those of a host that is captured whole, which leave alone what has a unit's mark.
+    """
+    questions = chain(
+        "questions", f'udp dport {_DNS} socket cgroupv2 level {level} "{cgroup}" goto asking', base="route hook output priority -151"
+    )
+    return _SET + _asking(mark) + _asked(port) + questions
 
 
 def sent(terms: Terms) -> str:
@@ -100,7 +119,6 @@ def redirecting(terms: Terms) -> str:
     return _UNTRACKED + chain(
         "questions",
         sent(terms),
-        f"tcp dport 53 meta mark & {TO_APPLICATION} accept",
         f"tcp dport 53 meta mark {PAST} accept",
         *(f"tcp dport 53 {rule}" for rule in _EXEMPT),
         f"tcp dport 53 meta mark set {_LOOP}",
@@ -131,7 +149,6 @@ def redirected(terms: Terms) -> str:
         return ""
     asking = chain(
         "asking",
-        f"meta mark & {TO_APPLICATION} accept",
         f"meta l4proto tcp meta mark {PAST} accept",
         *_EXEMPT,
         f'th dport @{_NOTE} counter accept comment "questions-past"',

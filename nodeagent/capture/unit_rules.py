@@ -6,6 +6,7 @@ sockets, and what is sent to the unit's listener by somebody else:
 - What has the mark comes back by the loopback device (a rule of policy routing for exactly this mark) and is given to the proxy's
   connection or listener (`outbound` counts handshakes); where neither is, it is reset (`leftover`).
 - What would leave the node with the mark is dropped (`leak`), as of a socket that is bound to a device.
+- Questions to DNS go to the agent (`questions`), on a port of the unit's own: datagrams by the cgroup of their socket.
 - Who connects to the listener itself is refused (`stranger`): it is there for what loops, and has the unit's identity.
 """
 
@@ -13,6 +14,7 @@ import re
 from typing import Final, NamedTuple
 
 from meshapi.wire import CONNECTION_MARK
+from nodeagent.capture import questions
 from nodeagent.capture.ruleset import FAMILY, SYN
 from nodeagent.linux.netlink import LocalDelivery
 
@@ -21,6 +23,13 @@ PORTS: Final = range(15100, 16000)
 PREFIX: Final = "nodemesh_"
 _TABLES: Final = 0x6D000000
 _REMEMBERED: Final = re.compile(r"(unit|draining) ([0-9]{5})")
+
+
+class Asking(NamedTuple):
+    """A cgroup whose questions to DNS go to the agent: as nft names it, and how far below the root it is."""
+
+    cgroup: str
+    level: int
 
 
 class Remembered(NamedTuple):
@@ -45,19 +54,32 @@ def delivery_of(port: int) -> LocalDelivery:
     return LocalDelivery(mark=mark_of(port), mask=0xFFFFFFFF, table=_TABLES | port, priority=20001, protocol=0x6D)
 
 
-def script(unit: int, port: int, *, draining: bool = False) -> str:
+def dns_port_of(port: int) -> int:
+    """Where the agent answers the questions of the unit whose listener is on `port`."""
+    return port + 3 * len(PORTS)
+
+
+def script(unit: int, port: int, *, asking: Asking | None = None, draining: bool = False) -> str:
     """The script that replaces the unit's table. While it is drained, the same rules serve what is open."""
-    mark = f"meta mark {mark_of(port):#x}"
+    mark, dns_port = f"meta mark {mark_of(port):#x}", dns_port_of(port)
+    chains, asked, given = "", "", ""
+    if asking:
+        chains = questions.of_unit(asking.cgroup, asking.level, f"{mark_of(port):#x}", dns_port)
+        asked = f"\t\t{mark} udp dport 53 goto asked\n"
+        given = f"""\
+		{mark} meta nfproto ipv4 tcp dport 53 tproxy ip to 127.0.0.1:{dns_port} accept
+		{mark} meta nfproto ipv6 tcp dport 53 tproxy ip6 to [::1]:{dns_port} accept
+"""
     return f"""\
 {deletion(unit)}table {FAMILY} {table_of(unit)} {{
 	chain state {{
 		continue comment "{"draining" if draining else "unit"} {port}"
 	}}
-	chain inbound {{
+{chains}	chain inbound {{
 		type filter hook prerouting priority -150; policy accept;
 		iifname != "lo" accept
-		meta l4proto != tcp accept
-		{mark} {SYN} counter comment "outbound"
+{asked}		meta l4proto != tcp accept
+{given}		{mark} {SYN} counter comment "outbound"
 		{mark} meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{port} accept
 		{mark} meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{port} accept
 		{mark} meta l4proto tcp counter reject with tcp reset comment "leftover"

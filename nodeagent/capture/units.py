@@ -8,6 +8,7 @@ rules are.
 import errno
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -23,7 +24,19 @@ from nodeagent.capture.judgements import judgements
 from nodeagent.capture.listeners import Listener
 from nodeagent.capture.ruleset import FAMILY
 from nodeagent.capture.terms import TOTAL, Terms
-from nodeagent.capture.unit_rules import PREFIX, Remembered, deletion, delivery_of, mark_of, remembered, script, table_of
+from nodeagent.capture.unit_rules import (
+    PORTS,
+    PREFIX,
+    Asking,
+    Remembered,
+    deletion,
+    delivery_of,
+    dns_port_of,
+    mark_of,
+    remembered,
+    script,
+    table_of,
+)
 from nodeagent.linux import cgroups, netlink, nftables, sysctl
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace, run_in_empty
@@ -35,6 +48,10 @@ from nodeagent.ztunnel.protocol import ListenerKind
 log = logging.getLogger(__name__)
 
 _THREADS_OWN = "/proc/thread-self/ns/net"
+_NFT_ROOT = Path("/sys/fs/cgroup")
+"""From there on nft's library names cgroups."""
+_NFT_PATH = re.compile(r"[A-Za-z0-9@_.:/\\-]+")
+"""What needs no other form in nft's words."""
 INBOUND_REMARK = "only what it dials is in the mesh: it names no ports that are its own"
 PLAINTEXT_REMARK = "it takes no tunnels: it has no address that is its alone"
 _COUNTERS = {"marked": Outcome.CAPTURED, "excluded": Outcome.EXCLUDED, "outside": Outcome.OUTSIDE, "unmarked": Outcome.FAILED}
@@ -61,7 +78,7 @@ class UnitCapture:
             raise KernelError(errno.EINVAL, f"cgroup {unit.path}", detail="has no listener")
         ensure(self._pins.parent)
         # First what the marks need, then the marks; and last what only those of before needed.
-        unit.run(_make, unit.id, port)
+        unit.run(_make, unit.id, port, _asking(unit, terms)[0])
         site = Site(cookie=unit.run(netns_cookie), place=unit.id)
         self._outbound.attach(unit.cgroup, site, _marks(port), _judged(terms))
         if former and former.port != port:
@@ -103,9 +120,10 @@ class UnitCapture:
         if known and known.draining and marked is None and steered is None:
             return Inspection(CaptureState.DRAINING, counters)
         unclaimed = _unclaimed(steered, terms, ipv6=unit.run(has_loopback6))
-        if problem := unit.run(_problem, unit.id, table, known) or _difference(marked, unit, known, terms) or unclaimed:
+        asking, unanswered = _asking(unit, terms)
+        if problem := unit.run(_problem, unit.id, table, known, asking) or _difference(marked, unit, known, terms) or unclaimed:
             return Inspection(CaptureState.BROKEN, counters, problem)
-        return Inspection(CaptureState.CAPTURED, counters, remark=_remark(terms, steered))
+        return Inspection(CaptureState.CAPTURED, counters, remark="; ".join(filter(None, (_remark(terms, steered), unanswered))))
 
     def sweep(self) -> None:
         """Takes off what is left of units that are gone, in the network namespace of this thread; what it can't, the next may."""
@@ -232,12 +250,43 @@ def _remembered(unit: int) -> Remembered | None:
     return remembered(found.comments) if found else None
 
 
-def _make(unit: int, port: int) -> None:
+def dns_port(unit: Unit) -> int:
+    """Where its questions come to, as long as it is captured; raises KernelError if it is not. Blocks."""
+    known = unit.run(_remembered, unit.id)
+    if known is None or known.draining:
+        raise KernelError(errno.ENOENT, f"cgroup {unit.path}", detail="is not captured")
+    return dns_port_of(known.port)
+
+
+def _asking(unit: Unit, terms: Terms) -> tuple[Asking | None, str]:
+    """What brings its questions to the agent; and if nothing does, though it should, why, in words."""
+    if not terms.dns:
+        return None, ""
+    why_not = "it asks its own resolvers"
+    path = Path(unit.path)
+    if not path.is_relative_to(_NFT_ROOT) or not _NFT_PATH.fullmatch(unit.path) or cgroups.id_at(path) != unit.id:
+        return None, f"{why_not}: nftables can't name its cgroup"
+    asking = Asking(str(path.relative_to(_NFT_ROOT)), len(path.relative_to(cgroups.root()).parts))
+    refused = _refusal(asking)
+    return (None, f"{why_not}: {refused}") if refused else (asking, "")
+
+
+@cache
+def _refusal(asking: Asking) -> str:
+    """Why this kernel or this library does not take the rules for it; empty if they do."""
+    try:
+        run_in_empty(nftables.transact, script(0, PORTS.start, asking=asking))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _make(unit: int, port: int, asking: Asking | None) -> None:
     for family in _families():
         netlink.install(delivery_of(port), family)
     found = nftables.table(FAMILY, table_of(unit))
-    if found is None or found.content != _reference(unit, port):
-        nftables.transact(script(unit, port))
+    if found is None or found.content != _reference(unit, port, asking):
+        nftables.transact(script(unit, port, asking=asking))
 
 
 def _drain(unit: int) -> None:
@@ -263,8 +312,8 @@ def _take_back(port: int) -> None:
         netlink.remove(delivery_of(port), family)
 
 
-def _problem(unit: int, table: Table | None, known: Remembered | None) -> str:
-    if table is None or known is None or table.content != _reference(unit, known.port):
+def _problem(unit: int, table: Table | None, known: Remembered | None, asking: Asking | None) -> str:
+    if table is None or known is None or table.content != _reference(unit, known.port, asking):
         return "the rules are incomplete, were changed, or are of another version"
     for family in _families():
         if not netlink.installed(delivery_of(known.port), family):
@@ -281,11 +330,11 @@ def _difference(marked: Marked | None, unit: Unit, known: Remembered | None, ter
 
 
 @cache
-def _reference(unit: int, port: int) -> bytes:
+def _reference(unit: int, port: int, asking: Asking | None) -> bytes:
     """How this kernel and this library show our rules."""
 
     def make() -> bytes:
-        nftables.transact(script(unit, port))
+        nftables.transact(script(unit, port, asking=asking))
         made = nftables.table(FAMILY, table_of(unit))
         return made.content if made else b""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, ParamSpec, TypeVar
 
 from nodeagent.capture import presence
+from nodeagent.capture.units import dns_port
 from nodeagent.dns.counts import CountsByWorkload
 from nodeagent.dns.forwarding import Forwarder
 from nodeagent.dns.server import Knowledge, WorkloadDNS
@@ -21,6 +22,7 @@ from nodeagent.dns.sockets import Asked, open_asked
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.namespaces import Namespace
+from nodeagent.linux.units import Unit
 from nodeagent.runtime.base import LocalWorkload
 
 log = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ class DNSOwner:
 
     def _is_wanted(self, status: WorkloadStatus) -> bool:
         workload = status.workload
-        captured = status.state in _CAPTURED and workload.network is not None and not workload.process_group
+        captured = status.state in _CAPTURED and workload.network is not None
         return not self._why_not and captured and workload.terms.dns
 
     async def _begin(self, uid: str, workload: LocalWorkload, tasks: asyncio.TaskGroup) -> None:
@@ -162,7 +164,10 @@ def _open(workload: LocalWorkload, *, redirected: bool) -> tuple[Namespace, Aske
     try:
         if namespace.key != workload.network:
             raise KernelError(errno.ESTALE, workload.netns, detail="was replaced just now")
-        asked = namespace.run(open_asked, redirected=redirected)
+        if isinstance(namespace, Unit):
+            asked = namespace.run(open_asked, dns_port(namespace))
+        else:
+            asked = namespace.run(open_asked, redirected=redirected)
     except OSError:
         namespace.close()
         raise

@@ -59,12 +59,12 @@ def is_own(address: str) -> bool:
     return address in {"127.0.0.1", "::1"}
 
 
-def open_asked(*, redirected: bool) -> Asked:
+def open_asked(port: int = DNS_PORT, *, redirected: bool = False) -> Asked:
     """Makes all of them in this namespace, or none; raises KernelError."""
     addresses = ("127.0.0.1", "::1") if has_loopback6() else ("127.0.0.1",)
     with ExitStack() as undo:
-        by_udp = tuple(undo.enter_context(datagrams.taking(address, DNS_PORT, mark=PROXY_MARK)) for address in addresses)
-        by_tcp = tuple(undo.enter_context(listener(address, DNS_PORT, mark=PROXY_MARK, transparent=True)) for address in addresses)
+        by_udp = tuple(undo.enter_context(datagrams.taking(address, port, mark=PROXY_MARK)) for address in addresses)
+        by_tcp = tuple(undo.enter_context(listener(address, port, mark=PROXY_MARK, transparent=True)) for address in addresses)
         tracking = undo.enter_context(Tracking()) if redirected else None
         undo.pop_all()
         return Asked(by_udp, by_tcp, tracking)

@@ -1,0 +1,178 @@
+"""Questions of process groups that share a network: each is answered as itself, and all others of the host as if we were not there."""
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dns.message
+import dns.rcode
+import pytest
+
+from nodeagent.bpf.outbound import Outbound
+from nodeagent.capture import presence
+from nodeagent.capture.base import CaptureState
+from nodeagent.capture.listeners import open_listeners
+from nodeagent.capture.units import UnitCapture, dns_port
+from nodeagent.dns.owner import DNSOwner
+from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
+from nodeagent.linux.namespaces import Namespace
+from nodeagent.linux.units import Unit
+from nodeagent.runtime.base import LocalWorkload
+from tests.nodeagent import bpffs, cgroups
+from tests.nodeagent.dns.conftest import TERMS, Scene, joined
+from tests.nodeagent.dns.resolver import Resolver, addresses, ask, ask_by_tcp
+from tests.nodeagent.pods import Pair, Side
+from tests.nodeagent.standin import Proxy
+from tests.nodeagent.waiting import until
+
+WEB, FULL = "web", "web.shop.svc.cluster.local"
+"""A name of the namespace shop, as it is called there and elsewhere."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """`name` is that of its namespace, too."""
+
+    name: str
+    unit: Unit
+    path: Path
+    capture: UnitCapture
+
+    async def ask(self, server: str, name: str) -> dns.message.Message:
+        """As a process of the group does, of a group below it even."""
+        with cgroups.inside(self.path / "inner"):
+            return await asyncio.to_thread(ask, self.unit, server, name)
+
+
+def workload(group: Group, host: Side) -> LocalWorkload:
+    """As on a host whose network is the test's."""
+
+    class OfHost(LocalWorkload, frozen=True):
+        def open(self) -> Namespace:
+            return Unit.open(self.netns, host.namespace.path)
+
+    return OfHost(
+        f"c//Unit/{group.name}/app", "app", group.name, "default", str(group.path), network=group.unit.key, terms=TERMS, process_group=True
+    )
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Pair]:
+    with joined() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def groups(network: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Group, Group]]:
+    host = network.pod
+    with ExitStack() as stack:
+        pins = stack.enter_context(bpffs.mounted(tmp_path_factory.mktemp("bpffs"))) / "nodemesh"
+        capture = UnitCapture(pins, Outbound(pins))
+        made = []
+        for name in ("shop", "bank"):
+            path = stack.enter_context(cgroups.made())
+            (path / "inner").mkdir()
+            stack.callback(cgroups.remove, path / "inner")
+            unit = stack.enter_context(Unit.open(str(path), host.namespace.path))
+            listeners = open_listeners(unit)
+            stack.enter_context(Proxy(host, listeners, shares_network=True))
+            capture.apply(unit, listeners, TERMS)
+            stack.callback(capture.remove, unit)
+            found = capture.inspect(unit, TERMS)
+            assert (found.state, "resolvers" in found.remark) == (CaptureState.CAPTURED, False)
+            made.append(Group(name, unit, path, capture))
+        yield made[0], made[1]
+
+
+@pytest.fixture
+def scene(network: Pair, groups: tuple[Group, Group]) -> Scene:
+    made = Scene(network)
+    made.statuses[:] = [WorkloadStatus(workload(one, network.pod), EnrolmentState.CAPTURED, "cgroup") for one in groups]
+    return made
+
+
+@asynccontextmanager
+async def serving(owner: DNSOwner) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(owner.run())
+        await until(lambda: len(owner._served) == 2, deadline_s=15.0)
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+async def test_each_is_answered_as_itself(scene: Scene, groups: tuple[Group, Group], server: str, upstream: Resolver) -> None:
+    shop, bank = groups
+    upstream.answers["www.example.", "A"] = ("192.0.2.1",)
+    async with serving(scene.owner):
+        for name in (WEB, FULL):
+            assert addresses(await shop.ask(server, name)) == ["10.96.0.1"]
+        assert addresses(await bank.ask(server, FULL)) == ["10.96.0.1"]
+        assert (await bank.ask(server, WEB)).rcode() == dns.rcode.NXDOMAIN
+        assert upstream.asked() == ["web."]
+        assert addresses(await bank.ask(server, "www.example")) == ["192.0.2.1"]
+        counts = {namespace: counts for (_, namespace), counts in scene.owner.counts.items()}
+        assert (counts["shop"].upstream, counts["bank"].upstream) == (0, 2)
+
+
+async def test_by_tcp_too(scene: Scene, groups: tuple[Group, Group], server: str, upstream: Resolver) -> None:
+    upstream.answers["www.example.", "A"] = ("192.0.2.1",)
+    async with serving(scene.owner):
+        with cgroups.inside(groups[0].path):
+            found = await asyncio.to_thread(ask_by_tcp, groups[0].unit, server, WEB, "www.example")
+        assert [addresses(one) for one in found] == [["10.96.0.1"], ["192.0.2.1"]]
+
+
+async def test_others_of_the_host_ask_their_resolver(scene: Scene, server: str, upstream: Resolver) -> None:
+    upstream.answers[f"{FULL}.", "A"] = ("192.0.2.9",)
+    async with serving(scene.owner):
+        assert addresses(await asyncio.to_thread(ask, scene.pod.namespace, server, FULL)) == ["192.0.2.9"]
+        [by_tcp] = await asyncio.to_thread(ask_by_tcp, scene.pod.namespace, server, FULL)
+        assert addresses(by_tcp) == ["192.0.2.9"]
+
+
+async def test_who_asks_the_agent_by_its_own_port_is_not_answered(scene: Scene, groups: tuple[Group, Group], server: str) -> None:
+    loopback, family = ("::1", socket.AF_INET6) if ":" in server else ("127.0.0.1", socket.AF_INET)
+    async with serving(scene.owner):
+        with scene.pod.open_socket(family, socket.SOCK_DGRAM) as client:
+            client.sendto(dns.message.make_query(FULL, "A").to_wire(), (loopback, dns_port(groups[0].unit)))
+            # It was read before this one, and nothing came of it.
+            assert addresses(await groups[0].ask(server, FULL)) == ["10.96.0.1"]
+            client.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+
+
+async def test_without_the_agent_the_resolver_answers(scene: Scene, groups: tuple[Group, Group], server: str, upstream: Resolver) -> None:
+    """One that ends says so; after one that was killed a question is lost."""
+    shop, _ = groups
+    upstream.answers["www.example.", "A"] = ("192.0.2.1",)
+    async with serving(scene.owner):
+        assert addresses(await shop.ask(server, WEB)) == ["10.96.0.1"]
+    assert addresses(await shop.ask(server, "www.example")) == ["192.0.2.1"]
+    presence.say_here(shop.unit)
+    with cgroups.inside(shop.path), scene.pod.open_socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM) as lost:
+        lost.sendto(dns.message.make_query("www.example", "A").to_wire(), (server, 53))
+    assert addresses(await shop.ask(server, "www.example")) == ["192.0.2.1"]
+    assert upstream.asked() == ["www.example."] * 2
+
+
+def test_a_cgroup_that_can_not_be_named_is_captured_and_asks_its_own(network: Pair, tmp_path: Path) -> None:
+    """As where cgroups are mounted elsewhere."""
+    with bpffs.mounted(tmp_path) as mounted, cgroups.made(f"nm {secrets.token_hex(4)}") as path:
+        capture = UnitCapture(mounted / "nodemesh", Outbound(mounted / "nodemesh"))
+        with Unit.open(str(path), network.pod.namespace.path) as unit:
+            listeners = open_listeners(unit)
+            with Proxy(network.pod, listeners, shares_network=True):
+                capture.apply(unit, listeners, TERMS)
+                try:
+                    found = capture.inspect(unit, TERMS)
+                    assert (found.state, found.problem) == (CaptureState.CAPTURED, "")
+                    assert "it asks its own resolvers: nftables can't name its cgroup" in found.remark
+                finally:
+                    capture.remove(unit)
