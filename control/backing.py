@@ -16,6 +16,8 @@ from control.ca.token_review import TokenReviewer
 from control.cluster.duties import do_duties
 from control.cluster.election import Terms
 from control.cluster.elector import Elector
+from control.cluster.gateway_deployments import GatewayDeployments
+from control.cluster.gateway_objects import Image
 from control.cluster.gateway_status import GatewayStatus
 from control.cluster.root_configmaps import RootConfigMaps
 from control.cluster.root_secret import RootSecret
@@ -82,7 +84,7 @@ class KubernetesSettings:
     """`kubeconfig` None = as the service account of our own pod. `namespace` is where our lease and the root are; None = our own.
 
     `state_dir` is the controller's; with `authority_dir` the root is not in the cluster. `grace_s`: how long a machine that is gone keeps
-    its WorkloadEntry.
+    its WorkloadEntry. `image`: what runs Gateways, for which Deployments are made; without it none are.
     """
 
     root_namespace: str
@@ -94,6 +96,7 @@ class KubernetesSettings:
     namespace: str | None = None
     terms: Terms = field(default_factory=Terms)
     grace_s: float = GRACE_S
+    image: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def kubernetes(settings: KubernetesSettings) -> OpenBacking:
                 accounts=Accounts(settings.trusted, TokenReviewer(client, time.monotonic)),
                 authority_dir=settings.state_dir / "ca" if root is not None and root.given else settings.authority_dir,
                 shared=Shared(tokens, None if root is None or root.given else root),
-                work=_work(_Parts(client, namespace, settings.terms, settings.grace_s, metrics), root, revocations, tokens),
+                work=_work(_Parts(client, namespace, settings.terms, settings.grace_s, metrics, settings.image), root, revocations, tokens),
                 secrets=secrets,
             )
 
@@ -169,6 +172,7 @@ class _Parts:
     terms: Terms
     grace_s: float
     metrics: Metrics
+    image: Image | None
 
 
 def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations, tokens: SharedTokens) -> Work:
@@ -183,12 +187,13 @@ def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations
             return MachineTerms(controller=identity, grace_s=parts.grace_s, leading=elector.leading, alone=False)
 
         registrar = Registrar(mesh, controller.machines, ClusterEntries(parts.client), terms, time.time)
+        made = GatewayDeployments(parts.client, mesh, parts.image, time.monotonic) if parts.image is not None else None
         statuses = (
             StatusWriter(parts.client, mesh),
             WaypointStatus(parts.client, mesh),
-            GatewayStatus(parts.client, mesh, lambda: proxies.world),
+            GatewayStatus(parts.client, mesh, lambda: proxies.world, lambda: made.problems if made is not None else {}),
         )
-        duties = do_duties(elector, *statuses, published)
+        duties = do_duties(elector, *((made,) if made is not None else ()), *statuses, published)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(tokens.follow(), name="follow join tokens")
             tasks.create_task(elector.run(), name="leader election")

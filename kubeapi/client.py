@@ -17,6 +17,8 @@ JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH: Final = "application/strategic-merge-patch+json"
 """Merges lists by the keys of their items; of Kubernetes' own kinds only."""
+APPLY_PATCH: Final = "application/apply-patch+yaml"
+"""Server-side apply; JSON is YAML, too."""
 CONNECT_S: Final = 10.0
 REQUEST_S: Final = 30.0
 TOKEN_KEPT_S: Final = 30.0

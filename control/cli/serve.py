@@ -14,12 +14,24 @@ from meshapi import wire
 
 if TYPE_CHECKING:
     from control.backing import OpenBacking
+    from control.cluster.gateway_objects import Image
     from control.controller import Settings
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 DEFAULT_AGENT_ACCOUNT = f"{wire.DEFAULT_ROOT_NAMESPACE}/ztunnel"
-BACKING = ("grace_s", "source", "config", "secrets", "kubeconfig", "namespace", "agent_accounts", "token_audience", "token_source")
+BACKING = (
+    "grace_s",
+    "source",
+    "config",
+    "secrets",
+    "kubeconfig",
+    "namespace",
+    "agent_accounts",
+    "token_audience",
+    "token_source",
+    "gateway_image",
+)
 ACCOUNT_HELP = "Service account (namespace/name) whose tokens prove a node's agent, with --source kubernetes."
 SOURCE_HELP = "From where a token may be shown: from its own node only, or from anywhere where node addresses are hidden."
 
@@ -31,6 +43,7 @@ SOURCE_HELP = "From where a token may be shown: from its own node only, or from 
 @click.option("--kubeconfig", type=FILE, help="How to reach the Kubernetes API; as the service account of this pod, without it.")
 @click.option("--namespace", help="Where the lease and the root of the mesh are in the cluster; our own namespace, without it.")
 @click.option("--agent-account", "agent_accounts", multiple=True, default=[DEFAULT_AGENT_ACCOUNT], help=ACCOUNT_HELP)
+@click.option("--gateway-image", help="With --source kubernetes: what runs Gateways, for which Deployments are made; none, without it.")
 @click.option("--token-audience", default="istio-ca", help="What the agents' service-account tokens must be made for.")
 @click.option("--token-source", type=click.Choice(["node", "any"]), default="node", help=SOURCE_HELP)
 @click.option("--state", type=DIRECTORY, default="/var/lib/nodemesh-controller", help="Private directory for keys, tokens, audit log.")
@@ -108,6 +121,8 @@ def _backing(options: dict[str, Any], settings: "Settings", root_namespace: str)
         raise click.UsageError("--config is needed with --source directory, and only there")
     if options["secrets"] is not None and not in_files:
         raise click.UsageError("--secrets goes with --source directory: in a cluster they are Secrets")
+    if options["gateway_image"] and (in_files or not settings.hostnames):
+        raise click.UsageError("--gateway-image goes with --source kubernetes, and needs --hostname, where its Envoys find the controller")
     if in_files:
         return directory(
             DirectorySettings(
@@ -131,7 +146,22 @@ def _backing(options: dict[str, Any], settings: "Settings", root_namespace: str)
             kubeconfig=options["kubeconfig"],
             namespace=options["namespace"],
             grace_s=options["grace_s"],
+            image=_image(options, settings),
         )
+    )
+
+
+def _image(options: dict[str, Any], settings: "Settings") -> "Image | None":
+    from control.cluster.gateway_objects import Image
+
+    if not options["gateway_image"]:
+        return None
+    return Image(
+        options["gateway_image"],
+        controller=settings.hostnames[0],
+        trust_domain=settings.trust_domain,
+        cluster=settings.cluster,
+        audience=options["token_audience"],
     )
 
 

@@ -60,7 +60,7 @@ def _meta(gateway: Gateway) -> dict[str, Any]:
         "namespace": gateway.metadata.namespace,
         "labels": {**stated.labels, **selector(gateway), "app.kubernetes.io/managed-by": "nodemesh"},
         "annotations": dict(stated.annotations),
-        "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+        "ownerReferences": [{**owner, "controller": True}],
     }
 
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 from control.cluster.gateway_conditions import Patch, gateway_patch, route_patch
-from control.envoy.gateways.status import ROUTES, gateway_state, route_state
+from control.envoy.gateways.status import ROUTES, gateway_state, route_state, with_problem
 from control.envoy.world import World
 from control.kinds import Kind, ObjectKey
 from control.model.mesh import Mesh
@@ -24,18 +24,23 @@ log = logging.getLogger(__name__)
 class GatewayStatus:
     """Implements Duty."""
 
-    def __init__(self, client: KubeClient, mesh: Mesh, world: Callable[[], World]) -> None:
-        """`world` is asked for once there is something to tell of: a mesh without gateways needs none."""
+    def __init__(self, client: KubeClient, mesh: Mesh, world: Callable[[], World], problems: Callable[[], Mapping[ObjectKey, str]]) -> None:
+        """`world` is asked for once there is something to tell of: a mesh without gateways needs none.
+
+        `problems`: why nothing runs a Gateway.
+        """
         self._client = client
         self._mesh = mesh
         self._world = world
-        self._seen_batches = -1
+        self._problems = problems
+        self._seen: tuple[int, Mapping[ObjectKey, str]] | None = None
 
     async def round(self) -> None:
         """Once over all of them, if anything has changed."""
-        if self._mesh.batches == self._seen_batches:
+        state = self._mesh.batches, dict(self._problems())
+        if state == self._seen:
             return
-        batches, settled, written = self._mesh.batches, True, 0
+        settled, written = True, 0
         for count, (key, api_version, patch) in enumerate(self._patches(), start=1):
             if patch is not None:
                 settled &= await self._write(key, api_version, patch)
@@ -45,7 +50,7 @@ class GatewayStatus:
             if count % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         if settled:
-            self._seen_batches = batches
+            self._seen = state
 
     def _patches(self) -> Iterator[tuple[ObjectKey, str, Patch | None]]:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -58,6 +63,9 @@ class GatewayStatus:
     def _patch(self, key: ObjectKey, manifest: Manifest, now: str) -> Patch | None:
         if key.kind is Kind.GATEWAY:
             state = gateway_state(self._world(), key)
+            problem = self._problems().get(key)
+            if state is not None and problem is not None:
+                state = with_problem(state, problem)
             return gateway_patch(state, manifest, now) if state is not None else None
         return route_patch(route_state(self._world(), key), manifest, now)
 

@@ -11,12 +11,11 @@ import msgspec
 from control.install.manifests import DEFINITION, NAMESPACE, Document, path_of, words
 from control.source.kubernetes.definitions import served_versions
 from control.source.kubernetes.resources import CUSTOM, DEFINITIONS_PATH, VERSIONS, custom_type
-from kubeapi.client import APIError, KubeClient
+from kubeapi.client import APPLY_PATCH, APIError, KubeClient
 from meshapi.wire import ANNOTATION_REDIRECTION
 
 Say = Callable[[str], None]
 
-APPLY_PATCH: Final = "application/apply-patch+yaml"
 MANAGER: Final = "meshctl"
 AGENT: Final = "nodemesh-agent"
 OLDEST: Final = (1, 30)

@@ -14,6 +14,8 @@ _IN_THE_TREE: Final = Path(__file__).parents[2] / "deploy/daemonset/base"
 BASE: Final = _PACKED if _PACKED.is_dir() else _IN_THE_TREE
 NAMESPACE: Final = "nodemesh-system"
 DEFINITION: Final = "CustomResourceDefinition"
+IMAGE_OPTION: Final = "--gateway-image"
+"""Names an image, of what the controller makes itself."""
 
 _FIRST: Final = ("Namespace", DEFINITION, "ServiceAccount", "ClusterRole", "Role")
 """What others refer to is there before them."""
@@ -61,11 +63,15 @@ def words(document: Document) -> str:
 
 def _chosen(document: Document, choices: Choices) -> Document:
     for container in _containers(document):
-        name, _, tag = container["image"].rpartition("/")[2].partition(":")
-        registry = choices.registry.rstrip("/") + "/" if choices.registry else ""
-        container["image"] = f"{registry}{name}:{choices.tag or tag}"
-        container["args"] = [_with(argument, choices.options) for argument in container["args"]]
+        container["image"] = _image(container["image"], choices)
+        container["args"] = [_with(argument, choices) for argument in container["args"]]
     return document
+
+
+def _image(image: str, choices: Choices) -> str:
+    name, _, tag = image.rpartition("/")[2].partition(":")
+    registry = choices.registry.rstrip("/") + "/" if choices.registry else ""
+    return f"{registry}{name}:{choices.tag or tag}"
 
 
 def _containers(document: Document) -> Iterator[Document]:
@@ -73,7 +79,9 @@ def _containers(document: Document) -> Iterator[Document]:
         yield from document["spec"]["template"]["spec"]["containers"]
 
 
-def _with(argument: str, options: tuple[tuple[str, str], ...]) -> str:
-    name, equals, _ = argument.partition("=")
-    value = dict(options).get(name) if equals else None
+def _with(argument: str, choices: Choices) -> str:
+    name, equals, stated = argument.partition("=")
+    value = dict(choices.options).get(name) if equals else None
+    if value is None and name == IMAGE_OPTION:
+        value = _image(stated, choices)
     return argument if value is None else f"{name}={value}"

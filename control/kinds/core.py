@@ -138,8 +138,20 @@ class ServiceCondition(Struct, frozen=True, rename="camel"):
     last_transition_time: str | None = None
 
 
-class ServiceStatus(Struct, frozen=True):
+class LoadBalancerIngress(Struct, frozen=True):
+    """Where the world reaches a Service: an address or a name."""
+
+    ip: str = ""
+    hostname: str = ""
+
+
+class LoadBalancerStatus(Struct, frozen=True):
+    ingress: tuple[LoadBalancerIngress, ...] = ()
+
+
+class ServiceStatus(Struct, frozen=True, rename="camel"):
     conditions: tuple[ServiceCondition, ...] = ()
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
 class Service(Object, frozen=True, rename="camel"):

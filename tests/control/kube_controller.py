@@ -12,6 +12,7 @@ import msgspec
 from control.backing import KubernetesSettings, kubernetes
 from control.ca.service_accounts import TrustedAccounts
 from control.cluster.election import Terms
+from control.cluster.gateway_objects import Image
 from control.controller import Settings
 from control.model.settings import MeshSettings
 from control.serve import serve
@@ -40,6 +41,7 @@ class KubeWorld:
         self.state = path / f"state-{secrets.token_hex(3)}"
         self.socket = self.state.with_suffix(".sock")
         self.grace_s = 60.0
+        self.image: Image | None = None
         self.token_port, self.agent_port, self.metrics_port = free_ports(3)
         self.settings = Settings(
             state_dir=self.state,
@@ -89,7 +91,13 @@ class KubeWorld:
 
 @asynccontextmanager
 async def kube_world(
-    kube: Cluster, path: Path, *, beside: KubeWorld | None = None, namespace: str | None = None, grace_s: float = 60.0
+    kube: Cluster,
+    path: Path,
+    *,
+    beside: KubeWorld | None = None,
+    namespace: str | None = None,
+    grace_s: float = 60.0,
+    image: Image | None = None,
 ) -> AsyncIterator[KubeWorld]:
     """Serves when it is entered: in a namespace of its own, or as another replica `beside` one, or in a `namespace` that is prepared.
 
@@ -105,6 +113,7 @@ async def kube_world(
         kubeconfig = kube.kubeconfig(path / f"kubeconfig-{secrets.token_hex(3)}", token, server=between.server)
         world = KubeWorld(kube, path, where, kubeconfig, between)
         world.grace_s = grace_s
+        world.image = image
         async with _serving(world):
             yield world
     await quiet()
@@ -121,6 +130,7 @@ async def _serving(world: KubeWorld) -> AsyncIterator[None]:
         namespace=world.namespace,
         terms=Terms(lease_s=2, renew_s=1.5, retry_s=0.3),
         grace_s=world.grace_s,
+        image=world.image,
     )
     ready = asyncio.Event()
     task = asyncio.ensure_future(serve(world.settings, MeshSettings(), kubernetes(settings), world.stop, ready))

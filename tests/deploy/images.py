@@ -44,12 +44,12 @@ def run(*command: str | Path, timeout_s: float = 600, env: dict[str, str] | None
 
 
 def build() -> str:
-    """Builds both images unless they are there; returns their tag."""
+    """Builds the images unless they are there; returns their tag."""
     base = _base()
     wheel = _wheel()
     parts = [wheel.read_bytes(), base.encode(), *(path.read_bytes() for path in sorted((ROOT / "deploy/images").iterdir()))]
     tag = "test-" + hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    if not all(_exists(f"nodemesh-{part}:{tag}") for part in ("agent", "controller")):
+    if not all(_exists(f"nodemesh-{part}:{tag}") for part in ("agent", "controller", "envoy")):
         options = " ".join([*CHROOT, "--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"])
         run("tools/images.sh", env={"BUILDER": "buildah", "BASE": base, "TAG": tag, "BUILD_OPTIONS": options})
     return tag

@@ -44,7 +44,7 @@ def container(file: str, kind: str) -> dict[str, object]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", ["agent", "controller"])
+@pytest.mark.parametrize("part", ["agent", "controller", "envoy"])
 def test_there_is_nothing_to_compile_with(tag: str, part: str) -> None:
     with Container(f"nodemesh-{part}:{tag}") as made:
         script = f"for tool in {' '.join(COMPILERS)}; do command -v $tool; done; echo end"
@@ -108,3 +108,13 @@ print(*sorted(str(path.relative_to(root)) for path in [*root.glob("bpf/objects/*
             [*programs, "cni/bin/nodemesh-cni", "ztunnel/bin/nodemesh-proxy"]
         )
         assert "nodeagent" in made.run("nodeagent", "--version")
+
+
+def test_what_runs_a_gateway_has_an_envoy_and_its_command(tag: str) -> None:
+    """As nobody in particular, by the arguments that a Gateway's Deployment has."""
+    with Container(f"nodemesh-envoy:{tag}") as made:
+        assert "envoy  version:" in made.run("envoy", "--version")
+        for kind in ("gateway", "waypoint"):
+            assert "/usr/local/bin/envoy" in made.run("meshctl", kind, "run", "--help")
+        status = dict(line.split(":", 1) for line in made.run("cat", "/proc/self/status").splitlines())
+        assert status["Uid"].split() == ["65532"] * 4

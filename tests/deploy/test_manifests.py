@@ -109,19 +109,25 @@ def test_values_reach_where_they_belong() -> None:
     assert "system:serviceaccount:elsewhere:nodemesh-agent" in text
 
 
-def test_certificates_are_read_in_the_namespaces_that_are_named_and_in_no_other(kube: Cluster) -> None:
-    namespace = kube.namespace("edge")
-    items = rendered({"gatewayNamespaces": [namespace]}, "elsewhere")
-    reading = {item["metadata"]["name"] for item in items if item["kind"] == "ClusterRole" and _reads_secrets(item)}
-    bound = [item for item in items if item["kind"].endswith("RoleBinding") and item["roleRef"]["name"] in reading]
-    (binding,) = bound
-    assert (binding["kind"], binding["metadata"]["namespace"]) == ("RoleBinding", namespace)
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "nodemesh-controller", "namespace": "elsewhere"}]
-    kube.admin.apply(binding, dry_run=True)
+def test_gateways_are_made_and_their_certificates_read_where_that_is_said_and_nowhere_else(kube: Cluster) -> None:
+    edge, shop = kube.namespace("edge"), kube.namespace("shop")
+    items = rendered({"gatewayNamespaces": [edge], "waypointNamespaces": [shop, edge]}, "elsewhere")
+    roles = {resource: _roles_with(items, resource) for resource in ("secrets", "deployments")}
+    assert all(len(found) == 1 for found in roles.values()), "of all ClusterRoles one has each"
+    bound = [item for item in items if item["kind"].endswith("RoleBinding") and item["roleRef"]["name"] in set().union(*roles.values())]
+    assert sorted((item["kind"], item["metadata"]["namespace"], item["roleRef"]["name"]) for item in bound) == sorted(
+        ("RoleBinding", namespace, *roles[resource])
+        for namespace, resource in ((edge, "secrets"), (edge, "deployments"), (shop, "deployments"))
+    )
+    for binding in bound:
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "nodemesh-controller", "namespace": "elsewhere"}]
+        kube.admin.apply(binding, dry_run=True)
 
 
-def _reads_secrets(role: Manifest) -> bool:
-    return any("secrets" in rule["resources"] for rule in role["rules"])
+def _roles_with(items: list[Manifest], resource: str) -> set[str]:
+    """The ClusterRoles that reach a kind of thing."""
+    roles = (item for item in items if item["kind"] == "ClusterRole" and "helm.sh/hook" not in item["metadata"].get("annotations", {}))
+    return {role["metadata"]["name"] for role in roles if any(resource in rule["resources"] for rule in role["rules"])}
 
 
 def test_helm_has_the_agents_let_go_before_it_deletes_anything() -> None:

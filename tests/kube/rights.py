@@ -11,8 +11,8 @@ RBAC = REPOSITORY / "deploy/daemonset/base/controller-rbac.yaml"
 ACCOUNT = "nodemesh-controller"
 
 
-CERTIFICATES = "nodemesh-gateway-certificates"
-"""The role that is bound only where an operator says that gateways are."""
+CERTIFICATES, DEPLOYMENTS = "nodemesh-gateway-certificates", "nodemesh-gateway-deployments"
+"""The roles that are bound only where an operator says that gateways are."""
 
 
 def install_rights(kube: Cluster, namespace: str) -> None:
@@ -29,9 +29,9 @@ def install_rights(kube: Cluster, namespace: str) -> None:
                 _bind(kube, item["kind"], name, namespace, where)
 
 
-def let_read_certificates(kube: Cluster, controller: str, namespace: str) -> None:
-    """What the chart's `gatewayNamespaces` does for one: the controller of the namespace `controller` may read the Secrets there."""
-    _bind(kube, "ClusterRole", f"{CERTIFICATES}-{controller}", controller, namespace)
+def let(kube: Cluster, controller: str, role: str, namespace: str) -> None:
+    """What the chart's `gatewayNamespaces` does for one: the controller of the namespace `controller` has that role there."""
+    _bind(kube, "ClusterRole", f"{role}-{controller}", controller, namespace)
 
 
 def _bind(kube: Cluster, kind: str, role: str, controller: str, where: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from control.envoy.gateways.attached import Route, admits, attached_routes
 from control.envoy.gateways.hosts import narrower
@@ -85,8 +86,16 @@ def gateway_state(world: World, key: ObjectKey) -> GatewayState | None:
     addresses = _addresses(world, gateway)
     placed = Said("Programmed", holds=True, reason="Programmed")
     if not addresses:
-        placed = Said("Programmed", holds=False, reason="AddressNotAssigned", message="nothing says yet where it is reached")
+        placed = Said("Programmed", holds=False, reason="AddressNotAssigned", message=_why_nowhere(world, gateway))
     return GatewayState((accepted, placed), listeners, addresses)
+
+
+def with_problem(state: GatewayState, problem: str) -> GatewayState:
+    """What is told of a Gateway for which the controller can't make what runs it: others may have."""
+    placed = Said("Programmed", holds=True, reason="Programmed", message=problem)
+    if not state.addresses:
+        placed = Said("Programmed", holds=False, reason="NoResources", message=problem)
+    return replace(state, conditions=tuple(placed if one.type == "Programmed" else one for one in state.conditions))
 
 
 def route_state(world: World, key: ObjectKey) -> tuple[ParentState, ...]:
@@ -114,7 +123,18 @@ def _addresses(world: World, gateway: Gateway) -> tuple[GatewayAddress, ...]:
     if gateway.spec.addresses:
         return gateway.spec.addresses
     service = world.find(Service, meta.namespace, meta.name)
-    return (GatewayAddress(world.settings.hostname(meta.name, meta.namespace), "Hostname"),) if service is not None else ()
+    if service is None:
+        return ()
+    if service.spec.type == "LoadBalancer":
+        given = service.status.load_balancer.ingress
+        return tuple(GatewayAddress(one.ip) if one.ip else GatewayAddress(one.hostname, "Hostname") for one in given)
+    return (GatewayAddress(world.settings.hostname(meta.name, meta.namespace), "Hostname"),)
+
+
+def _why_nowhere(world: World, gateway: Gateway) -> str:
+    if world.find(Service, gateway.metadata.namespace, gateway.metadata.name) is not None:
+        return "its Service has no address of a load balancer yet"
+    return "nothing says yet where it is reached"
 
 
 def _listener(world: World, proxy: ProxyKey, gateway: Gateway, listener: GatewayListener) -> ListenerStatus:

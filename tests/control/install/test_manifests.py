@@ -21,7 +21,8 @@ def test_images_and_options_are_set_where_they_are() -> None:
         (old,), (new,) = (item["spec"]["template"]["spec"]["containers"] for item in (before, after))
         assert new["image"] == f"images.example/mesh/{old['image'].split(':')[0]}:v9"
         changed = set(new["args"]) - set(old["args"])
-        assert changed == {"--trust-domain=mesh.example"} | ({"--capture=nftables"} if after["kind"] == "DaemonSet" else set())
+        own = "--capture=nftables" if after["kind"] == "DaemonSet" else "--gateway-image=images.example/mesh/nodemesh-envoy:v9"
+        assert changed == {"--trust-domain=mesh.example", own}
         assert len(new["args"]) == len(old["args"])
 
 

@@ -8,3 +8,20 @@ nodemesh-{{ .part }}:{{ $tag }}
 app.kubernetes.io/name: nodemesh-{{ .part }}
 app.kubernetes.io/part-of: nodemesh
 {{- end -}}
+
+{{- define "nodemesh.letController" -}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ .role }}
+  namespace: {{ .namespace }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: {{ .role }}
+subjects:
+  - kind: ServiceAccount
+    name: nodemesh-controller
+    namespace: {{ .root.Release.Namespace }}
+{{- end -}}

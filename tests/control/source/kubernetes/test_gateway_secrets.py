@@ -16,7 +16,7 @@ from tests.control.waypoint.test_gateway_secrets import Asking, beside, key_of, 
 from tests.kube.admin import APIError, Manifest
 from tests.kube.cluster import Cluster
 from tests.kube.objects import secret
-from tests.kube.rights import ACCOUNT, let_read_certificates
+from tests.kube.rights import ACCOUNT, CERTIFICATES, let
 
 CART, OTHER = "kubernetes://{}/cart", "kubernetes://{}/other"
 
@@ -64,7 +64,7 @@ async def test_a_secret_is_read_where_the_operator_lets_it_be_and_nowhere_else(
             with caplog.at_level(logging.WARNING):
                 await until(lambda: [one for one in caplog.messages if namespace in one and "403" in one], "that it may not be read")
             assert '"cart"' in next(one for one in caplog.messages if namespace in one and "403" in one)
-            let_read_certificates(kube, world.namespace, namespace)
+            let(kube, world.namespace, CERTIFICATES, namespace)
             assert await key_of(asked) == first["tls.key"]
             kube.admin.apply(secret(namespace, "cart", second))
             assert await key_of(asked) == second["tls.key"]
@@ -75,7 +75,7 @@ async def test_a_secret_is_read_where_the_operator_lets_it_be_and_nowhere_else(
 async def test_the_right_to_certificates_ends_at_the_namespace(kube: Cluster, tmp_path: Path) -> None:
     namespace, elsewhere = kube.namespace("edge"), kube.namespace("edge")
     async with kube_world(kube, tmp_path) as world:
-        let_read_certificates(kube, world.namespace, namespace)
+        let(kube, world.namespace, CERTIFICATES, namespace)
         client = kube.client(kube.admin.token(world.namespace, ACCOUNT))
         assert client.list("v1", "Secret", namespace) == []
         for where in (elsewhere, "kube-system", ""):
