@@ -1,13 +1,24 @@
-"""Which certificates are no longer good: per identity, all that were issued before a moment."""
+"""Which certificates are no longer good: per identity, all that were issued before a moment.
+
+Each machine that leaves is revoked, so these are forgotten when no certificate is left that they could be about. What is revoked of nodes
+and workloads is an operator's word, and may be about tokens, or certificates of others who sign below the same root: it stays.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
 
+from control.ca.leaf import MAX_AGENT_TTL_S
 from control.ca.records import RecordFile
 from meshapi.spiffe import AgentIdentity, IdentityError, WorkloadIdentity
 from meshapi.trust import Revocation
+from meshapi.vm import parse_vm
 
 Identity = WorkloadIdentity | AgentIdentity
+
+
+_KEPT_S: Final = 2 * MAX_AGENT_TTL_S
+"""Twice as long as the certificates live, so that a clock that was ahead for a while has nothing forgotten that still counts."""
 
 
 def parse_identity(text: str) -> Identity:
@@ -34,7 +45,8 @@ class Revocations:
         name = str(identity)
         # Strictly later than the last one: what was issued in the second of that one is refused now.
         record = Revocation(name, max(int(now_s), self._before_s.get(name, 0) + 1))
-        self._replace({**self._before_s, name: record.issued_before_s})
+        needed = {one: before_s for one, before_s in self._before_s.items() if not _is_spent(one, before_s, now_s)}
+        self._replace({**needed, name: record.issued_before_s})
         return record
 
     def undo(self, identity: str) -> bool:
@@ -64,3 +76,9 @@ class Revocations:
         self._before_s = before_s
         for watcher in self._watchers:
             watcher()
+
+
+def _is_spent(identity: str, before_s: int, now_s: float) -> bool:
+    """Whether every certificate of a machine that it is about has expired."""
+    parsed = parse_identity(identity)
+    return isinstance(parsed, AgentIdentity) and parse_vm(parsed.node) is not None and before_s + _KEPT_S < now_s

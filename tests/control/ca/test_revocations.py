@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from control.ca.leaf import MAX_AGENT_TTL_S
 from control.ca.records import RecordsError
 from control.ca.revocations import Revocations, parse_identity
 from meshapi.spiffe import AgentIdentity, IdentityError, WorkloadIdentity
@@ -62,3 +63,14 @@ def test_parses_both_forms_and_nothing_else() -> None:
     for text in ("", "spiffe://a", "spiffe://a/nodemesh/node", "spiffe://a/ns/b/sa/c/d", str(CART) + "\n", str(CART).upper()):
         with pytest.raises(IdentityError):
             parse_identity(text)
+
+
+def test_machines_that_left_long_ago_are_forgotten_with_the_next_and_nobody_else(tmp_path: Path) -> None:
+    revocations = Revocations(tmp_path / "r.json")
+    left, lately = (AgentIdentity("cluster.local", f"vm_{name}_shop_web") for name in ("old", "new"))
+    for identity in (left, NODE, CART):
+        revocations.revoke(identity, NOW_S)
+    revocations.revoke(lately, NOW_S + 2 * MAX_AGENT_TTL_S)
+    assert revocations.before_s(left) == NOW
+    revocations.revoke(lately, NOW_S + 2 * MAX_AGENT_TTL_S + 2)
+    assert {record.identity for record in Revocations(tmp_path / "r.json").all()} == {str(NODE), str(CART), str(lately)}
