@@ -1,9 +1,10 @@
-"""`python -m demo [--vm | --l7 | --keep]`: the whole mesh on this machine, shown step by step; exit code 0 only if everything held."""
+"""`python -m demo [--vm | --l7 | --keep]`: the whole mesh on this machine, step by step; exit code 0 only if all was told and held."""
 
 import argparse
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from demo.bookshop.story import CHAPTERS, BookshopStory
@@ -28,7 +29,8 @@ def look_around(cluster: Cluster, report: Report) -> None:
         f"ip netns exec {cluster.topology.router} tcpdump -ni to-n2 tcp",
     ):
         report.console.print(f"   {line}", markup=False)
-    signal.pause()
+    with suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 def main() -> int:
@@ -58,6 +60,7 @@ def main() -> int:
                 look_around(cluster, report)
     except KeyboardInterrupt:
         report.say("interrupted; everything is cleaned up")
+        return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001  whatever it is, the table must still be shown
         report.console.print(f"\n{type(error).__name__}: {error}", markup=False)
     report.table()

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from demo.admin import ask
 from demo.bench.envoy import ENVOY
 from demo.cluster import BIN, Cluster, eventually
 from demo.manifests import Manifest
@@ -81,11 +81,14 @@ class Driven(ABC):
 
     @property
     def _known(self) -> bool:
-        return self.cluster.meshctl_ok("proxy-config", f"default/{self.name}", "listeners")
+        with contextlib.suppress(RuntimeError):
+            ask(self.cluster.admin_socket, f"/proxies/config?proxy=default/{self.name}&kind=listeners")
+            return True
+        return False
 
     def status(self) -> dict[str, Any]:
         """What `meshctl proxy-status` says of it; empty if it is not connected."""
-        found = json.loads(self.cluster.meshctl_answer("proxy-status", "-o", "json"))
+        found = ask(self.cluster.admin_socket, "/proxies")
         return next((dict(one) for one in found if one["proxy"] == f"default/{self.name}"), {})
 
     @property

@@ -1,5 +1,6 @@
 """What the demo says: steps in plain words as they happen, and the table of what held at the end."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,14 +35,16 @@ class Report:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """A chapter. An exception in it becomes a claim that did not hold, and ends the demo."""
+        """A chapter, and how long it took. An exception in it becomes a claim that did not hold, and ends the demo."""
         self._step += 1
+        begin_s = time.monotonic()
         self.console.print(f"\n[bold]{self._step}. {escape(title)}[/bold]")
         try:
             yield
         except Exception as error:
             self.claim(title, held=False, seen=f"{type(error).__name__}: {error}")
             raise
+        self.console.print(f"   [dim]({time.monotonic() - begin_s:.1f} s)[/dim]")
 
     def say(self, text: str) -> None:
         """A line of what happens."""

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from demo.bookshop.accounts import Account, Conduct
 from demo.bookshop.services import PORT
 from demo.bookshop.visitor import Place, Visitor
 from demo.cluster import Cluster, eventually
+from demo.driven import Driven
 from demo.manifests import Manifest
 from demo.shell import Process, with_resolver
 from demo.topology import Pod
@@ -94,10 +96,12 @@ class Bookshop:
 
     cluster: Cluster
     apps: dict[str, App] = field(default_factory=dict)
-    proxies: list[Waypoint] = field(default_factory=list)
+    proxies: list[Driven] = field(default_factory=list)
+    flags: Counter[str] = field(default_factory=Counter)
+    """How often which of Envoy's response flags must be in the waypoint's access log by now."""
 
     @property
-    def waypoint(self) -> Waypoint:
+    def waypoint(self) -> Driven:
         return self.proxies[0]
 
     def open(self, say: Callable[[str], None]) -> None:

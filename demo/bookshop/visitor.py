@@ -92,7 +92,7 @@ def _ask(connection: "_Connection", path: str, headers: Mapping[str, str]) -> An
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
-        return Answer(0, took_s=time.monotonic() - begin_s, error=f"{type(error).__name__}: {error}".rstrip(": "))
+        return Answer(0, took_s=time.monotonic() - begin_s, error=f"{type(error).__name__}: {error}".rstrip(": ").partition(" (_ssl")[0])
     found = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, body, found, time.monotonic() - begin_s)
 

@@ -40,6 +40,7 @@ def faults(shop: Bookshop, report: Report) -> None:
         )
         before = ratings.account().total
         counts = statuses(shop.visitor.crowd(place, ASKED))
+        shop.flags += Counter(DI=FEW, FI=counts["500"])
         arrived = ratings.account().total - before
         report.show(bars(counts))
         near = abs(counts["500"] - ABORTED * ASKED) <= six_sigma(ASKED, ABORTED)
@@ -57,6 +58,7 @@ def timeout(shop: Bookshop, report: Report) -> None:
     with report.step("A timeout: ratings hangs, its callers do not"), applied(shop, report, "timeout"), ratings.misbehaving(HANGING):
         answers = shop.visitor.crowd(shop.place("ratings"), FEW)
         slowest = max(answer.took_s for answer in answers)
+        shop.flags["UT"] += len(answers)
         report.claim(
             f"{FEW} requests: 504 after {DELAY_S:g} s, where ratings takes {HANGING.delay_s:g} s",
             held=statuses(answers) == {"504": FEW} and DELAY_S - GRAIN_S <= slowest < HANGING.delay_s,
@@ -82,6 +84,7 @@ def retries(shop: Bookshop, report: Report) -> None:
                     before = ratings.account().total
                     counts = statuses(shop.visitor.crowd(place, FEW, at_once=1 if conduct == failing else FEW))
                     tries = ratings.account().total - before
+                shop.flags["UT"] += counts["504"]
                 report.show(
                     f"ratings {title}\n{bars({'requests': FEW, 'answered ' + status: counts[status], 'tries that ratings counted': tries})}"
                 )
@@ -102,6 +105,7 @@ def circuit_breaking(shop: Bookshop, report: Report) -> None:
             before = ratings.account().total
             answers = shop.visitor.crowd(place, CROWD, at_once=CROWD)
             counts, arrived = statuses(answers), ratings.account().total - before
+            shop.flags["UO"] += counts["503"]
             report.show(bars(counts))
             overflowed = sum("x-envoy-overloaded" in answer.headers for answer in answers)
             report.claim(
