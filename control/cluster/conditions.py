@@ -16,6 +16,7 @@ KINDS: Final = POLICIES | {
     Kind.WORKLOAD_ENTRY,
     Kind.VIRTUAL_SERVICE,
     Kind.DESTINATION_RULE,
+    Kind.ENVOY_FILTER,
     Kind.TELEMETRY,
     Kind.RATE_LIMIT,
 }

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from control.envoy.built import Problem
 from control.envoy.messages import Message
 from control.kinds import ObjectKey
 
@@ -11,3 +12,4 @@ class Parts(Struct, frozen=True):
 
     filters: tuple[Message, ...] = ()
     sources: tuple[ObjectKey, ...] = ()
+    problems: tuple[Problem, ...] = ()

@@ -13,6 +13,8 @@ from control.envoy.limits.filters import limit_parts
 from control.envoy.lookup import lookup_parts
 from control.envoy.messages import new
 from control.envoy.parts import extension
+from control.envoy.patches.http_filters import Entry, Patched, Rank, patch_http_filters
+from control.envoy.patches.spot import spot_at
 from control.envoy.place import Place
 from control.envoy.security import http_parts, network_parts, token_parts
 from control.envoy.world import World
@@ -65,9 +67,28 @@ NETWORK_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = ((Phase.AUTHORIZA
 """Who adds network filters ahead of the one that carries bytes or speaks HTTP."""
 
 
-def http_filters(world: World, place: Place) -> Parts:
-    """The HTTP filters of a place; the router is the last."""
-    return _assembled(world, place, HTTP_PRODUCERS)
+_RANKS: Final = {
+    Phase.CORS: Rank.OPEN,
+    Phase.AUTHENTICATION: Rank.AUTHENTICATES,
+    Phase.AUTHORIZATION: Rank.AUTHORIZES,
+    Phase.LIMITS: Rank.FIXED,
+    Phase.FAULTS: Rank.OPEN,
+    Phase.EXTENSIONS: Rank.FIXED,
+    Phase.STATISTICS: Rank.COUNTS,
+    Phase.ROUTER: Rank.FIXED,
+}
+"""What patches may do beside the filters of each phase, and to them."""
+
+
+def http_filters(world: World, place: Place, chain: str = "", server_names: tuple[str, ...] = ()) -> Parts:
+    """The HTTP filters of a place, patched for its chain (unnamed: that of a service's HTTP); the router is the last."""
+    found = [(phase, producer(world, place)) for phase, producer in sorted(HTTP_PRODUCERS, key=lambda entry: entry[0])]
+    entries = [Entry(one, Rank.ROUTER if one.name == ROUTER else _RANKS[phase]) for phase, parts in found for one in parts.filters]
+    spot = spot_at(world, place, chain, server_names)
+    patched = patch_http_filters(world, spot, entries) if spot is not None else Patched(tuple(one.message for one in entries))
+    sources = dict.fromkeys((*(source for _, parts in found for source in parts.sources), *patched.sources))
+    problems = (*(problem for _, parts in found for problem in parts.problems), *patched.problems)
+    return Parts(patched.filters, tuple(sources), problems)
 
 
 def network_filters(world: World, place: Place) -> Parts:

@@ -6,6 +6,7 @@ routing forbid unknown fields, because a rule that is read without one of its co
 
 from control.kinds.core import EndpointSlice, Namespace, Node, Pod, Service, ServiceAccount
 from control.kinds.destination import DestinationRule
+from control.kinds.envoy_filter import EnvoyFilter
 from control.kinds.gateway import Gateway, GatewayClass
 from control.kinds.gateway_routes import GRPCRoute, HTTPRoute, ReferenceGrant, TCPRoute, TLSRoute
 from control.kinds.groups import WorkloadGroup
@@ -37,6 +38,7 @@ MeshObject = (
     | WorkloadGroup
     | VirtualService
     | DestinationRule
+    | EnvoyFilter
     | Gateway
     | GatewayClass
     | HTTPRoute
@@ -51,6 +53,7 @@ __all__ = [
     "AuthorizationPolicy",
     "DestinationRule",
     "EndpointSlice",
+    "EnvoyFilter",
     "GRPCRoute",
     "Gateway",
     "GatewayClass",

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     WORKLOAD_GROUP = "WorkloadGroup"
     VIRTUAL_SERVICE = "VirtualService"
     DESTINATION_RULE = "DestinationRule"
+    ENVOY_FILTER = "EnvoyFilter"
     GATEWAY = "Gateway"
     GATEWAY_CLASS = "GatewayClass"
     HTTP_ROUTE = "HTTPRoute"

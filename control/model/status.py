@@ -32,6 +32,7 @@ _SHORT: Final = {
     "wg": Kind.WORKLOAD_GROUP,
     "vs": Kind.VIRTUAL_SERVICE,
     "dr": Kind.DESTINATION_RULE,
+    "ef": Kind.ENVOY_FILTER,
     "gtw": Kind.GATEWAY,
     "gc": Kind.GATEWAY_CLASS,
     "gw": Kind.ISTIO_GATEWAY,

@@ -228,6 +228,7 @@ class Store:
                 | Kind.WORKLOAD_GROUP
                 | Kind.VIRTUAL_SERVICE
                 | Kind.DESTINATION_RULE
+                | Kind.ENVOY_FILTER
                 | Kind.GATEWAY_CLASS
                 | Kind.HTTP_ROUTE
                 | Kind.GRPC_ROUTE

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from control.kinds import (
     AuthorizationPolicy,
+    EnvoyFilter,
     Kind,
     MeshObject,
     ObjectKey,
@@ -33,6 +34,7 @@ from control.validation import (
     core_checks,
     destination_checks,
     entry_checks,
+    envoy_filter_checks,
     gateway_checks,
     gateway_route_checks,
     group_checks,
@@ -67,6 +69,7 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.WORKLOAD_ENTRY: entry_checks.workload_entry_remarks,
     Kind.VIRTUAL_SERVICE: routing_checks.virtual_service_remarks,
     Kind.DESTINATION_RULE: destination_checks.destination_rule_remarks,
+    Kind.ENVOY_FILTER: envoy_filter_checks.envoy_filter_remarks,
     Kind.WORKLOAD_GROUP: group_checks.workload_group_remarks,
     Kind.AUTHORIZATION_POLICY: policy_checks.authorization_remarks,
     Kind.GATEWAY: gateway_checks.gateway_remarks,
@@ -185,7 +188,7 @@ def object_remarks(item: MeshObject, root_namespace: str) -> Iterator[Remark]:
         yield from policy_checks.peer_authentication_remarks(item, root_namespace)
     elif item.kind_of in _CHECKS:
         yield from _CHECKS[item.kind_of](item)
-    if isinstance(item, AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit):
+    if isinstance(item, AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit | EnvoyFilter):
         yield from target_remarks(item, root_namespace)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from control.kinds import AuthorizationPolicy, RateLimit, RequestAuthentication, Telemetry
+from control.kinds import AuthorizationPolicy, EnvoyFilter, RateLimit, RequestAuthentication, Telemetry
 from control.kinds.security import PolicyTarget
 from control.validation import values
 from control.validation.core_checks import Path, attempt
@@ -20,9 +20,13 @@ TARGET_GROUPS: Final = {
 _MAX_TARGETS: Final = 16
 
 
-def target_remarks(policy: AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit, root_namespace: str) -> Iterator[Remark]:
+Targeting = AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit | EnvoyFilter
+"""What names what it is for."""
+
+
+def target_remarks(policy: Targeting, root_namespace: str) -> Iterator[Remark]:
     namespace, spec = policy.metadata.namespace, policy.spec
-    if not isinstance(policy, RateLimit) and policy.spec.target_ref is not None:
+    if not isinstance(policy, RateLimit | EnvoyFilter) and policy.spec.target_ref is not None:
         yield from _remarks(policy.spec.target_ref, ("spec", "targetRef"), namespace, root_namespace)
     for index, target in enumerate(spec.target_refs):
         yield from _remarks(target, ("spec", "targetRefs", index), namespace, root_namespace)

@@ -13,7 +13,8 @@ from control.envoy.parts import extension
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.trust import Revocation
 
-LUA: Final = "envoy.filters.http.lua"
+LUA: Final = "nodemesh.callers"
+"""Not the usual name of such filters, under which routes would configure those of users."""
 _CODE: Final = """
 local issued_before = {%s}
 local function taken(handle)

@@ -33,7 +33,7 @@ class Chain(Struct, frozen=True):
 
 def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ahead: tuple[dict[str, Any], ...] = ()) -> Chain:
     """Speaks HTTP at a place; `routes`: where its routes are (`rds`) or what (`route_config`); `ahead`: network filters before it."""
-    parts = world.ask(http_filters, place)
+    parts = world.ask(http_filters, place, name, ())
     manager = extension(
         "http",
         MANAGER,
@@ -50,7 +50,9 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         **routes,
     )
     told = world.ask(logging_at, place)
-    return Chain(new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), (*parts.sources, *told.sources), told.problems)
+    return Chain(
+        new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), (*parts.sources, *told.sources), (*parts.problems, *told.problems)
+    )
 
 
 def _host(place: Place) -> str:

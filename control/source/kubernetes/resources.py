@@ -63,6 +63,7 @@ CUSTOM: Final = {
     "workloadgroups.networking.istio.io": Kind.WORKLOAD_GROUP,
     "virtualservices.networking.istio.io": Kind.VIRTUAL_SERVICE,
     "destinationrules.networking.istio.io": Kind.DESTINATION_RULE,
+    "envoyfilters.networking.istio.io": Kind.ENVOY_FILTER,
     "gateways.networking.istio.io": Kind.ISTIO_GATEWAY,
     "gatewayclasses.gateway.networking.k8s.io": Kind.GATEWAY_CLASS,
     "gateways.gateway.networking.k8s.io": Kind.GATEWAY,

@@ -1,0 +1,93 @@
+"""EnvoyFilters as requests see them: a real Envoy with what the controller makes of them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from control.envoy.patches.lua import GONE
+from tests.control.envoy.echo import upstream
+from tests.control.envoy.patches.envoy_filters import envoy_filter, http_filter, inserted, lua
+from tests.control.envoy.routed import Routed, echo_pods, echo_service, routed
+from tests.control.envoy.test_waypoint import Served
+
+ADDRESSES = {"v1": "10.0.0.1"}
+SCRIPT = """
+function envoy_on_request(handle)
+  if handle:headers():get("x-stop") then
+    handle:respond({[":status"] = "418"}, "stopped by a script")
+  end
+  handle:headers():add("x-seen", "by lua at " .. tostring(os.time() > 0))
+end
+function envoy_on_response(handle)
+  handle:headers():add("x-lua", "yes")
+end
+"""
+PROBE = """
+local function there(name) return _G[name] ~= nil end
+function envoy_on_request(handle)
+  local found = {}
+  for _, name in ipairs({NAMES}) do if there(name) then found[#found + 1] = name end end
+  for _, name in ipairs({"execute", "getenv", "exit", "remove", "rename", "tmpname", "setlocale"}) do
+    if os[name] ~= nil then found[#found + 1] = "os." .. name end
+  end
+  if ("").dump ~= nil then found[#found + 1] = "string.dump" end
+  handle:headers():replace("x-found", "[" .. table.concat(found, " ") .. "]")
+end
+""".replace("NAMES", ", ".join(f'"{name}"' for name in GONE))
+LIMIT = http_filter(
+    "envoy.filters.http.local_ratelimit",
+    "local_ratelimit.v3.LocalRateLimit",
+    stat_prefix="limit",
+    token_bucket={"max_tokens": 2, "tokens_per_fill": 1, "fill_interval": "3600s"},
+    filter_enabled={"default_value": {"numerator": 100}},
+    filter_enforced={"default_value": {"numerator": 100}},
+)
+DENIED = """
+    kind: AuthorizationPolicy
+    apiVersion: security.istio.io/v1
+    metadata: {name: no-one, namespace: shop}
+    spec:
+      targetRefs: [{kind: Service, group: "", name: guarded}]
+      action: DENY
+      rules: [{to: [{operation: {paths: ["/secret"]}}]}]
+"""
+FILTERS = (
+    envoy_filter("script", inserted(lua(SCRIPT)), services=("scripted", "guarded")),
+    envoy_filter("probe", inserted(lua(PROBE)), services=("probed",)),
+    envoy_filter("limit", inserted(LIMIT, sub_filter=""), services=("limited",)),
+)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
+    with ExitStack() as stack:
+        servers = {address: stack.enter_context(upstream(name)) for name, address in ADDRESSES.items()}
+        served = Served()
+        names = ("plain", "scripted", "guarded", "probed", "limited")
+        served.write("services.yaml", echo_pods(ADDRESSES), *(echo_service(name, n) for n, name in enumerate(names)))
+        served.write("filters.yaml", DENIED, *FILTERS)
+        assert not [one.findings for one in served.config.mesh.records.values() if one.rejected]
+        yield stack.enter_context(routed(tmp_path_factory.mktemp("patched"), served, servers))
+
+
+def test_a_script_sees_requests_and_answers(shop: Routed) -> None:
+    answer = shop.ask("scripted")
+    assert (answer.status, answer.headers["x-lua"]) == (200, "yes")
+    assert answer.echo["headers"]["x-seen"] == "by lua at true"
+    stopped = shop.ask("scripted", x_stop="1")
+    assert (stopped.status, stopped.body) == (418, b"stopped by a script")
+    assert "x-lua" not in shop.ask("plain").headers, "other services are not touched"
+
+
+def test_a_script_has_nothing_of_the_host(shop: Routed) -> None:
+    assert shop.ask("probed").echo["headers"]["x-found"] == "[]"
+
+
+def test_what_secures_comes_before_a_script(shop: Routed) -> None:
+    assert shop.ask("guarded", "/secret", x_stop="1").status == 403
+    assert shop.ask("guarded", "/open", x_stop="1").status == 418
+
+
+def test_a_limit_counts_requests(shop: Routed) -> None:
+    assert shop.counted("limited", 4) == {"v1": 2, "429": 2}
