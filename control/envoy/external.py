@@ -16,7 +16,7 @@ from control.envoy.naming import ClusterRef
 from control.envoy.parts import extension
 from control.envoy.rbac.filters import HTTP_RBAC, ruled
 from control.envoy.rbac.matchers import string
-from control.envoy.rbac.parts import Identity
+from control.envoy.rbac.parts import Callers
 from control.envoy.tokens import duration
 from control.envoy.world import World
 from control.kinds import AuthorizationPolicy
@@ -63,7 +63,7 @@ def authorizer(world: World, name: str) -> Authorizer | None:
     return None
 
 
-def asking(policies: Iterable[AuthorizationPolicy], authorizers: Mapping[str, Authorizer | None], identity: Identity) -> Asking:
+def asking(policies: Iterable[AuthorizationPolicy], authorizers: Mapping[str, Authorizer | None], callers: Callers) -> Asking:
     """The filters of the CUSTOM policies among `policies`; `authorizers` by the names that they have."""
     by_provider: dict[str, list[AuthorizationPolicy]] = {}
     for policy in policies:
@@ -77,7 +77,7 @@ def asking(policies: Iterable[AuthorizationPolicy], authorizers: Mapping[str, Au
         if found is None:
             unasked += by_provider[name]
         else:
-            filters += _filters(found, by_provider[name], identity)
+            filters += _filters(found, by_provider[name], callers)
             clusters.append(found.cluster)
     return Asking(tuple(filters), tuple(clusters), tuple(unasked))
 
@@ -86,10 +86,10 @@ def provider_name(policy: AuthorizationPolicy) -> str:
     return policy.spec.provider.name if policy.spec.provider is not None else ""
 
 
-def _filters(found: Authorizer, policies: Sequence[AuthorizationPolicy], identity: Identity) -> list[Message]:
+def _filters(found: Authorizer, policies: Sequence[AuthorizationPolicy], callers: Callers) -> list[Message]:
     name = found.provider.name
     prefix = f"istio_ext_authz_{name}_"
-    rules = {key: rule for policy in policies for key, rule in ruled(policy, identity, requests=True).policies.items()}
+    rules = {key: rule for policy in policies for key, rule in ruled(policy, callers, requests=True).policies.items()}
     shadow = new("envoy.config.rbac.v3.RBAC", action="DENY", policies=rules)
     noting = extension(HTTP_RBAC, "filters.http.rbac.v3.RBAC", shadow_rules=shadow, shadow_rules_stat_prefix=prefix)
     matched = {

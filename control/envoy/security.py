@@ -3,6 +3,7 @@
 from typing import Final
 
 from control.envoy.built import Built, built
+from control.envoy.callers import callers_of
 from control.envoy.external import Asking, asking, authorizer, provider_name
 from control.envoy.filter_parts import Parts
 from control.envoy.guarding import authentication_of, authorization_of
@@ -10,9 +11,7 @@ from control.envoy.messages import new
 from control.envoy.naming import ClusterRef
 from control.envoy.parts import extension, seconds
 from control.envoy.place import Place
-from control.envoy.proxies import ProxyKind, find_proxy
 from control.envoy.rbac.filters import Judges, http_judges, network_judges
-from control.envoy.rbac.parts import Identity
 from control.envoy.tokens import KeyServer, Tokens, token_filter
 from control.envoy.world import World
 from control.kinds.security import PolicyAction
@@ -38,7 +37,7 @@ def asking_of(world: World, place: Place) -> Asking:
     """Whom to ask about requests of a place."""
     policies = world.ask(authorization_of, place)
     names = {provider_name(policy) for policy in policies if policy.spec.action is PolicyAction.CUSTOM}
-    return asking(policies, {name: world.ask(authorizer, name) for name in sorted(names)}, _identity(world, place))
+    return asking(policies, {name: world.ask(authorizer, name) for name in sorted(names)}, world.ask(callers_of, place.proxy))
 
 
 def asked_clusters(world: World, place: Place) -> tuple[ClusterRef, ...]:
@@ -51,12 +50,12 @@ def http_judging(world: World, place: Place) -> Judges:
     unasked = world.ask(asking_of, place).unasked
     policies = world.ask(authorization_of, place)
     judged = [one for one in policies if one.spec.action is not PolicyAction.CUSTOM or one in unasked]
-    return http_judges(judged, _identity(world, place))
+    return http_judges(judged, world.ask(callers_of, place.proxy))
 
 
 def network_judging(world: World, place: Place) -> Judges:
     """What judges connections."""
-    return network_judges(world.ask(authorization_of, place), _identity(world, place))
+    return network_judges(world.ask(authorization_of, place), world.ask(callers_of, place.proxy))
 
 
 def http_parts(world: World, place: Place) -> Parts:
@@ -95,8 +94,3 @@ def key_cluster(_world: World, server: KeyServer) -> Built:
         )
         message.transport_socket.MergeFrom(new("envoy.config.core.v3.TransportSocket", **socket))
     return built(server.cluster, message)
-
-
-def _identity(world: World, place: Place) -> Identity:
-    proxy = world.ask(find_proxy, place.proxy)
-    return Identity.TLS if proxy is not None and proxy.kind is ProxyKind.GATEWAY else Identity.TUNNEL

@@ -12,7 +12,7 @@ from control.envoy.messages import Message, new
 from control.envoy.parts import PEER, extension
 from control.envoy.rbac.filters import HTTP_RBAC, rule_policy
 from control.envoy.rbac.matchers import JWT_FILTER, JWT_PAYLOAD
-from control.envoy.rbac.parts import Identity, Place
+from control.envoy.rbac.parts import Callers, Identity, Place
 from control.kinds import RateLimit
 from control.kinds.rate_limits import RateLimitRule
 from control.validation.rate_limit_checks import Counted, CountKey, count_key
@@ -50,28 +50,28 @@ class CountedRule(Struct, frozen=True):
     keys: tuple[str, ...]
 
 
-def counted_rules(item: RateLimit, identity: Identity) -> tuple[CountedRule, ...]:
+def counted_rules(item: RateLimit, callers: Callers) -> tuple[CountedRule, ...]:
     """Each rule of a RateLimit."""
     found = []
     for index, rule in enumerate(item.spec.rules):
         name = rule_name(item, index)
         which = _matched(name) if _matches_some(rule) else {"generic_key": {"descriptor_key": RULE, "descriptor_value": name}}
         keys = [count_key(text) for text in rule.by]
-        entries = [_entry(f"{number}", key, identity) for number, key in enumerate(keys)]
+        entries = [_entry(f"{number}", key, callers.identity) for number, key in enumerate(keys)]
         found.append(CountedRule(name, rule, (which, *(action for _, action in entries)), tuple(key for key, _ in entries)))
     return tuple(found)
 
 
-def noting_parts(items: tuple[RateLimit, ...], identity: Identity) -> Parts:
+def noting_parts(items: tuple[RateLimit, ...], callers: Callers) -> Parts:
     """Filters ahead of those that limit, which note of a request what descriptors need."""
     found: list[Message] = []
     for item in items:
         for index, rule in enumerate(item.spec.rules):
             if _matches_some(rule):
-                found.append(_noting(item, index, identity))
+                found.append(_noting(item, index, callers))
     by_namespace = any(count_key(text).of is Counted.NAMESPACE for item in items for rule in item.spec.rules for text in rule.by)
     if by_namespace:
-        code = _CODE % (_IDENTITIES[identity], NAME, _NAMESPACE, _NONE)
+        code = _CODE % (_IDENTITIES[callers.identity], NAME, _NAMESPACE, _NONE)
         found.append(new(_FILTER, **extension(NAME, "filters.http.lua.v3.Lua", default_source_code={"inline_string": code})))
     return Parts(tuple(found))
 
@@ -84,11 +84,11 @@ def _matches_some(rule: RateLimitRule) -> bool:
     return bool(rule.sources or rule.operations or rule.conditions)
 
 
-def _noting(item: RateLimit, index: int, identity: Identity) -> Message:
+def _noting(item: RateLimit, index: int, callers: Callers) -> Message:
     """RBAC that enforces nothing, and notes whether the rule matches."""
     name = rule_name(item, index)
     # What is not quite sure counts.
-    policy, _ = rule_policy(item.spec.rules[index], Place(identity, requests=True, deny=True, namespace=item.metadata.namespace))
+    policy, _ = rule_policy(item.spec.rules[index], Place(callers, requests=True, deny=True, namespace=item.metadata.namespace))
     shadow = new("envoy.config.rbac.v3.RBAC", action="DENY", policies={name: policy})
     return new(_FILTER, **extension(HTTP_RBAC, "filters.http.rbac.v3.RBAC", shadow_rules=shadow, shadow_rules_stat_prefix=_prefix(name)))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from control.envoy.callers import callers_of
 from control.envoy.filter_parts import Parts
 from control.envoy.guarding import limits_of
 from control.envoy.limits.counting import NAME, RULE, CountedRule, counted_rules, noting_parts
@@ -11,8 +12,6 @@ from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef
 from control.envoy.parts import extension, seconds
 from control.envoy.place import Place
-from control.envoy.proxies import ProxyKind, find_proxy
-from control.envoy.rbac.parts import Identity
 from control.envoy.world import World
 from control.kinds import RateLimit
 from control.kinds.rate_limits import DOMAIN, LIMIT_ENTRY, Limit, OnFailure, Scope
@@ -31,11 +30,10 @@ def limit_parts(world: World, place: Place) -> Parts:
     items = world.ask(limits_of, place)
     if not items:
         return Parts()
-    proxy = world.ask(find_proxy, place.proxy)
-    identity = Identity.TLS if proxy is not None and proxy.kind is ProxyKind.GATEWAY else Identity.TUNNEL
-    filters = [*noting_parts(items, identity).filters]
+    callers = world.ask(callers_of, place.proxy)
+    filters = [*noting_parts(items, callers).filters]
     for item in items:
-        rules = counted_rules(item, identity)
+        rules = counted_rules(item, callers)
         local = item.spec.scope is Scope.LOCAL
         filters.append(_local(item, rules) if local else _global(item, rules, place, world.ask(limit_server)))
     return Parts(tuple(filters), tuple(item.key for item in items))

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from control.envoy.messages import new, packed
 from control.envoy.rbac.matchers import PERMISSION, PRINCIPAL
-from control.envoy.rbac.parts import Identity, Place, condition, operation, source
+from control.envoy.rbac.parts import Callers, Place, condition, operation, source
 from control.kinds import AuthorizationPolicy
 from control.kinds.security import PolicyAction, PolicyRule
 from control.validation import values
@@ -37,21 +37,21 @@ class Ruled(Struct, frozen=True):
     left: tuple[str, ...]
 
 
-def http_judges(policies: Iterable[AuthorizationPolicy], identity: Identity) -> Judges:
+def http_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> Judges:
     """Filters of requests. CUSTOM denies whatever its rules match: there is nobody to ask."""
-    return _judges(policies, identity, requests=True)
+    return _judges(policies, callers, requests=True)
 
 
-def network_judges(policies: Iterable[AuthorizationPolicy], identity: Identity) -> Judges:
+def network_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> Judges:
     """Filters of connections, for what is no HTTP."""
-    return _judges(policies, identity, requests=False)
+    return _judges(policies, callers, requests=False)
 
 
-def ruled(policy: AuthorizationPolicy, identity: Identity, *, requests: bool) -> Ruled:
+def ruled(policy: AuthorizationPolicy, callers: Callers, *, requests: bool) -> Ruled:
     """Envoy's policies of one policy: one of each rule that can match here."""
     meta = policy.metadata
     deny = policy.spec.action is not PolicyAction.ALLOW
-    place = Place(identity, requests, deny, meta.namespace)
+    place = Place(callers, requests, deny, meta.namespace)
     found: dict[str, Message] = {}
     left: list[str] = []
     for index, rule in enumerate(policy.spec.rules):
@@ -62,7 +62,7 @@ def ruled(policy: AuthorizationPolicy, identity: Identity, *, requests: bool) ->
     return Ruled(found, tuple(dict.fromkeys(left)))
 
 
-def _judges(policies: Iterable[AuthorizationPolicy], identity: Identity, *, requests: bool) -> Judges:
+def _judges(policies: Iterable[AuthorizationPolicy], callers: Callers, *, requests: bool) -> Judges:
     ordered = sorted(policies, key=lambda policy: (policy.metadata.namespace, policy.metadata.name))
     filters: list[Message] = []
     unanswerable: list[tuple[str, tuple[str, ...]]] = []
@@ -70,7 +70,7 @@ def _judges(policies: Iterable[AuthorizationPolicy], identity: Identity, *, requ
         enforced: list[Ruled] = []
         tried: list[Ruled] = []
         for policy in (one for one in ordered if _judged_as(one) is action):
-            rules = ruled(policy, identity, requests=requests)
+            rules = ruled(policy, callers, requests=requests)
             (tried if _is_dry_run(policy) else enforced).append(rules)
             if rules.left:
                 unanswerable.append((f"{policy.metadata.namespace}/{policy.metadata.name}", rules.left))

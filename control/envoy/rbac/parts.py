@@ -9,7 +9,20 @@ from msgspec import Struct
 
 from control.envoy.messages import new, packed
 from control.envoy.parts import PEER
-from control.envoy.rbac.matchers import PERMISSION, PRINCIPAL, cidr, claim, escape, header, host, pattern, regex, request_principal, string
+from control.envoy.rbac.matchers import (
+    PERMISSION,
+    PRINCIPAL,
+    STRING,
+    cidr,
+    claim,
+    escape,
+    header,
+    host,
+    pattern,
+    regex,
+    request_principal,
+    string,
+)
 from control.kinds.security import PolicyCondition, PolicyOperation, PolicySource
 from control.validation import values
 from control.validation.path_templates import is_template
@@ -28,10 +41,17 @@ class Identity(Enum):
     """A gateway: from the connection's own certificate."""
 
 
+class Callers(Struct, frozen=True):
+    """How a proxy knows its callers; `relays` are those (SPIFFE ids) that are believed when they say for whom they call."""
+
+    identity: Identity
+    relays: tuple[str, ...] = ()
+
+
 class Place(Struct, frozen=True):
     """Where a rule is asked: with requests to look at, or connections alone. `deny`: what is not quite sure must match."""
 
-    identity: Identity
+    callers: Callers
     requests: bool
     deny: bool
     namespace: str
@@ -49,7 +69,7 @@ def source(item: PolicySource, place: Place) -> tuple[Message, list[str]]:
     ]
     by_request: tuple[tuple[str, Sequence[str], Sequence[str], Callable[[str], Message]], ...] = (
         ("requestPrincipals", item.request_principals, item.not_request_principals, _token_of),
-        ("remoteIpBlocks", item.remote_ip_blocks, item.not_remote_ip_blocks, _remote),
+        ("remoteIpBlocks", item.remote_ip_blocks, item.not_remote_ip_blocks, lambda text: _remote(text, place)),
     )
     for name, wanted, unwanted, ask in by_request:
         if not wanted and not unwanted:
@@ -116,13 +136,13 @@ def _of_source(key: str, place: Place) -> Callable[[str], Message] | None:
             return lambda text: _account(text, place)
         case "source.ip":
             return lambda text: PRINCIPAL.of(direct_remote_ip=cidr(values.block(text)))
-    return _of_request(key) if place.requests else None
+    return _of_request(key, place) if place.requests else None
 
 
-def _of_request(key: str) -> Callable[[str], Message] | None:
+def _of_request(key: str, place: Place) -> Callable[[str], Message] | None:
     match key:
         case "remote.ip":
-            return _remote
+            return lambda text: _remote(text, place)
         case "request.auth.principal":
             return _token_of
         case "request.auth.audiences":
@@ -136,7 +156,7 @@ def _of_request(key: str) -> Callable[[str], Message] | None:
 
 
 def _peer(value: Message, place: Place) -> Message:
-    if place.identity is Identity.TUNNEL:
+    if place.callers.identity is Identity.TUNNEL:
         return PRINCIPAL.of(filter_state={"key": PEER, "string_match": value})
     return PRINCIPAL.of(authenticated={"principal_name": value})
 
@@ -152,8 +172,15 @@ def _account(text: str, place: Place) -> Message:
     return _peer(regex(f"{_SCHEME}[^/]+/ns/{escape(account.namespace)}/sa/{escape(account.service_account)}"), place)
 
 
-def _remote(text: str) -> Message:
-    return PRINCIPAL.of(remote_ip=cidr(values.block(text)))
+def _remote(text: str, place: Place) -> Message:
+    """The address for which a request is made: what X-Forwarded-For says, where whoever calls is believed, else his own."""
+    said, own = PRINCIPAL.of(remote_ip=cidr(values.block(text))), PRINCIPAL.of(direct_remote_ip=cidr(values.block(text)))
+    if place.callers.identity is Identity.TLS:
+        return said
+    if not place.callers.relays:
+        return own
+    relay = PRINCIPAL.any_of([_peer(new(STRING, exact=one), place) for one in place.callers.relays])
+    return PRINCIPAL.any_of([PRINCIPAL.all_of([relay, said]), PRINCIPAL.all_of([PRINCIPAL.none_of([relay]), own])])
 
 
 def _token_of(text: str) -> Message:

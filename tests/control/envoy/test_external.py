@@ -17,7 +17,7 @@ from control.envoy.external import Authorizer, asking
 from control.envoy.messages import message_class, new
 from control.envoy.naming import ClusterRef
 from control.envoy.rbac.filters import http_judges
-from control.envoy.rbac.parts import Identity
+from control.envoy.rbac.parts import Callers, Identity
 from control.kinds import AuthorizationPolicy
 from control.kinds.mesh_config import ExtensionProvider
 from control.validation.document import read_documents
@@ -29,6 +29,8 @@ from tests.control.envoy.validation import validate
 
 SERVICE = "envoy.service.auth.v3.Authorization"
 HELD = {"grpc": ClusterRef("shop/grpc.shop", 1), "http": ClusterRef("shop/http.shop", 2), "gone": ClusterRef("shop/gone.shop", 3)}
+
+CALLERS = Callers(Identity.TUNNEL)
 
 
 def custom(name: str, provider: str, path: str) -> AuthorizationPolicy:
@@ -122,9 +124,9 @@ def port(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, int]) -> I
         custom("c", "gone", "/gone*"),
         custom("d", "nobody", "/nobody*"),
     ]
-    found = asking(policies, authorizers, Identity.TUNNEL)
+    found = asking(policies, authorizers, CALLERS)
     assert [policy.metadata.name for policy in found.unasked] == ["d"]
-    filters = [as_json(one) for one in (*found.filters, *http_judges(found.unasked, Identity.TUNNEL).filters)]
+    filters = [as_json(one) for one in (*found.filters, *http_judges(found.unasked, CALLERS).filters)]
     route = {"match": {"prefix": "/"}, "route": {"cluster": "app"}}
     listener = http_listener("in", filters, [route])
     http2 = {

@@ -10,12 +10,17 @@ import pytest
 
 from control.envoy.listeners.requests import reading, refusals
 from control.envoy.rbac.filters import http_judges
-from control.envoy.rbac.parts import Identity
+from control.envoy.rbac.parts import Callers, Identity
 from control.kinds import AuthorizationPolicy
 from tests.control.envoy.real_envoy import as_json, http_listener, running
 from tests.control.envoy.test_tokens import cluster
+from tests.nodeagent.ztunnel.proxy.attacks.frames import Kind, block, headers
+from tests.nodeagent.ztunnel.proxy.attacks.peer import Ended, Peer
 
 DENIED = "/admin"
+OK = b"\x88"
+"""In HPACK."""
+CALLERS = Callers(Identity.TUNNEL)
 
 
 class Application(http.server.BaseHTTPRequestHandler):
@@ -51,7 +56,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, application: http.server.Thre
     operations = [{"operation": {"paths": [DENIED, f"{DENIED}/*"]}}, {"operation": {"hosts": ["secret.test"]}}]
     spec = {"action": "DENY", "rules": [{"to": operations}]}
     policy = msgspec.convert({"metadata": {"name": "deny", "namespace": "shop"}, "spec": spec}, AuthorizationPolicy)
-    judges = [as_json(one) for one in http_judges([policy], Identity.TUNNEL).filters]
+    judges = [as_json(one) for one in http_judges([policy], CALLERS).filters]
     routes = [*map(as_json, refusals()), {"match": {"prefix": "/"}, "route": {"cluster": "app"}}]
     fields = {name: value["value"] if isinstance(value, dict) else value for name, value in reading(strict=True).items()}
     listener = http_listener("in", judges, routes, delayed_close_timeout="0s", **fields)
@@ -115,6 +120,32 @@ def test_no_form_of_a_denied_host_gets_through(port: int, host: str) -> None:
     status, seen = ask(port, "/", host)
     assert status in {400, 403}, (status, seen)
     assert seen == []
+
+
+def ask_by_http2(port: int, path: str, host: str = "shop.test", *more: tuple[bytes, bytes]) -> tuple[bool, list[tuple[str, str]]]:
+    """The same over HTTP/2, in which nothing of the request is a line: whether it is answered with 200."""
+    Application.seen.clear()
+    named = [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", host.encode()), (b":path", path.encode("latin-1")), *more]
+    with Peer(socket.create_connection(("127.0.0.1", port), timeout=10)).greet() as peer:
+        stream = peer.next_stream()
+        peer.send(headers(stream, block(named), end=True))
+        try:
+            answer = peer.wait_for(lambda one: one.kind in {Kind.GOAWAY, Kind.RST_STREAM, Kind.HEADERS}, within_s=15)
+        except Ended:
+            return False, list(Application.seen)
+    return answer.kind == Kind.HEADERS and answer.payload.startswith(OK), list(Application.seen)
+
+
+@pytest.mark.parametrize("path", [one for one in WAYS_IN if one.startswith(("/", "\\"))])
+def test_nor_does_it_over_http2(port: int, path: str) -> None:
+    assert ask_by_http2(port, path) == (False, [])
+
+
+def test_hosts_over_http2(port: int) -> None:
+    assert ask_by_http2(port, "/") == (True, [("/", "shop.test")])
+    for host in ("secret.test", "SECRET.test:80", "secret.test."):
+        assert ask_by_http2(port, "/", host) == (False, []), host
+    assert ask_by_http2(port, "/", "shop.test", (b"host", b"secret.test"))[1] in ([], [("/", "shop.test")]), "what is judged arrives"
 
 
 def test_dot_segments_are_gone_before_it_is_judged(port: int) -> None:

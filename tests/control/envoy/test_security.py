@@ -7,7 +7,7 @@ from control.envoy.rbac.filters import HTTP_RBAC, NETWORK_RBAC
 from control.envoy.rbac.matchers import JWT_FILTER
 from control.model.settings import MeshSettings
 from tests.control.envoy.real_envoy import as_json
-from tests.control.envoy.test_waypoint import Served, pod, service
+from tests.control.envoy.test_waypoint import GATEWAY, Served, pod, service
 from tests.control.envoy.validation import validate
 
 KEYS = (
@@ -93,6 +93,29 @@ def test_a_policy_that_comes_and_goes() -> None:
     assert rule("of-cart") in str(judges(served))
     served.write("b.yaml", policy("of-cart", to("Service", "other")))
     assert all(not names for names in judges(served).values())
+
+
+def test_a_policy_that_can_not_be_read_lets_nobody_in() -> None:
+    served = Served()
+    served.write("a.yaml", service("cart", "10.96.0.1"), pod("cart-1", "cart", "10.0.0.1"))
+    unread = policy("of-cart", to("Service", "cart"), body="rulez: [{}]")
+    served.write("b.yaml", unread)
+    (names,) = judges(served).values()
+    assert names == ["nothing"], "ALLOW, and no rule"
+    good = policy("of-cart", to("Service", "cart"))
+    served.write("b.yaml", good)
+    served.write("b.yaml", unread)
+    assert judges(served).popitem()[1] == [rule("of-cart")], "the last good one stays"
+
+
+def test_gateways_alone_are_believed_when_they_say_for_whom_they_call() -> None:
+    served = Served()
+    blocks = "rules: [{from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]}]"
+    served.write("a.yaml", service("cart", "10.96.0.1"), policy("of-cart", to("Service", "cart"), body=blocks))
+    assert "/sa/" not in str(served.of(LISTENER)["main_internal"]), "there is none, nor is a waypoint one"
+    gateway = GATEWAY.replace("name: waypoint, namespace: shop", "name: gate, namespace: edge").replace("istio-waypoint", "istio")
+    served.write("edge.yaml", gateway.replace("15008, protocol: HBONE", "80, protocol: HTTP"))
+    assert "spiffe://cluster.local/ns/edge/sa/gate" in str(served.of(LISTENER)["main_internal"])
 
 
 def test_keys_from_allowed_hosts_only(tmp_path: Path) -> None:

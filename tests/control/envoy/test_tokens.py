@@ -16,12 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from control.envoy.rbac.filters import http_judges
-from control.envoy.rbac.parts import Identity
+from control.envoy.rbac.parts import Callers, Identity
 from control.envoy.tokens import KeyServer, may_fetch, token_filter
 from control.envoy.unsigned import nobodys_key_set
 from control.kinds import AuthorizationPolicy, RequestAuthentication
 from demo.cluster import eventually
 from tests.control.envoy.real_envoy import as_json, http_listener, running
+
+CALLERS = Callers(Identity.TUNNEL)
 
 
 def text(raw: bytes) -> str:
@@ -119,7 +121,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, server: int) -> Iterator[int]
         "rules": [{"to": [{"operation": {"paths": ["/closed"]}}], "from": [{"source": {"notRequestPrincipals": ["me/cook"]}}]}],
     }
     policy = msgspec.convert({"metadata": {"name": "deny", "namespace": "shop"}, "spec": denied}, AuthorizationPolicy)
-    filters = [as_json(tokens.filter), *(as_json(one) for one in http_judges([policy], Identity.TUNNEL).filters)]
+    filters = [as_json(tokens.filter), *(as_json(one) for one in http_judges([policy], CALLERS).filters)]
     route = {"match": {"prefix": "/"}, "route": {"cluster": "echo"}}
     listener = http_listener("in", filters, [route])
     clusters = [cluster("echo", server), *(cluster(one.cluster, one.port) for one in tokens.key_servers)]

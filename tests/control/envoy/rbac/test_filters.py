@@ -11,7 +11,7 @@ import pytest
 
 from control.envoy.parts import PEER
 from control.envoy.rbac.filters import http_judges, network_judges
-from control.envoy.rbac.parts import Identity
+from control.envoy.rbac.parts import Callers, Identity
 from control.kinds import AuthorizationPolicy
 from tests.control.envoy.rbac import reference
 from tests.control.envoy.rbac.reference import Request
@@ -181,11 +181,92 @@ CASES: dict[str, tuple[Sequence[dict[str, Any]], Sequence[tuple[Request, bool]]]
         [{"rules": [{}]}, {"action": "CUSTOM", "provider": {"name": "asked"}, "rules": [{"to": [{"operation": {"paths": ["/ask*"]}}]}]}],
         [(Request(path="/ask"), False), (Request(path="/other"), True)],
     ),
+    "presence": (
+        [{"rules": [{"to": [{"operation": {"paths": ["*"], "methods": ["*"], "hosts": ["*"]}}]}]}],
+        [(Request(), True), (Request(method="PUT", path="/a/b?c"), True)],
+    ),
+    "denied ends": (
+        [{"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["*.key"]}}, {"operation": {"hosts": ["*.inner.test"]}}]}]}],
+        [
+            (Request(path="/a.key"), False),
+            (Request(path="/a.key?x"), False),
+            (Request(path="/a.keys"), True),
+            (Request(host="a.inner.test"), False),
+            (Request(host="A.INNER.test:80"), False),
+            (Request(host="inner.test"), True),
+        ],
+    ),
+    "denied beginnings": (
+        [{"action": "DENY", "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/a/*"], "notNamespaces": ["b*"]}}]}]}],
+        [
+            (Request(peer="spiffe://cluster.local/ns/a/sa/b"), False),
+            (Request(peer="spiffe://cluster.local/ns/ab/sa/b"), True),
+            (Request(peer="spiffe://other/ns/a/sa/b"), True),
+            (Request(), True),
+        ],
+    ),
     "a name is taken literally": (
         [{"rules": [{"from": [{"source": {"principals": ["cluster.local/ns/a.b/sa/[c]"]}}]}]}],
         [(Request(peer="spiffe://cluster.local/ns/a.b/sa/[c]"), True), (Request(peer="spiffe://cluster.local/ns/axb/sa/c"), False)],
     ),
 }
+
+
+RELAY = "spiffe://cluster.local/ns/edge/sa/gate"
+SAID = (("x-forwarded-for", "10.1.2.3"),)
+BLOCK = "10.0.0.0/8"
+CALLERS = Callers(Identity.TUNNEL, (RELAY,))
+OF_CONNECTIONS: dict[str, tuple[Sequence[dict[str, Any]], Sequence[tuple[Request, bool]]]] = {
+    "a port": ([{"rules": [{"to": [{"operation": {"ports": ["1"]}}]}]}], [(Request(), False)]),
+    "all ports but one": ([{"rules": [{"to": [{"operation": {"notPorts": ["1"]}}]}]}], [(Request(), True)]),
+    "other ports are denied": ([{"action": "DENY", "rules": [{"to": [{"operation": {"notPorts": ["1"]}}]}]}], [(Request(), False)]),
+    "the address for which a request is made": (
+        [{"rules": [{"from": [{"source": {"remoteIpBlocks": [BLOCK]}}]}]}],
+        [
+            (Request(headers=SAID), False),
+            (Request(headers=SAID, peer="spiffe://cluster.local/ns/a/sa/b"), False),
+            (Request(headers=SAID, peer=RELAY), True),
+            (Request(peer=RELAY), False),
+        ],
+    ),
+    "an address that is kept out": (
+        [{"action": "DENY", "rules": [{"when": [{"key": "remote.ip", "values": ["127.0.0.1", BLOCK]}]}]}],
+        [
+            (Request(), False),
+            (Request(headers=(("x-forwarded-for", "192.0.2.1"),)), False),
+            (Request(headers=(("x-forwarded-for", "192.0.2.1"),), peer=RELAY), True),
+            (Request(headers=SAID, peer=RELAY), False),
+        ],
+    ),
+    "conditions on both ends": (
+        [
+            {
+                "rules": [
+                    {
+                        "when": [
+                            {"key": "source.ip", "values": ["127.0.0.0/8"]},
+                            {"key": "destination.ip", "values": ["127.0.0.1"]},
+                            {"key": "destination.port", "notValues": ["1"]},
+                            {"key": "source.principal", "values": ["cluster.local/ns/a/*"]},
+                            {"key": "connection.sni", "notValues": ["x.test"]},
+                        ]
+                    }
+                ]
+            }
+        ],
+        [(Request(peer="spiffe://cluster.local/ns/a/sa/b"), True), (Request(peer="spiffe://cluster.local/ns/b/sa/b"), False)],
+    ),
+    "whose ends are elsewhere": (
+        [
+            {"rules": [{"when": [{"key": "destination.ip", "values": [BLOCK]}]}]},
+            {"rules": [{"when": [{"key": "source.ip", "values": [BLOCK]}]}]},
+        ],
+        [(Request(), False)],
+    ),
+    "what is only noted lets in": ([{"action": "AUDIT", "rules": [{"to": [{"operation": {"paths": ["/noted"]}}]}]}], [(Request(), True)]),
+    "what is only noted lets nobody in": ([{"action": "AUDIT", "rules": [{}]}, {}], [(Request(), False)]),
+}
+"""What the reference knows nothing of."""
 
 
 def http_filters(policies: Sequence[AuthorizationPolicy]) -> list[dict[str, Any]]:
@@ -203,8 +284,33 @@ def http_filters(policies: Sequence[AuthorizationPolicy]) -> list[dict[str, Any]
             "typed_config": {"@type": f"{EXTENSIONS}.filters.http.lua.v3.Lua", "default_source_code": code},
         },
     ]
-    judges = [as_json(one) for one in http_judges(policies, Identity.TUNNEL).filters]
+    judges = [as_json(one) for one in http_judges(policies, CALLERS).filters]
     return [*ahead, *judges]
+
+
+OF_TCP: dict[str, tuple[dict[str, Any], bool]] = {
+    "connections from elsewhere": ({"rules": [{"from": [{"source": {"ipBlocks": [BLOCK]}}]}]}, False),
+    "connections of a namespace": ({"rules": [{"from": [{"source": {"namespaces": ["tcp"]}}]}]}, True),
+    "connections of others": ({"action": "DENY", "rules": [{"from": [{"source": {"notNamespaces": ["tcp"]}}]}]}, True),
+    "connections with a token": ({"rules": [{"from": [{"source": {"requestPrincipals": ["*"], "namespaces": ["tcp"]}}]}]}, False),
+    "connections without a token": (
+        {"action": "DENY", "rules": [{"from": [{"source": {"notRequestPrincipals": ["*"], "namespaces": ["tcp"]}}]}]},
+        False,
+    ),
+    "connections that ask for a path": ({"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/x"]}}]}]}, False),
+    "connections that may ask for a path": ({"rules": [{"to": [{"operation": {"paths": ["/"]}}]}]}, False),
+}
+"""A policy, and whether it lets a connection of the namespace `tcp` in: what none shows lets nobody in, and denies."""
+
+
+def network_filters(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    text = {"text_format_source": {"inline_string": "spiffe://cluster.local/ns/tcp/sa/a"}}
+    state = {"object_key": PEER, "factory_key": "envoy.string", "format_string": text}
+    peer = {
+        "name": "peer",
+        "typed_config": {"@type": f"{EXTENSIONS}.filters.network.set_filter_state.v3.Config", "on_new_connection": [state]},
+    }
+    return [peer, *(as_json(one) for one in network_judges([policy(spec)], CALLERS).filters)]
 
 
 def listener(name: str, filters: list[dict[str, Any]], ahead: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
@@ -239,12 +345,11 @@ def generated() -> list[list[AuthorizationPolicy]]:
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory, generated: list[list[AuthorizationPolicy]]) -> Iterator[dict[str, int]]:
     listeners = [
-        listener(name, http_filters([policy(spec, f"p{index}") for index, spec in enumerate(specs)])) for name, (specs, _) in CASES.items()
+        listener(name, http_filters([policy(spec, f"p{index}") for index, spec in enumerate(specs)]))
+        for name, (specs, _) in {**CASES, **OF_CONNECTIONS}.items()
     ]
     listeners += [listener(f"generated {index}", http_filters(policies)) for index, policies in enumerate(generated)]
-    connections = [policy({"rules": [{"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}]})]
-    ahead = [as_json(one) for one in network_judges(connections, Identity.TUNNEL).filters]
-    listeners.append(listener("connections", http_filters([]), ahead))
+    listeners += [listener(name, http_filters([]), network_filters(spec)) for name, (spec, _) in OF_TCP.items()]
     directory: Path = tmp_path_factory.mktemp("envoy")
     with running(directory, listeners) as envoy:
         yield envoy.ports
@@ -270,17 +375,28 @@ def test_generated_policies_are_judged_as_they_are_written(ports: dict[str, int]
     assert 0.2 < sum(outcomes) / len(outcomes) < 0.8, "what is generated should be let in as often as not"
 
 
-def test_a_connection_that_is_not_let_in_is_closed(ports: dict[str, int]) -> None:
+@pytest.mark.parametrize("name", OF_CONNECTIONS)
+def test_requests_by_where_they_come_from(ports: dict[str, int], name: str) -> None:
+    for request, expected in OF_CONNECTIONS[name][1]:
+        assert let_in(ports[name], request) is expected, request
+
+
+@pytest.mark.parametrize("name", OF_TCP)
+def test_connections_that_carry_no_http(ports: dict[str, int], name: str) -> None:
+    """Who is not let in is closed."""
+    if OF_TCP[name][1]:
+        assert let_in(ports[name], Request())
+        return
     with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
-        let_in(ports["connections"], Request())
+        let_in(ports[name], Request())
 
 
 def test_what_connections_can_not_be_asked_never_widens() -> None:
     by_request = {"rules": [{"from": [{"source": {"requestPrincipals": ["*"], "namespaces": ["a"]}}]}]}
-    allow = network_judges([policy(by_request)], Identity.TUNNEL)
+    allow = network_judges([policy(by_request)], CALLERS)
     assert [as_json(one)["typed_config"]["rules"] for one in allow.filters] == [{}], "ALLOW, and no rule that could match"
     assert allow.unanswerable == (("shop/p", ("requestPrincipals",)),)
-    deny = network_judges([policy({**by_request, "action": "DENY"})], Identity.TUNNEL)
+    deny = network_judges([policy({**by_request, "action": "DENY"})], CALLERS)
     rules = as_json(deny.filters[0])["typed_config"]["rules"]
     (denied,) = rules["policies"].values()
     assert denied["permissions"] == [{"any": True}]
@@ -291,7 +407,7 @@ def test_a_policy_on_trial_only_shadows() -> None:
     trial = msgspec.structs.replace(
         policy({}), metadata=msgspec.structs.replace(policy({}).metadata, annotations={"istio.io/dry-run": "true"})
     )
-    (judge,) = http_judges([trial], Identity.TUNNEL).filters
+    (judge,) = http_judges([trial], CALLERS).filters
     config = as_json(judge)["typed_config"]
     assert "rules" not in config
     assert config["shadow_rules_stat_prefix"] == "istio_dry_run_allow_"
