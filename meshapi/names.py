@@ -16,10 +16,12 @@ _MAX_LABEL: Final = 63
 
 
 class NamedPort(Struct, frozen=True):
-    """Of TCP. `name` may be empty."""
+    """`name` may be empty. `udp`: else of TCP. `target`: of UDP, where all endpoints have it, 0 if unknown; of TCP workloads say that."""
 
     number: int
     name: str = ""
+    udp: bool = False
+    target: int = 0
 
 
 class Host(Struct, frozen=True):
@@ -31,6 +33,8 @@ class Host(Struct, frozen=True):
     ports: tuple[NamedPort, ...] = ()
     private: bool = False
     """Only workloads of the namespace see it."""
+    alias: str = ""
+    """The name that it is another word for, if it is one."""
 
 
 class Names(Struct, frozen=True):
@@ -53,8 +57,9 @@ def encode_names(names: Names) -> bytes:
             pb.Host(
                 hostname=host.hostname,
                 addresses=[address.packed for address in host.addresses],
-                ports=[pb.Port(number=port.number, name=port.name) for port in host.ports],
+                ports=[pb.Port(number=port.number, name=port.name, udp=port.udp, target=port.target) for port in host.ports],
                 private=host.private,
+                alias=host.alias,
             )
             for host in names.hosts
         ],
@@ -79,6 +84,7 @@ def _host(message: pb.Host) -> Host:
         addresses=tuple(_address(packed) for packed in message.addresses),
         ports=tuple(_port(port) for port in message.ports),
         private=message.private,
+        alias=_name(message.alias) if message.alias else "",
     )
 
 
@@ -97,4 +103,6 @@ def _address(packed: bytes) -> IPAddress:
 def _port(port: pb.Port) -> NamedPort:
     if not 0 < port.number <= MAX_PORT:
         raise ModelError(f"port {port.number}: must be 1 to {MAX_PORT}")
-    return NamedPort(port.number, port.name)
+    if port.target > MAX_PORT:
+        raise ModelError(f"port {port.target}: must be at most {MAX_PORT}")
+    return NamedPort(port.number, port.name, port.udp, port.target)

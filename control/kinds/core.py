@@ -128,6 +128,7 @@ class ServiceSpec(Struct, frozen=True, rename="camel"):
     publish_not_ready_addresses: bool = False
     traffic_distribution: str = ""
     internal_traffic_policy: str = "Cluster"
+    external_name: str = ""
 
 
 class ServiceCondition(Struct, frozen=True, rename="camel"):

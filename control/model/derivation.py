@@ -23,13 +23,14 @@ from control.model.authorization import convert
 from control.model.claims import Claim
 from control.model.peer_modes import port_policy, static_strict
 from control.model.services import (
+    aliased,
     bound_entry,
-    bound_service,
     entry_services,
     foreign_host,
     is_reached,
     kubernetes_service,
     named,
+    named_ports,
     needs_addresses,
     with_addresses,
 )
@@ -42,11 +43,13 @@ from control.resources import TypeURL
 from control.validation import values
 from meshapi import wire, workload
 from meshapi.authorization import Policy, encode_policy
-from meshapi.names import Host
+from meshapi.names import Host, NamedPort
 from meshapi.workload import AddressKey, NetworkMode, ServiceKey, address_key
 
 ADDRESS = TypeURL(wire.ADDRESS_TYPE)
 AUTHORIZATION = TypeURL(wire.AUTHORIZATION_TYPE)
+ALIAS = TypeURL("nodemesh.names/alias")
+"""Of names that stand for other names: nobody is served them but among the names of their namespace."""
 
 
 class Candidate(Struct, frozen=True):
@@ -93,7 +96,7 @@ def derive(item: MeshObject, store: Store, settings: MeshSettings) -> Derived:
             service = store.slice_service(item)
             return Derived(tuple(_workload(one) for one in slice_workloads(item, service, settings)) if service else ())
         case Service():
-            return Derived((_kubernetes_service(item, store, settings), *_guard(item, store))) if not item.external else Derived()
+            return Derived(_of_service(item, store, settings))
         case Gateway():
             return Derived(_guard(item, store))
         case Node():
@@ -129,7 +132,7 @@ def _service_entry(entry: ServiceEntry, store: Store, settings: MeshSettings) ->
     made = tuple(_reached(service, entry, store) for service in entry_services(entry, settings))
     if needs_addresses(entry):
         made = tuple(_with_handed_out(service, store, settings) if is_reached(entry, service) else service for service in made)
-    ports = bound_entry(entry, settings).ports
+    ports = tuple(NamedPort(port.number, port.name) for port in bound_entry(entry, settings).ports)
     services = tuple(_service(service, named(service, ports, settings)) for service in made)
     names = tuple(claim for service in services for claim in service.claims if not claim.startswith("address "))
     # The endpoints go with the hosts: where another object has the name, they must not be added to it.
@@ -166,7 +169,18 @@ def _with_handed_out(service: workload.Service, store: Store, settings: MeshSett
 
 def _kubernetes_service(item: Service, store: Store, settings: MeshSettings) -> Candidate:
     service = _reached(kubernetes_service(item, settings), item, store)
-    return _service(service, named(service, bound_service(item, settings).ports, settings))
+    return _service(service, named(service, named_ports(item, settings), settings))
+
+
+def _of_service(item: Service, store: Store, settings: MeshSettings) -> tuple[Candidate, ...]:
+    return _alias(item, settings) if item.external else (_kubernetes_service(item, store, settings), *_guard(item, store))
+
+
+def _alias(item: Service, settings: MeshSettings) -> tuple[Candidate, ...]:
+    """A name and nothing behind it."""
+    host = aliased(item, settings)
+    key = workload.service_key(item.metadata.namespace, host.hostname) if host else ""
+    return (Candidate(ALIAS, key, host.alias.encode, (f"service {key}",), host=host),) if host else ()
 
 
 def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candidate:

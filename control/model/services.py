@@ -1,5 +1,6 @@
 """Services and ServiceEntries as the mesh's services, and the ports that a workload serves of each."""
 
+import re
 from typing import Final
 
 from msgspec import Struct
@@ -10,7 +11,7 @@ from control.kinds.networking import EntryWorkload
 from control.model.settings import MeshSettings
 from control.validation import values
 from meshapi import workload as mesh
-from meshapi.names import Host, NamedPort
+from meshapi.names import MAX_NAME, Host, NamedPort
 from meshapi.workload import (
     AppProtocol,
     BalancingMode,
@@ -28,6 +29,7 @@ from meshapi.workload import (
 DISTRIBUTION_ANNOTATION: Final = "networking.istio.io/traffic-distribution"
 AUTO_ADDRESS_LABEL: Final = "networking.istio.io/enable-autoallocate-ip"
 EXPORT_ANNOTATION: Final = "networking.istio.io/exportTo"
+_ALIAS_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _ZONES: Final = (Scope.NETWORK, Scope.REGION, Scope.ZONE)
 _PREFER_CLOSE: Final = LoadBalancing((*_ZONES, Scope.SUBZONE), BalancingMode.FAILOVER)
 _DISTRIBUTIONS: Final = {
@@ -145,14 +147,34 @@ def with_addresses(service: mesh.Service, addresses: tuple[IPAddress, ...], sett
     return replace(service, addresses=tuple(NetworkAddress(address, settings.network) for address in addresses))
 
 
-def named(service: mesh.Service, ports: tuple[BoundPort, ...], settings: MeshSettings) -> Host | None:
+def aliased(service: Service, settings: MeshSettings) -> Host | None:
+    """What the name of an ExternalName service stands for in DNS; None if it says nothing that can be looked up."""
+    meta, alias = service.metadata, service.spec.external_name.lower().removesuffix(".")
+    if not is_alias(alias):
+        return None
+    visibility = _visibility(tuple(part.strip() for part in meta.annotations.get(EXPORT_ANNOTATION, "*").split(",")))
+    return Host(settings.hostname(meta.name, meta.namespace), private=visibility is Visibility.NAMESPACE, alias=alias)
+
+
+def named_ports(service: Service, settings: MeshSettings) -> tuple[NamedPort, ...]:
+    """Those that DNS tells of: also of UDP, which workloads do not serve in the mesh."""
+    by_tcp = (NamedPort(port.number, port.name) for port in bound_service(service, settings).ports)
+    by_udp = (
+        NamedPort(port.port, port.name, udp=True, target=port.target_port or port.port if not isinstance(port.target_port, str) else 0)
+        for port in service.spec.ports
+        if port.protocol == "UDP"
+    )
+    return (*by_tcp, *by_udp)
+
+
+def named(service: mesh.Service, ports: tuple[NamedPort, ...], settings: MeshSettings) -> Host | None:
     """What the service's name stands for in DNS; None if that is not the mesh's to say: without addresses only the cluster's do."""
     if not service.addresses and not service.hostname.endswith(f".svc.{settings.domain}"):
         return None
     return Host(
         hostname=service.hostname,
         addresses=tuple(one.address for one in service.addresses),
-        ports=tuple(NamedPort(port.number, port.name) for port in ports),
+        ports=ports,
         private=service.visibility is Visibility.NAMESPACE,
     )
 
@@ -161,6 +183,12 @@ def bound_entry(entry: ServiceEntry, settings: MeshSettings) -> BoundService:
     """A ServiceEntry as its workloads see it."""
     ports = tuple(BoundPort(port.number, port.name, port.target_port or port.number) for port in entry.spec.ports)
     return BoundService(tuple(service.key for service in entry_services(entry, settings)), ports, of_entry=True)
+
+
+def is_alias(name: str) -> bool:
+    """Whether an ExternalName can be looked up as it stands."""
+    labels = name.split(".")
+    return len(name) <= MAX_NAME and all(_ALIAS_LABEL.fullmatch(label) for label in labels)
 
 
 def foreign_host(host: str, namespace: str, domain: str) -> str | None:

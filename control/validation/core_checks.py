@@ -80,7 +80,7 @@ def _container_remarks(containers: tuple[Container, ...], path: Path) -> Iterato
 def service_remarks(service: Service) -> Iterator[Remark]:
     yield from attempt(values.label_name, service.metadata.name, ("metadata", "name"))
     if service.external:
-        yield warning(("spec", "type"), "an ExternalName service is not part of the mesh", "use a ServiceEntry")
+        yield warning(("spec", "type"), "of an ExternalName service the mesh knows the name, and carries nothing", "use a ServiceEntry")
         return
     for index, text in enumerate(service.addresses):
         path: Path = ("spec", "clusterIPs", index) if service.spec.cluster_ips else ("spec", "clusterIP")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19meshapi/proto/names.proto\x12\x0enodemesh.names\"O\n\x05Names\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12#\n\x05hosts\x18\x03 \x03(\x0b\x32\x14.nodemesh.names.Host\"a\n\x04Host\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\x0c\x12#\n\x05ports\x18\x03 \x03(\x0b\x32\x14.nodemesh.names.Port\x12\x0f\n\x07private\x18\x04 \x01(\x08\"$\n\x04Port\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19meshapi/proto/names.proto\x12\x0enodemesh.names\"O\n\x05Names\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12#\n\x05hosts\x18\x03 \x03(\x0b\x32\x14.nodemesh.names.Host\"p\n\x04Host\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\x0c\x12#\n\x05ports\x18\x03 \x03(\x0b\x32\x14.nodemesh.names.Port\x12\x0f\n\x07private\x18\x04 \x01(\x08\x12\r\n\x05\x61lias\x18\x05 \x01(\t\"A\n\x04Port\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03udp\x18\x03 \x01(\x08\x12\x0e\n\x06target\x18\x04 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NAMES']._serialized_start=45
   _globals['_NAMES']._serialized_end=124
   _globals['_HOST']._serialized_start=126
-  _globals['_HOST']._serialized_end=223
-  _globals['_PORT']._serialized_start=225
-  _globals['_PORT']._serialized_end=261
+  _globals['_HOST']._serialized_end=238
+  _globals['_PORT']._serialized_start=240
+  _globals['_PORT']._serialized_end=305
 # @@protoc_insertion_point(module_scope)

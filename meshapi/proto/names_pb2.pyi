@@ -55,10 +55,13 @@ class Host(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     PRIVATE_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     """May begin with "*."."""
     private: _builtins.bool
     """Only workloads of the namespace see it."""
+    alias: _builtins.str
+    """It is but another word for this name, and has neither addresses nor endpoints."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Each of 4 or 16 bytes. None: headless, it stands for the addresses of its endpoints."""
@@ -72,10 +75,11 @@ class Host(_message.Message):
         addresses: _abc.Iterable[_builtins.bytes] | None = ...,
         ports: _abc.Iterable[Global___Port] | None = ...,
         private: _builtins.bool = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "hostname", b"hostname", "ports", b"ports", "private", b"private"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "alias", b"alias", "hostname", b"hostname", "ports", b"ports", "private", b"private"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -83,23 +87,29 @@ Global___Host: _TypeAlias = Host  # noqa: Y015
 
 @_typing.final
 class Port(_message.Message):
-    """TCP; what is of another protocol has no name."""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    UDP_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     name: _builtins.str
+    udp: _builtins.bool
+    """Of UDP, which the mesh does not carry; else of TCP."""
+    target: _builtins.int
+    """Where the endpoints have it, of UDP; 0: each says for itself, and is not known here."""
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         name: _builtins.str = ...,
+        udp: _builtins.bool = ...,
+        target: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "number", b"number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "number", b"number", "target", b"target", "udp", b"udp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,11 +11,25 @@ from typing import Final, NamedTuple, Protocol
 
 from meshapi.workload import HealthPolicy, IPAddress, Service, ServiceKey, Workload, WorkloadStatus
 from nodeagent.dns.directory import Directory, Named
-from nodeagent.dns.wire import INTERNET, Answer, Query, Record, Type, address_record, authority_record, is_name, name_record, service_record
+from nodeagent.dns.wire import (
+    INTERNET,
+    Answer,
+    Code,
+    Query,
+    Record,
+    Type,
+    address_record,
+    authority_record,
+    is_name,
+    name_record,
+    service_record,
+)
 from nodeagent.policy.addresses import plain
 
 TTL_S: Final = 30
 MAX_ENDPOINTS: Final = 256
+MAX_ALIASES: Final = 8
+"""Names that lead to names, in one answer: more go in a circle."""
 _SVC: Final = "svc"
 _ADDRESS_TYPES: Final = {Type.A: 4, Type.AAAA: 6}
 _REVERSE4: Final = ".in-addr.arpa"
@@ -36,6 +50,13 @@ class NeedsEndpoints(NamedTuple):
     key: ServiceKey
 
 
+class NeedsResolver(NamedTuple):
+    """What was asked for is another word for `target`, which the mesh does not know: `told` leads there."""
+
+    told: tuple[Record, ...]
+    target: str
+
+
 class Found(NamedTuple):
     """`pod`: the label of one endpoint, of a headless service. `alias`: under which name it was found, if the client is to be told."""
 
@@ -44,7 +65,7 @@ class Found(NamedTuple):
     alias: str | None = None
 
 
-def answer(query: Query, namespace: str, directory: Directory, endpoints: Endpoints) -> Answer | NeedsEndpoints | None:
+def answer(query: Query, namespace: str, directory: Directory, endpoints: Endpoints) -> Answer | NeedsEndpoints | NeedsResolver | None:
     """The answer to a workload of `namespace`; None if the question is to be passed on."""
     if query.klass != INTERNET or not query.name:
         return None
@@ -55,10 +76,27 @@ def answer(query: Query, namespace: str, directory: Directory, endpoints: Endpoi
     found = find(query.name, namespace, directory)
     if found is None:
         return None
+    told = (name_record(Type.CNAME, found.alias),) if found.alias else ()
+    while found.named.host.alias:
+        target = found.named.host.alias
+        told = (*told, name_record(Type.CNAME, target, found.alias))
+        if query.type not in _ADDRESS_TYPES:
+            return Answer(told)
+        following = find_in_full(target, namespace, directory)
+        if following is None:
+            return NeedsResolver(told, target)
+        if len(told) > MAX_ALIASES:
+            return Answer(told, code=Code.FAILED)
+        found = Found(following, alias=target)
+    return _answer(query, found, told, directory.domain, endpoints)
+
+
+def _answer(query: Query, found: Found, told: tuple[Record, ...], domain: str, endpoints: Endpoints) -> Answer | NeedsEndpoints | None:
+    """What there is of a name that is no alias; `told`: how it came to be the one that is asked for."""
     named = found.named
     version = _ADDRESS_TYPES.get(query.type)  # type: ignore[call-overload]
     if version is None:
-        return _of_other_type(query.type, found, directory.domain)
+        return _of_other_type(query.type, found, domain)
     addresses: Iterable[IPAddress] = named.host.addresses
     if not named.host.addresses:
         if endpoints.service(named.key) is None:
@@ -68,8 +106,7 @@ def answer(query: Query, namespace: str, directory: Directory, endpoints: Endpoi
             return None
         addresses = dict.fromkeys(plain(address) for member in members for address in member.addresses)
     records = tuple(address_record(address, found.alias) for address in addresses if address.version == version)
-    told = (name_record(Type.CNAME, found.alias),) if found.alias else ()
-    return Answer(told + records[:MAX_ENDPOINTS], authority=() if records else _nothing(named, directory.domain))
+    return Answer(told + records[:MAX_ENDPOINTS], authority=() if records else _nothing(named, domain))
 
 
 def find(name: str, namespace: str, directory: Directory) -> Found | None:
@@ -79,13 +116,16 @@ def find(name: str, namespace: str, directory: Directory) -> Found | None:
         if is_pod:
             pod, _, service = form.partition(".")
             named = directory.find(service, namespace)
-            if named is not None and not named.host.addresses:
+            if named is not None and not named.host.addresses and not named.host.alias:
                 return Found(named, pod, alias)
-            continue
-        for candidate in (form, *_wildcards(form)):
-            if (named := directory.find(candidate, namespace)) is not None:
-                return Found(named, alias=alias)
+        elif (named := find_in_full(form, namespace, directory)) is not None:
+            return Found(named, alias=alias)
     return None
+
+
+def find_in_full(name: str, namespace: str, directory: Directory) -> Named | None:
+    """The host of a name that is complete."""
+    return next((named for form in (name, *_wildcards(name)) if (named := directory.find(form, namespace)) is not None), None)
 
 
 def _forms(name: str, namespace: str, domain: str) -> Iterator[tuple[str, bool, bool]]:
@@ -154,27 +194,34 @@ def _service(name: str, namespace: str, directory: Directory, endpoints: Endpoin
     """`_port._tcp.name` (RFC 2782)."""
     port_label, _, rest = name.partition(".")
     protocol, _, host = rest.partition(".")
-    found = find(host, namespace, directory) if protocol == "_tcp" else None
+    found = find(host, namespace, directory) if protocol in {"_tcp", "_udp"} else None
     if found is None or found.pod or found.named.host.hostname.startswith("*"):
         return None
     named = found.named
-    number = next((port.number for port in named.host.ports if port.name.lower() == port_label[1:]), None)
-    if number is None:
+    port = next((one for one in named.host.ports if one.name.lower() == port_label[1:] and one.udp == (protocol == "_udp")), None)
+    if port is None:
         return None
     target = named.host.hostname
     if named.host.addresses:
         extra = tuple(address_record(address, target) for address in named.host.addresses)
-        return Answer((service_record(target, number),), extra=extra)
+        return Answer((service_record(target, port.number),), extra=extra)
+    if port.udp and not port.target:
+        return None
     if endpoints.service(named.key) is None:
         return NeedsEndpoints(named.key)
     records, extras = [], []
     for member in _usable(named, endpoints)[:MAX_ENDPOINTS]:
-        ports = {port.service: port.target for port in member.services.get(named.key, ())}
+        number = port.target if port.udp else _port_of(member, named.key, port.number)
         own = f"{member.name}.{target}"
-        if number in ports and is_name(own):
-            records.append(service_record(own, ports[number] or number))
+        if number and is_name(own):
+            records.append(service_record(own, number))
             extras += [address_record(plain(address), own) for address in member.addresses]
     return Answer(tuple(records), extra=tuple(extras), authority=() if records else _nothing(named, directory.domain))
+
+
+def _port_of(member: Workload, service: ServiceKey, number: int) -> int:
+    """Where a member has a port of the service; 0 if it has not."""
+    return next((port.target or number for port in member.services.get(service, ()) if port.service == number), 0)
 
 
 def _reverse(name: str, namespace: str, directory: Directory) -> Answer | None:

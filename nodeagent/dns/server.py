@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from nodeagent.dns import lookup
+from nodeagent.dns import aliases, lookup
 from nodeagent.dns.counts import By, Counts
 from nodeagent.dns.directory import Directory
 from nodeagent.dns.endpoints import HeadlessEndpoints
 from nodeagent.dns.forwarding import Forwarder, failure
-from nodeagent.dns.lookup import TTL_S, NeedsEndpoints
+from nodeagent.dns.lookup import TTL_S, NeedsEndpoints, NeedsResolver
 from nodeagent.dns.rate import Rate
 from nodeagent.dns.sockets import Asked, is_own
 from nodeagent.dns.wire import MAX_MESSAGE_BYTES, MAX_UDP_BYTES, Answer, Query, read_query, write_answer
@@ -230,7 +230,7 @@ class WorkloadDNS:
         if isinstance(found, Answer):
             self._count(By.MESH, by_tcp=by_tcp)
             return write_answer(query, found, ttl_s=TTL_S, limit_bytes=limit_bytes)
-        if isinstance(found, NeedsEndpoints):
+        if isinstance(found, NeedsEndpoints | NeedsResolver):
             return None
         cached = self._forwarder.cached(query, server, by_tcp=by_tcp, limit_bytes=limit_bytes)
         if cached is not None:
@@ -245,11 +245,14 @@ class WorkloadDNS:
         if isinstance(found, Answer):
             self._count(By.MESH, by_tcp=by_tcp)
             return write_answer(query, found, ttl_s=TTL_S, limit_bytes=limit_bytes)
-        answer = await self._forwarder.ask(query, server, by_tcp=by_tcp, limit_bytes=limit_bytes)
+        if isinstance(found, NeedsResolver):
+            answer = await aliases.follow(query, found, self._forwarder, server, by_tcp=by_tcp, limit_bytes=limit_bytes)
+        else:
+            answer = await self._forwarder.ask(query, server, by_tcp=by_tcp, limit_bytes=limit_bytes)
         self._count(By.RESOLVER if answer else By.NOBODY, by_tcp=by_tcp)
         return answer or failure(query)
 
-    def _look_up(self, query: Query) -> Answer | NeedsEndpoints | None:
+    def _look_up(self, query: Query) -> Answer | NeedsEndpoints | NeedsResolver | None:
         return lookup.answer(query, self._namespace, self._knowledge.directory, self._knowledge.endpoints)
 
     def _count(self, by: By, *, by_tcp: bool) -> None:

@@ -179,6 +179,18 @@ def write_answer(query: Query, answer: Answer, *, ttl_s: int = 0, limit_bytes: i
     return b"".join((header, query.question, *parts, options))
 
 
+def answered_with(packet: bytes, kind: int) -> tuple[tuple[bytes, ...], int]:
+    """The data of an answer's records of one type, whatever name they are of, and how long they hold (s); raises MalformedError."""
+    try:
+        _, _, _, answers, _, _ = _HEADER.unpack_from(packet)
+        end = _after_name(packet, HEADER_BYTES) + 4
+        found = [(at, ttl_s) for _, (at, each, ttl_s) in _records(packet, end, (answers,)) if each == kind]
+        data = tuple(packet[at + 6 : at + 6 + int.from_bytes(packet[at + 4 : at + 6], "big")] for at, _ in found)
+    except struct.error as error:
+        raise MalformedError(str(error)) from error
+    return data, min((ttl_s for _, ttl_s in found), default=0)
+
+
 def write_query(query: Query, number: int, question: bytes) -> bytes:
     """The question as it is asked of a resolver: with `number`, and without whatever else the client said."""
     options = b""

@@ -16,8 +16,9 @@ HOST = st.builds(
     Host,
     hostname=st.lists(LABEL, min_size=1, max_size=5).map(".".join),
     addresses=st.lists(st.ip_addresses(), max_size=3).map(tuple),
-    ports=st.lists(st.builds(NamedPort, st.integers(1, 65535), LABEL), max_size=3).map(tuple),
+    ports=st.lists(st.builds(NamedPort, st.integers(1, 65535), LABEL, st.booleans(), st.integers(0, 65535)), max_size=3).map(tuple),
     private=st.booleans(),
+    alias=st.just("") | LABEL,
 )
 
 
@@ -43,6 +44,8 @@ def test_any_bytes_are_names_or_an_error(body: bytes) -> None:
         pb.Host(hostname="a.b", addresses=[b"123"]),
         pb.Host(hostname="a.b", ports=[pb.Port(number=0)]),
         pb.Host(hostname="a.b", ports=[pb.Port(number=65536)]),
+        pb.Host(hostname="a.b", ports=[pb.Port(number=1, target=65536)]),
+        pb.Host(hostname="a.b", alias="c..d"),
     ],
 )
 def test_refuses(host: pb.Host) -> None:

@@ -109,6 +109,7 @@ SERVICES = st.builds(
     st.builds(
         ServiceSpec,
         type=st.sampled_from(["ClusterIP", "ExternalName"]),
+        external_name=st.sampled_from(["", "x.example"]),
         cluster_ips=optional(ADDRESSES),
         ports=st.lists(
             st.builds(ServicePort, st.sampled_from([80, 81]), st.just("http"), target_port=st.sampled_from([None, 8080, "web"])), max_size=1

@@ -9,10 +9,11 @@ from meshapi.names import Host, NamedPort, Names
 from meshapi.workload import HealthPolicy, LoadBalancing, Port, Service, ServiceKey, Workload, WorkloadStatus, WorkloadUID
 from nodeagent.dns import lookup, wire
 from nodeagent.dns.directory import Directory
-from nodeagent.dns.lookup import TTL_S, NeedsEndpoints
+from nodeagent.dns.lookup import MAX_ALIASES, TTL_S, NeedsEndpoints, NeedsResolver
 from nodeagent.dns.wire import Answer, Query
 
 HTTP = (NamedPort(80, "http"),)
+DB_PORTS = (NamedPort(5432, "pg"), NamedPort(999, "stat", udp=True, target=9999), NamedPort(9, "odd", udp=True))
 
 
 def host(name: str, *addresses: str, ports: tuple[NamedPort, ...] = HTTP, private: bool = False) -> Host:
@@ -24,7 +25,13 @@ SHOP = Names(
     "cluster.local",
     (
         host("web.shop.svc.cluster.local", "10.96.0.1", "fd00::1"),
-        host("db.shop.svc.cluster.local", ports=(NamedPort(5432, "pg"),)),
+        host("db.shop.svc.cluster.local", ports=DB_PORTS),
+        host("syslog.shop.svc.cluster.local", "10.96.0.4", ports=(NamedPort(514, "log", udp=True), NamedPort(601, "log"))),
+        Host("alias.shop.svc.cluster.local", alias="web.other.svc.cluster.local"),
+        Host("second.shop.svc.cluster.local", alias="alias.shop.svc.cluster.local"),
+        Host("away.shop.svc.cluster.local", alias="www.example.org"),
+        Host("todb.shop.svc.cluster.local", alias="db.shop.svc.cluster.local"),
+        Host("circle.shop.svc.cluster.local", alias="circle.shop.svc.cluster.local"),
         host("hidden.shop.svc.cluster.local", "10.96.0.3", private=True),
         host("api.example", "240.240.0.1"),
         host("*.cdn.example", "240.240.0.2"),
@@ -75,7 +82,7 @@ def directory() -> Directory:
 
 def answered(
     directory: Directory, name: str, kind: str = "A", *, namespace: str = "shop", endpoints: Endpoints | None = None
-) -> list[str] | NeedsEndpoints | None:
+) -> list[str] | NeedsEndpoints | NeedsResolver | None:
     """The records of the answer, as another implementation reads them."""
     packet = dns.message.make_query(name, kind)
     query = wire.read_query(packet.to_wire())
@@ -120,6 +127,36 @@ def answered(
 )
 def test_who_means_what(directory: Directory, name: str, namespace: str, expected: list[str] | None) -> None:
     assert answered(directory, name, namespace=namespace) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alias", ["web.other.svc.cluster.local.", "10.96.1.1"]),
+        ("alias.shop.svc.cluster.local", ["web.other.svc.cluster.local.", "10.96.1.1"]),
+        ("second", ["alias.shop.svc.cluster.local.", "web.other.svc.cluster.local.", "10.96.1.1"]),
+        ("todb", ["db.shop.svc.cluster.local.", "10.0.0.1", "10.0.0.2"]),
+    ],
+)
+def test_names_that_stand_for_names(directory: Directory, name: str, expected: list[str]) -> None:
+    assert answered(directory, name) == expected
+
+
+def test_an_alias_of_what_is_elsewhere_needs_its_resolver(directory: Directory) -> None:
+    found = answered(directory, "away")
+    assert isinstance(found, NeedsResolver)
+    assert (found.target, len(found.told)) == ("www.example.org", 1)
+    assert answered(directory, "away", "CNAME") == ["www.example.org."]
+    unknown = answered(directory, "todb", endpoints=Endpoints(known=False))
+    assert unknown == NeedsEndpoints(DB)
+
+
+def test_aliases_in_a_circle_fail(directory: Directory) -> None:
+    query = wire.read_query(dns.message.make_query("circle", "A").to_wire())
+    assert isinstance(query, Query)
+    found = lookup.answer(query, "shop", directory, Endpoints())
+    assert isinstance(found, Answer)
+    assert (found.code, len(found.records)) == (wire.Code.FAILED, MAX_ALIASES + 1)
 
 
 def test_a_known_name_without_the_type_is_no_unknown_name(directory: Directory) -> None:
@@ -167,6 +204,13 @@ def test_endpoints_that_have_not_been_asked_for(directory: Directory) -> None:
         ("_http._tcp.web.shop.svc.cluster.local", ["0 100 80 web.shop.svc.cluster.local."]),
         ("_HTTP._tcp.web.shop", ["0 100 80 web.shop.svc.cluster.local."]),
         ("_pg._tcp.db.shop", ["0 100 15432 db-0.db.shop.svc.cluster.local.", "0 100 15432 db-1.db.shop.svc.cluster.local."]),
+        ("_log._udp.syslog.shop", ["0 100 514 syslog.shop.svc.cluster.local."]),
+        ("_log._tcp.syslog.shop", ["0 100 601 syslog.shop.svc.cluster.local."]),
+        ("_stat._udp.db.shop", ["0 100 9999 db-0.db.shop.svc.cluster.local.", "0 100 9999 db-1.db.shop.svc.cluster.local."]),
+        ("_odd._udp.db.shop", None),
+        ("_pg._udp.db.shop", None),
+        ("_http._sctp.web.shop", None),
+        ("_http._tcp.alias.shop", None),
         ("_http._tcp.api.example", ["0 100 80 api.example."]),
         ("_http._udp.web.shop", None),
         ("_other._tcp.web.shop", None),

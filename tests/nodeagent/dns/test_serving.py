@@ -11,6 +11,7 @@ import dns.message
 import dns.rcode
 import pytest
 
+from meshapi.names import Host, Names
 from meshapi.workload import Service, ServiceKey, Workload, WorkloadUID
 from nodeagent.dns import endpoints
 from nodeagent.dns import server as serving
@@ -25,6 +26,7 @@ from tests.nodeagent.dns.resolver import Resolver, addresses, ask, ask_by_tcp
 from tests.nodeagent.waiting import until
 
 WEB = "web.shop.svc.cluster.local"
+ALIASES = Names("shop", "cluster.local", (Host("away.shop.svc.cluster.local", alias="www.example.org"),))
 DB = ServiceKey("shop/db.shop.svc.cluster.local")
 
 
@@ -68,6 +70,37 @@ async def test_equal_questions_at_once_are_one(scene: Scene, server: str, upstre
 def _delay() -> None:
     """Long enough for all to have asked."""
     threading.Event().wait(0.5)
+
+
+async def test_an_alias_is_followed_by_the_resolver_that_was_asked(scene: Scene, server: str, upstream: Resolver) -> None:
+    scene.directory.put(ALIASES)
+    upstream.answers["www.example.org.", "A"] = ("192.0.2.1",)
+    upstream.answers["www.example.org.", "AAAA"] = ("2001:db8::1",)
+    upstream.ttl_s = 7
+    async with scene.serving():
+        for kind, address in (("A", "192.0.2.1"), ("AAAA", "2001:db8::1")):
+            found = await asked(scene, server, "away", kind)
+            assert [(rrset.name.to_text(), rrset.ttl) for rrset in found.answer] == [("away.", 7), ("www.example.org.", 7)]
+            assert addresses(found) == [address]
+        [by_tcp] = await asyncio.to_thread(ask_by_tcp, scene.pod.namespace, server, "away.shop")
+        assert addresses(by_tcp) == ["192.0.2.1"]
+        upstream.asked()
+        assert addresses(await asked(scene, server, "away")) == ["192.0.2.1"]
+        assert upstream.asked() == []
+        # Who knows only the alias is told of it, whatever it asks for; that is no question for the resolver.
+        assert (await asked(scene, server, "away", "TXT")).answer[0].to_text().endswith("CNAME www.example.org.")
+        assert upstream.asked() == []
+
+
+async def test_an_alias_of_what_is_not_there_and_of_too_much(scene: Scene, server: str, upstream: Resolver) -> None:
+    scene.directory.put(ALIASES)
+    async with scene.serving():
+        missing = await asked(scene, server, "away")
+        assert (missing.rcode(), addresses(missing)) == (dns.rcode.NXDOMAIN, [])
+        upstream.answers["www.example.org.", "AAAA"] = tuple(f"2001:db8::{number:x}" for number in range(1, 201))
+        assert (await asked(scene, server, "away", "AAAA")).flags & dns.flags.TC
+        [by_tcp] = await asyncio.to_thread(ask_by_tcp, scene.pod.namespace, server, "away", kind="AAAA")
+        assert len(addresses(by_tcp)) == 200
 
 
 async def test_while_a_resolver_says_nothing_others_do_not_wait(scene: Scene, server: str, upstream: Resolver) -> None:

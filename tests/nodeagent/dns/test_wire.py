@@ -91,6 +91,15 @@ def test_an_answer_that_is_damaged_anywhere(noise: bytes, at: int, cut: bool) ->
     with suppress(MalformedError):
         read = wire.read_response(good[:at] + noise + (b"" if cut else good[at + len(noise) :]))
         assert all(place + 4 <= len(good) + len(noise) for place in read.ttl_at)
+    with suppress(MalformedError):
+        data, ttl_s = wire.answered_with(good[:at] + noise + (b"" if cut else good[at + len(noise) :]), wire.Type.A)
+        assert ttl_s >= 0
+        assert sum(map(len, data)) <= len(good) + len(noise)
+
+
+def test_what_an_answer_holds_of_a_type() -> None:
+    assert wire.answered_with(RESPONSE.to_wire(), wire.Type.A) == ((b"\xc0\x00\x02\x01", b"\xc0\x00\x02\x02"), 60)
+    assert wire.answered_with(RESPONSE.to_wire(), wire.Type.AAAA) == ((), 0)
 
 
 @pytest.mark.parametrize(
