@@ -49,7 +49,7 @@ from meshapi.workload import AddressKey, NetworkMode, ServiceKey, address_key
 ADDRESS = TypeURL(wire.ADDRESS_TYPE)
 AUTHORIZATION = TypeURL(wire.AUTHORIZATION_TYPE)
 ALIAS = TypeURL("nodemesh.names/alias")
-"""Of names that stand for other names: nobody is served them but among the names of their namespace."""
+"""Of names that stand for other names: served among the names of their namespace, and as nothing of its own."""
 
 
 class Candidate(Struct, frozen=True):
@@ -180,7 +180,7 @@ def _alias(item: Service, settings: MeshSettings) -> tuple[Candidate, ...]:
     """A name and nothing behind it."""
     host = aliased(item, settings)
     key = workload.service_key(item.metadata.namespace, host.hostname) if host else ""
-    return (Candidate(ALIAS, key, host.alias.encode, (f"service {key}",), host=host),) if host else ()
+    return (Candidate(ALIAS, key, bytes, (f"service {key}",), host=host),) if host else ()
 
 
 def _workload(one: workload.Workload, claims: tuple[Claim, ...] = ()) -> Candidate:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from hashlib import blake2b
 from typing import Final
 
-from control.model.derivation import ADDRESS, AUTHORIZATION, Candidate
+from control.model.derivation import ADDRESS, ALIAS, AUTHORIZATION, Candidate
 from control.model.name_tables import NameTables
 from control.resources import Changes, Resource, TypeURL
 from meshapi import wire
@@ -63,7 +63,8 @@ class Published:
     def put(self, candidate: Candidate) -> None:
         """Serves a resource, within a batch."""
         self.remove(candidate.type_url, candidate.name)
-        self._set(candidate.type_url, candidate.name, candidate.encode())
+        if candidate.type_url != ALIAS:
+            self._set(candidate.type_url, candidate.name, candidate.encode())
         self._candidates[(candidate.type_url, candidate.name)] = candidate
         for alias in candidate.aliases:
             self._by_alias.setdefault(alias, set()).add(candidate.name)
@@ -77,7 +78,7 @@ class Published:
         self._before.setdefault((type_url, name), self.get(type_url, name))
         if (candidate := self._candidates.pop((type_url, name), None)) is None:
             return
-        del self._resources[type_url][name]
+        self._resources.get(type_url, {}).pop(name, None)
         if candidate.host is not None:
             self._names.remove(ServiceKey(name))
         for index, places in ((self._by_alias, candidate.aliases), (self._members, candidate.services)):
