@@ -16,7 +16,7 @@ BPF_OBJECTS := $(patsubst $(BPF)/src/%.c,$(BPF)/objects/%.o,$(wildcard $(BPF)/sr
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodemesh/cargo
 APT_RUN := curl iproute2 iptables nftables libnftables1 libbpf1 tcpdump procps util-linux
 APT_BUILD := gcc make pkg-config python3-venv openssl clang llvm libbpf-dev
-APT_TEST := groff-base etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap containerd runc
+APT_TEST := groff-base etcd-server busybox podman crun conmon containernetworking-plugins iptables buildah debootstrap containerd runc redis-server
 APT_KERNELS := qemu-system-x86 kmod iptables
 
 .PHONY: demo demo-vm demo-l7 test test-kernels test-kube-versions bench lint clean setup proxy cni bpf envoy kube images deb packages format wheel man

@@ -9,6 +9,7 @@ from control.cli.describe import describe
 from control.cli.get import get
 from control.cli.install import check, install, uninstall, version
 from control.cli.proxies import proxy_config, proxy_status
+from control.cli.ratelimit import ratelimit
 from control.cli.revoke import revoke
 from control.cli.root import root
 from control.cli.serve import serve
@@ -45,6 +46,7 @@ COMMANDS = (
     version,
     waypoint,
     gateway,
+    ratelimit,
     proxy_status,
     proxy_config,
     completion_command("meshctl"),

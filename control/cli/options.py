@@ -42,3 +42,13 @@ def asks_controller(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(EXIT_PROBLEM)
 
     return wrapped
+
+
+def address_and_port(option: str, text: str) -> tuple[str, int]:
+    """`address:port`, `[address]:port` of an option; raises ValueError."""
+    from ipaddress import ip_address
+
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) >= 1 << 16:
+        raise ValueError(f"{option}: {text[:60]!r} is no ADDRESS:PORT")
+    return str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port)

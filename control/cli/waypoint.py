@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from control.cli.options import EXIT_PROBLEM
+from control.cli.options import EXIT_PROBLEM, address_and_port
 from control.cli.token import Duration
 from meshapi import wire
 
@@ -73,7 +73,7 @@ def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, metr
             roots_pem=roots.read_bytes(),
             state_dir=state,
             addresses=tuple(ip_address(one) for one in addresses),
-            metrics_listen=_listen(metrics_listen),
+            metrics_listen=address_and_port("--metrics-listen", metrics_listen) if metrics_listen else None,
             **options,
         )
         _ = settings.identity
@@ -88,18 +88,6 @@ def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, metr
         click.echo(f"meshctl waypoint run: {failure}", err=True)
     if failures:
         sys.exit(EXIT_PROBLEM)
-
-
-def _listen(text: str) -> tuple[str, int] | None:
-    """`address:port`, `[address]:port`; None for nothing. Raises ValueError."""
-    from ipaddress import ip_address
-
-    if not text:
-        return None
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port) >= 1 << 16:
-        raise ValueError(f"--metrics-listen: {text[:60]!r} is no ADDRESS:PORT")
-    return str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port)
 
 
 # One process runs either: what its Envoy does is the controller's to say.
