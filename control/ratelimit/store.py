@@ -73,7 +73,7 @@ class RedisStore:
             raise OSError("counting in Redis needs the package redis: install nodemesh[redis]") from error
 
         self._timeout_s = timeout_s
-        pool = BlockingConnectionPool.from_url(
+        self._pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
             timeout=timeout_s,
@@ -82,7 +82,7 @@ class RedisStore:
             # One attempt: a count that was made and not heard of must not be made again.
             retry=Retry(NoBackoff(), 0),
         )
-        self._redis = Redis(connection_pool=pool)
+        self._redis = Redis(connection_pool=self._pool)
 
     async def count(self, asks: Sequence[Ask], now_s: float) -> list[int]:
         from redis.exceptions import RedisError
@@ -116,6 +116,7 @@ class RedisStore:
 
     async def close(self) -> None:
         await self._redis.aclose()
+        await self._pool.disconnect()
 
 
 def _redis_key(ask: Ask, limit: Limit, now_s: float) -> bytes:
