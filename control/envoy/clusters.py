@@ -11,6 +11,7 @@ from control.envoy.lookup import look_up, look_up_itself
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer
 from control.envoy.parts import DESTINATION, IDENTITY, TUNNEL, ads, http_options, internal_upstream, raw_buffer
+from control.envoy.patches.clusters import patch_cluster
 from control.envoy.proxies import ProxyKey
 from control.envoy.reports import service_metadata
 from control.envoy.world import World
@@ -35,7 +36,8 @@ def service_cluster(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | N
     elif service.unplaced:
         look_up_itself(message, service, ref)
     sources = tuple(source for shape in SHAPERS for source in shape(world, proxy, ref, message))
-    return built(ref.name, message, (service.owner, *sources))
+    patched = patch_cluster(world, proxy, ref, message)
+    return built(ref.name, message, (service.owner, *sources, *patched.sources), patched.problems) if patched.there else None
 
 
 def _base(service: CatalogService, ref: ClusterRef) -> dict[str, Any]:

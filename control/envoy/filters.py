@@ -68,7 +68,7 @@ NETWORK_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = ((Phase.AUTHORIZA
 
 
 _RANKS: Final = {
-    Phase.CORS: Rank.OPEN,
+    Phase.CORS: Rank.PREFLIGHT,
     Phase.AUTHENTICATION: Rank.AUTHENTICATES,
     Phase.AUTHORIZATION: Rank.AUTHORIZES,
     Phase.LIMITS: Rank.FIXED,

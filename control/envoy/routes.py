@@ -14,6 +14,8 @@ from control.envoy.listeners.requests import without_ambiguity
 from control.envoy.lookup import domains
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer, chain_name
+from control.envoy.patches.routes import patched_routes
+from control.envoy.patches.spot import spot_at
 from control.envoy.place import Place
 from control.envoy.routing.api_table import api_rule_routes, api_rules, foreign_rules
 from control.envoy.routing.http_table import RouteList, body_limit, http_rule_routes
@@ -81,7 +83,7 @@ def rules_of(world: World, place: Place, service: CatalogService) -> tuple[Objec
 def http_route_resource(world: World, place: Place) -> Built | None:
     """The resource alone."""
     table = world.ask(http_routes, place)
-    return without_ambiguity(world, place, table.routes) if table is not None else None
+    return without_ambiguity(world, place, patched_routes(world, spot_at(world, place), table.routes)) if table is not None else None
 
 
 def tcp_target(world: World, place: Place) -> TCPTarget | None:

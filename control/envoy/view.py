@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from control.envoy.built import SERVED, Built, Problem, Recipe
+from control.envoy.built import CLUSTER, SERVED, Built, Problem, Recipe
 from control.envoy.gateway import gateway_recipes
+from control.envoy.patches.clusters import added_clusters
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
 from control.envoy.waypoint import waypoint_recipes
 from control.envoy.world import World
@@ -22,10 +23,13 @@ def recipes(world: World, key: ProxyKey, listen: tuple[str, ...]) -> tuple[Recip
     proxy = world.ask(find_proxy, key)
     match proxy:
         case Proxy(kind=ProxyKind.WAYPOINT):
-            return waypoint_recipes(world, key, listen)
+            found = waypoint_recipes(world, key, listen)
         case Proxy(kind=ProxyKind.GATEWAY):
-            return gateway_recipes(world, key, listen)
-    return ()
+            found = gateway_recipes(world, key, listen)
+        case _:
+            return ()
+    taken = {one.name for one in found if one.type_url == CLUSTER}
+    return (*found, *(one for one in world.ask(added_clusters, key) if one.name not in taken))
 
 
 class ProxyView:

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from control.envoy.access_logs import request_logs
 from control.envoy.built import Built, Problem, built
@@ -19,6 +20,9 @@ from control.envoy.messages import Message, new
 from control.envoy.metric_rules import metrics_at
 from control.envoy.naming import ClusterRef
 from control.envoy.parts import ads, extension, socket_address
+from control.envoy.patches.chains import patch_chain, patch_listener
+from control.envoy.patches.routes import TableNames, patched_routes
+from control.envoy.patches.spot import spot_at
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
 from control.envoy.reports import identity_metadata
@@ -44,6 +48,7 @@ class Port(Struct, frozen=True):
 class _Chain(Struct, frozen=True):
     message: Message
     sources: tuple[ObjectKey, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 class _Chains(Struct, frozen=True):
@@ -105,7 +110,9 @@ def route_table(world: World, proxy: ProxyKey, name: str, servers: tuple[Server,
         **body_limit(tuple(route for host in found.hosts for route in host["routes"])),
     )
     owners = tuple(server.owner for server in servers)
-    return without_ambiguity(world, place, built(name, message, (*owners, *found.rules.sources), found.rules.problems))
+    spoken = TableNames(tuple(server.name for server in servers), tuple(server.gateway for server in servers))
+    routes = built(name, message, (*owners, *found.rules.sources), found.rules.problems)
+    return without_ambiguity(world, place, patched_routes(world, spot_at(world, place), routes, spoken))
 
 
 def port_clusters(world: World, proxy: ProxyKey, port: Port) -> tuple[ClusterRef, ...]:
@@ -136,7 +143,8 @@ def port_listener(world: World, proxy: ProxyKey, number: int, listen: tuple[str,
         per_connection_buffer_limit_bytes={"value": BUFFER},
     )
     sources = (*(one.owner for one in port.servers), *(source for one in chains for source in one.sources))
-    return built(message.name, message, sources)
+    patched = patch_listener(world, spot_at(world, Place(proxy, None, number)), message)
+    return built(message.name, patched.message, (*sources, *patched.sources), patched.problems)
 
 
 def port_problems(world: World, proxy: ProxyKey) -> tuple[Problem, ...]:
@@ -170,7 +178,8 @@ def _chains(world: World, proxy: ProxyKey, port: Port) -> _Chains:
     place = Place(proxy, None, port.number)
     told = world.ask(logging_at, place).problems
     if port.servers and port.servers[0].carries is Carries.HTTP:
-        return _Chains((_http_chain(world, place, f"http.{port.number}"),), told)
+        chain = _http_chain(world, place, f"http.{port.number}")
+        return _Chains((chain,), (*told, *chain.problems))
     names, found, problems = _Names(), list[_Chain](), list[Problem](told)
     for server in port.servers:
         if server.carries is Carries.HTTPS:
@@ -180,7 +189,7 @@ def _chains(world: World, proxy: ProxyKey, port: Port) -> _Chains:
         for way in ways(world, proxy, server):
             problems += way.problems
             found += _carrying(world, place, server, way, names)
-    return _Chains(tuple(found), (*names.problems, *problems))
+    return _Chains(tuple(found), (*names.problems, *problems, *(problem for one in found for problem in one.problems)))
 
 
 def _carrying(world: World, place: Place, server: Server, way: Way, names: _Names) -> list[_Chain]:
@@ -203,7 +212,7 @@ def _carrying(world: World, place: Place, server: Server, way: Way, names: _Name
 
 
 def _http_chain(world: World, place: Place, table: str, server: Server | None = None, names: tuple[str, ...] = ()) -> _Chain:
-    parts, terms = http_filters(world, place), server.terms if server is not None else None
+    parts, terms = http_filters(world, place, table, names), server.terms if server is not None else None
     manager = extension(
         "http",
         MANAGER,
@@ -230,14 +239,16 @@ def _http_chain(world: World, place: Place, table: str, server: Server | None = 
     if terms is not None:
         fields["transport_socket"] = downstream(terms, world.settings, ("h2", "http/1.1"))
         fields["filter_chain_match"] = _match(names)
-    return _chain(world, place, parts.sources, name=table, filters=[*callers, manager], **fields)
+    found = _chain(world, place, parts.sources, name=table, filters=[*callers, manager], **fields)
+    return replace(found, problems=(*parts.problems, *found.problems))
 
 
 def _chain(world: World, place: Place, sources: tuple[ObjectKey, ...], **fields: Any) -> _Chain:
     """With what is told of its traffic."""
     metrics, lines = world.ask(metrics_at, place), world.ask(logging_at, place)
     message = new("envoy.config.listener.v3.FilterChain", metadata=identity_metadata("", metrics.text), **fields)
-    return _Chain(message, (*sources, *metrics.sources, *lines.sources))
+    patched = patch_chain(world, spot_at(world, place, message.name, tuple(message.filter_chain_match.server_names)), message)
+    return _Chain(patched.message, (*sources, *metrics.sources, *lines.sources, *patched.sources), patched.problems)
 
 
 def _match(names: tuple[str, ...]) -> Message:

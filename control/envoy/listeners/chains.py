@@ -13,6 +13,8 @@ from control.envoy.listeners.tunnel import MANAGER
 from control.envoy.logging_rules import logging_at
 from control.envoy.messages import Message, message_class, new, packed
 from control.envoy.parts import extension
+from control.envoy.patches.chains import patch_chain
+from control.envoy.patches.spot import spot_at
 from control.envoy.place import Place
 from control.envoy.world import World
 from control.kinds import ObjectKey
@@ -64,6 +66,12 @@ def described(chain: Chain, metadata: dict[str, Any], sources: tuple[ObjectKey, 
     """The same chain, with what reports are to say of it."""
     message = new(FILTER_CHAIN, name=chain.message.name, filters=list(chain.message.filters), metadata=metadata)
     return Chain(message, (*chain.sources, *sources), chain.problems)
+
+
+def patched(world: World, place: Place, chain: Chain) -> Chain:
+    """The same chain, as EnvoyFilters would have it."""
+    found = patch_chain(world, spot_at(world, place, chain.message.name), chain.message)
+    return Chain(found.message, (*chain.sources, *found.sources), (*chain.problems, *found.problems))
 
 
 def logged(world: World, place: Place, carrier: Message) -> Message:

@@ -15,6 +15,7 @@ from control.envoy.listeners.chains import (
     exactly,
     http_chain,
     logged,
+    patched,
     then,
 )
 from control.envoy.listeners.tunnel import LISTENER_MESSAGE
@@ -87,7 +88,10 @@ def port_chains(world: World, place: Place) -> tuple[Chain, ...]:
     if port is not None and not port.http and (chain := world.ask(_tcp_chain, place)) is not None:
         found += [*world.ask(_named_chains, place), chain]
     told = world.ask(metrics_at, place)
-    return tuple(described(one, service_metadata(service, told.text), told.sources) for one in found) if service is not None else ()
+    if service is None:
+        return ()
+    metadata = service_metadata(service, told.text)
+    return tuple(patched(world, place, described(one, metadata, told.sources)) for one in found)
 
 
 def _port(world: World, place: Place) -> CatalogPort | None:

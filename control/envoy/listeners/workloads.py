@@ -10,7 +10,7 @@ from typing import Any, Final
 from control.envoy.access_logs import connection_logs
 from control.envoy.built import Built, built
 from control.envoy.filters import network_filters
-from control.envoy.listeners.chains import FILTER_CHAIN, Chain, by_first_bytes, choose, described, http_chain
+from control.envoy.listeners.chains import FILTER_CHAIN, Chain, by_first_bytes, choose, described, http_chain, patched
 from control.envoy.listeners.requests import judges_paths, refusals
 from control.envoy.listeners.tunnel import CLUSTER_MESSAGE, Destinations
 from control.envoy.messages import new
@@ -111,7 +111,7 @@ def _chains_of(world: World, proxy: ProxyKey, identity: str) -> tuple[Chain, ...
     by_http = http_chain(world, place, http, {"route_config": {"name": "direct", "virtual_hosts": hosts}}, ahead)
     told = world.ask(metrics_at, place)
     metadata = identity_metadata("" if identity == PLAIN else identity, told.text)
-    return tuple(described(one, metadata, told.sources) for one in (by_http, by_tcp))
+    return tuple(patched(world, place, described(one, metadata, told.sources)) for one in (by_http, by_tcp))
 
 
 def _state(identity: str) -> tuple[dict[str, Any], ...]:

@@ -168,7 +168,9 @@ OWN_CLUSTERS: Final = frozenset(
     )
 )
 """Clusters of the path itself, to which nothing may be sent but by the path."""
-SECURING: Final = frozenset(("envoy.filters.http.jwt_authn", "envoy.filters.http.rbac", "envoy.filters.http.ext_authz", "nodemesh.callers"))
+SECURING: Final = frozenset(
+    ("envoy.filters.http.jwt_authn", "envoy.filters.http.rbac", "envoy.filters.http.ext_authz", "nodemesh.callers", "nodemesh.rate_limits")
+)
 """HTTP filters that secure, by their names: routes don't configure them."""
 _OPERATOR: Final = re.compile(r"%(ENVIRONMENT|FILE_CONTENT|SECRET)\b")
 

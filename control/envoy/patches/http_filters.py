@@ -7,9 +7,10 @@ from msgspec import Struct
 from control.envoy.built import Problem
 from control.envoy.messages import Message
 from control.envoy.patches.allowed import LIMITING, PatchError, type_name
+from control.envoy.patches.applied import Applied
 from control.envoy.patches.holding import Bound, patches_at
 from control.envoy.patches.matching import at_chain
-from control.envoy.patches.merging import merge
+from control.envoy.patches.merging import merge, unnamed
 from control.envoy.patches.spot import Spot
 from control.envoy.world import World
 from control.kinds import ObjectKey
@@ -19,12 +20,13 @@ from control.kinds.envoy_filter import ApplyTo, FilterClass, Operation
 class Rank(IntEnum):
     """What a filter is in the row. Behind the last that secures, those that are added may do as they like."""
 
-    OPEN = 0
+    PREFLIGHT = 0
     AUTHENTICATES = 1
     AUTHORIZES = 2
-    FIXED = 3
-    COUNTS = 4
-    ROUTER = 5
+    OPEN = 3
+    FIXED = 4
+    COUNTS = 5
+    ROUTER = 6
 
 
 class Entry(Struct):
@@ -56,23 +58,21 @@ def patch_http_filters(world: World, spot: Spot, entries: list[Entry]) -> Patche
         for bound in held:
             if (bound.patch.operation is Operation.MERGE) is last:
                 row.apply(bound)
-    return Patched(tuple(one.message for one in row.entries), tuple(row.sources), tuple(row.problems))
+    return Patched(tuple(one.message for one in row.entries), tuple(row.applied.sources), tuple(row.applied.problems))
 
 
 class _Row:
     def __init__(self, entries: list[Entry], root_namespace: str) -> None:
         self.entries = entries
-        self.sources: dict[ObjectKey, None] = {}
-        self.problems: list[Problem] = []
-        self._root = root_namespace
+        self.applied = Applied(root_namespace)
 
     def apply(self, bound: Bound) -> None:
         """One patch; what can't be becomes a problem."""
         try:
             if self._applied(bound):
-                self.sources[bound.object] = None
+                self.applied.did(bound)
         except PatchError as error:
-            self.problems.append(Problem(bound.object, f"{bound.name}: {error}"))
+            self.applied.refused(bound, error)
 
     def _applied(self, bound: Bound) -> bool:
         patch = bound.patch
@@ -98,7 +98,7 @@ class _Row:
         found = self._changeable(bound, merged=True)
         for one in found:
             message = type(one.message).FromString(one.message.SerializeToString())
-            merge(message, bound.patch.message)
+            merge(message, unnamed(bound.patch.message))
             one.message = message
         return bool(found)
 
@@ -127,8 +127,8 @@ class _Row:
 
     @property
     def _secured(self) -> int:
-        """Behind all that secures."""
-        return 1 + max((at for at, one in enumerate(self.entries) if one.rank in {Rank.AUTHENTICATES, Rank.AUTHORIZES}), default=-1)
+        """Behind all that secures, and what answers browsers ahead of it."""
+        return 1 + max((at for at, one in enumerate(self.entries) if one.rank <= Rank.AUTHORIZES), default=-1)
 
     def _after_added(self, at: int) -> int:
         """Those of one class stand in the order in which they came."""
@@ -151,10 +151,9 @@ class _Row:
     def _changeable(self, bound: Bound, *, merged: bool = False) -> list[Entry]:
         named = [one for one in self.entries if one.name == bound.patch.sub_filter]
         for one in named:
-            if one.added is not None:
-                fixed = bound.object.namespace not in {one.added.namespace, self._root}
-            else:
-                fixed = one.rank not in {Rank.OPEN, Rank.COUNTS} and not (merged and one.rank is Rank.ROUTER)
-            if fixed:
+            open_to_all = one.added is None and (
+                one.rank in {Rank.PREFLIGHT, Rank.OPEN, Rank.COUNTS} or (merged and one.rank is Rank.ROUTER)
+            )
+            if not open_to_all and not self.applied.may_change(bound, one.added):
                 raise PatchError(f"the filter {one.name[:100]} is not to be changed")
         return named

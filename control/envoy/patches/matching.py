@@ -15,8 +15,7 @@ def at_listener(patch: ReadPatch, spot: Spot) -> bool:
         return patch.match.waypoint.port_number in {0, spot.port}
     match = patch.match.listener
     if match is None:
-        # What says something of routes or clusters says nothing of listeners.
-        return patch.match.route_configuration is None and patch.match.cluster is None
+        return True
     return match.port_number in {0, spot.port} and match.name in {"", *spot.listeners} and not match.listener_filter
 
 

@@ -59,3 +59,11 @@ def _extension(target: Message, patch: Message) -> None:
     inner = opened(target)
     merge(inner, opened(patch))
     target.CopyFrom(packed(inner))
+
+
+def unnamed(message: Message) -> Message:
+    """Without its name, by which what it is merged into is known to others."""
+    found = type(message)()
+    found.CopyFrom(message)
+    found.ClearField("name")
+    return found

@@ -9,7 +9,18 @@ from msgspec import Struct
 from control.envoy.messages import Message, message_class, pool
 from control.envoy.patches.allowed import LIMITING, MANAGER, PatchError, opened, secure, type_name
 from control.envoy.patches.fields import check_fields, check_inserted
-from control.kinds.envoy_filter import ApplyTo, ConfigPatch, FilterClass, Operation, PatchContext, PatchMatch
+from control.kinds.envoy_filter import (
+    ApplyTo,
+    ClusterMatch,
+    ConfigPatch,
+    FilterClass,
+    ListenerMatch,
+    Operation,
+    PatchContext,
+    PatchMatch,
+    RouteConfigurationMatch,
+    WaypointMatch,
+)
 
 _MESSAGES: Final[Mapping[ApplyTo, str]] = {
     ApplyTo.LISTENER: "envoy.config.listener.v3.Listener",
@@ -95,12 +106,24 @@ _UNTAKEN: Final[Mapping[ApplyTo, str]] = {
 }
 
 
+_LISTENERS: Final = (ListenerMatch, WaypointMatch)
+_ROUTES: Final = (RouteConfigurationMatch, WaypointMatch)
+_MATCHED: Final[Mapping[ApplyTo, tuple[type, ...]]] = {
+    **dict.fromkeys((ApplyTo.LISTENER, ApplyTo.FILTER_CHAIN, ApplyTo.NETWORK_FILTER, ApplyTo.HTTP_FILTER), _LISTENERS),
+    **dict.fromkeys((ApplyTo.ROUTE_CONFIGURATION, ApplyTo.VIRTUAL_HOST, ApplyTo.HTTP_ROUTE), _ROUTES),
+    ApplyTo.CLUSTER: (ClusterMatch, WaypointMatch),
+}
+"""By what each is matched: a match of something else would be none, and the patch hold for all."""
+
+
 def _check_context(patch: ConfigPatch) -> None:
     match = patch.match
     stated = [one for one in (match.listener, match.route_configuration, match.cluster, match.waypoint) if one is not None]
     if len(stated) > 1:
         raise PatchError("has several of listener, routeConfiguration, cluster and waypoint: one may be matched")
-    if (match.waypoint is not None) and match.context is not PatchContext.WAYPOINT:
+    if stated and not isinstance(stated[0], _MATCHED[patch.apply_to]):
+        raise PatchError(f"{patch.apply_to} is not matched by {type(stated[0]).__name__.removesuffix('Match')}")
+    if match.waypoint is not None and match.context is not PatchContext.WAYPOINT:
         raise PatchError("waypoint is matched in the context WAYPOINT alone")
     if patch.apply_to is ApplyTo.LISTENER and match.context is PatchContext.WAYPOINT:
         raise PatchError("a waypoint's listeners are those of all its services: patch FILTER_CHAIN, NETWORK_FILTER or HTTP_FILTER")

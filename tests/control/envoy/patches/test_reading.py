@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.envoy.external import _EXTERNAL
+from control.envoy.limits.counting import NAME as LIMITS
 from control.envoy.listeners.callers import LUA as CALLERS
 from control.envoy.messages import message_class
 from control.envoy.naming import DIRECT, DIRECT_PLAIN, INTERNAL, ORIGINATE, SNIFFING, TERMINATE
@@ -316,7 +317,7 @@ def test_scripts_are_confined_wherever_they_stand() -> None:
 
 
 def test_names_are_those_of_the_mesh() -> None:
-    assert {JWT_FILTER, HTTP_RBAC, _EXTERNAL, CALLERS} == SECURING
+    assert {JWT_FILTER, HTTP_RBAC, _EXTERNAL, CALLERS, LIMITS} == SECURING
     assert {ADS_CLUSTER, SDS_CLUSTER, ORIGINATE, TERMINATE, INTERNAL, SNIFFING, DIRECT, DIRECT_PLAIN} == OWN_CLUSTERS
     for name in TYPES:
         message_class(name)
