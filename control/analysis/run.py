@@ -28,7 +28,6 @@ _SORTS: Final = (
     ("is not reached through a waypoint", ("NM0003", Level.WARNING)),
     ("does not exist", ("IST0101", Level.ERROR)),
     ("is a former form of", ("NM0006", Level.INFO)),
-    ("is the former name of", ("NM0006", Level.INFO)),
 )
 """Of warnings, by words that tell them."""
 

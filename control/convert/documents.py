@@ -6,10 +6,10 @@ from typing import Any, Final
 from msgspec import Struct
 
 from control.convert import authentication, rbac
-from control.convert.fields import renew
 from control.convert.rbac import Enforcement, Place, Roles, convert_binding, denials, enforcement_of
 from control.convert.targets import ConversionError, known_services
 from control.validation.finding import Severity
+from control.validation.former_fields import in_json_names, renew
 from meshapi import wire
 
 Manifest = dict[str, Any]
@@ -57,7 +57,8 @@ def convert(documents: Iterable[Manifest], into: Into) -> Conversion:
 
 class _Converter:
     def __init__(self, documents: list[Manifest], into: Into) -> None:
-        self._documents = documents
+        gone = (authentication.VERSION, rbac.VERSION)
+        self._documents = [in_json_names(one) if one.get("apiVersion") in gone else one for one in documents]
         self._notes: list[Note] = []
         self._into = into
 

@@ -19,7 +19,6 @@ class TLSMode(StrEnum):
 
 class SimpleBalancer(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
-    LEAST_CONN = "LEAST_CONN"
     LEAST_REQUEST = "LEAST_REQUEST"
     RANDOM = "RANDOM"
     ROUND_ROBIN = "ROUND_ROBIN"
@@ -55,7 +54,6 @@ class ConsistentHash(Strict, frozen=True):
     http_query_parameter_name: str = ""
     ring_hash: RingHash | None = None
     maglev: Maglev | None = None
-    minimum_ring_size: int = 0
 
 
 class Distribute(Strict, frozen=True):
@@ -86,7 +84,6 @@ class LoadBalancer(Strict, frozen=True):
     consistent_hash: ConsistentHash | None = None
     locality_lb_setting: LocalityBalancing | None = None
     warmup: Warmup | None = None
-    warmup_duration_secs: str = ""
 
 
 class TCPKeepalive(Strict, frozen=True):
@@ -126,7 +123,6 @@ class OutlierDetection(Strict, frozen=True):
     consecutive_local_origin_failures: int | None = None
     consecutive_gateway_errors: int | None = None
     consecutive_5xx_errors: int | None = field(default=None, name="consecutive5xxErrors")
-    consecutive_errors: int | None = None
     interval: str = ""
     base_ejection_time: str = ""
     max_ejection_percent: int = 0

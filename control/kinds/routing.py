@@ -134,7 +134,6 @@ class FaultDelay(Strict, frozen=True):
     fixed_delay: str = ""
     exponential_delay: str = ""
     percentage: Percent | None = None
-    percent: int | None = None
 
 
 class FaultAbort(Strict, frozen=True):
@@ -142,7 +141,6 @@ class FaultAbort(Strict, frozen=True):
     grpc_status: str = ""
     http2_error: str = ""
     percentage: Percent | None = None
-    percent: int | None = None
 
 
 class HTTPFault(Strict, frozen=True):
@@ -157,7 +155,6 @@ class MirrorPolicy(Strict, frozen=True):
 
 class CORSPolicy(Strict, frozen=True):
     allow_origins: tuple[StringMatch, ...] = ()
-    allow_origin: tuple[str, ...] = ()
     allow_methods: tuple[str, ...] = ()
     allow_headers: tuple[str, ...] = ()
     expose_headers: tuple[str, ...] = ()
@@ -182,7 +179,6 @@ class HTTPRoute(Strict, frozen=True):
     mirror: Destination | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
     mirror_percentage: Percent | None = None
-    mirror_percent: int | None = None
     cors_policy: CORSPolicy | None = None
     headers: Headers | None = None
 

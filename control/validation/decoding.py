@@ -43,6 +43,7 @@ from control.kinds import (
 from control.kinds.rate_limits import VERSION
 from control.validation import values
 from control.validation.finding import Remark
+from control.validation.former_fields import renew, renewed_path
 from control.validation.yaml_text import YAMLNode
 
 _SECURITY: Final = ("security.istio.io/v1", "security.istio.io/v1beta1")
@@ -119,7 +120,8 @@ def object_key(kind: Kind, node: YAMLNode) -> ObjectKey | None:
 
 def decode(kind: type[MeshObject], key: ObjectKey, node: YAMLNode) -> tuple[MeshObject | None, list[Remark]]:
     """The object and what is wrong with its types; with remarks it is only what could be read of it, fit for further checks."""
-    raw: Any = node.plain()
+    written: Any = node.plain()
+    raw, renewals = renew(key.kind.api_name, written)
     remarks: list[Remark] = []
     if kind.kind_of in STRICT_KINDS:
         remarks += _strict_remarks(node)
@@ -128,7 +130,8 @@ def decode(kind: type[MeshObject], key: ObjectKey, node: YAMLNode) -> tuple[Mesh
     if isinstance(raw.get("metadata"), dict):
         raw["metadata"]["namespace"] = key.namespace
     decoded, type_remarks = _Converter(kind, raw).run()
-    return decoded, remarks + type_remarks
+    unknown = {remark.path for remark in type_remarks}
+    return decoded, remarks + [one for one in renewals if renewed_path(one) not in unknown] + type_remarks
 
 
 def beyond(remarks: list[Remark], further: Iterable[Remark]) -> list[Remark]:

@@ -93,23 +93,15 @@ def _balancer_remarks(balancer: LoadBalancer, path: Path) -> Iterator[Remark]:
         if balancer.simple is not SimpleBalancer.UNSPECIFIED:
             yield Remark((*path, "simple"), "simple and consistentHash at once", "keep one of them")
         yield from _hash_remarks(balancer.consistent_hash, (*path, "consistentHash"))
-    if balancer.warmup is not None or balancer.warmup_duration_secs:
+    if balancer.warmup is not None:
         yield from _warmup_remarks(balancer, path)
     if balancer.locality_lb_setting is not None:
         yield from _locality_remarks(balancer.locality_lb_setting, (*path, "localityLbSetting"))
-    if balancer.simple is SimpleBalancer.LEAST_CONN:
-        yield warning((*path, "simple"), "LEAST_CONN is the former name of LEAST_REQUEST", "write LEAST_REQUEST")
 
 
 def _warmup_remarks(balancer: LoadBalancer, path: Path) -> Iterator[Remark]:
-    if balancer.warmup is not None and balancer.warmup_duration_secs:
-        yield Remark((*path, "warmupDurationSecs"), "warmup and warmupDurationSecs at once", "keep warmup")
     if balancer.consistent_hash is not None or balancer.simple in {SimpleBalancer.RANDOM, SimpleBalancer.PASSTHROUGH}:
         yield Remark((*path, "warmup"), "works with ROUND_ROBIN and LEAST_REQUEST only")
-    if balancer.warmup_duration_secs:
-        text = balancer.warmup_duration_secs[:40]
-        yield warning((*path, "warmupDurationSecs"), "is a former name", f"write warmup: {{duration: {text}}}")
-        yield from attempt(positive, balancer.warmup_duration_secs, (*path, "warmupDurationSecs"))
     if (warmup := balancer.warmup) is not None:
         yield from attempt(positive, warmup.duration, (*path, "warmup", "duration"))
         if warmup.minimum_percent is not None and not 0 <= warmup.minimum_percent <= 100:
@@ -133,9 +125,8 @@ def _hash_remarks(by: ConsistentHash, path: Path) -> Iterator[Remark]:
             yield from attempt(seconds, by.http_cookie.ttl, (*path, "httpCookie", "ttl"))
     if by.ring_hash is not None and by.maglev is not None:
         yield Remark((*path, "maglev"), "ringHash and maglev at once", "keep one of them")
-    for size in (by.minimum_ring_size, by.ring_hash.minimum_ring_size if by.ring_hash else 0):
-        if not 0 <= size <= MAX_RING:
-            yield Remark(path, f"a ring of {size}: at most {MAX_RING}")
+    if by.ring_hash is not None and not 0 <= by.ring_hash.minimum_ring_size <= MAX_RING:
+        yield Remark((*path, "ringHash"), f"a ring of {by.ring_hash.minimum_ring_size}: at most {MAX_RING}")
     if by.maglev is not None and by.maglev.table_size and not (by.maglev.table_size <= MAX_MAGLEV and _prime(by.maglev.table_size)):
         yield Remark((*path, "maglev", "tableSize"), f"{by.maglev.table_size} is no prime number up to {MAX_MAGLEV}")
 
@@ -235,7 +226,6 @@ def _outlier_remarks(outlier: OutlierDetection, path: Path) -> Iterator[Remark]:
         "consecutiveLocalOriginFailures": outlier.consecutive_local_origin_failures,
         "consecutiveGatewayErrors": outlier.consecutive_gateway_errors,
         "consecutive5xxErrors": outlier.consecutive_5xx_errors,
-        "consecutiveErrors": outlier.consecutive_errors,
     }
     for name, count in counts.items():
         if count is not None:
@@ -246,9 +236,6 @@ def _outlier_remarks(outlier: OutlierDetection, path: Path) -> Iterator[Remark]:
     for name, percent in (("maxEjectionPercent", outlier.max_ejection_percent), ("minHealthPercent", outlier.min_health_percent)):
         if not 0 <= percent <= 100:
             yield Remark((*path, name), f"{percent} is no percentage: 0 to 100")
-    if outlier.consecutive_errors is not None:
-        what = "consecutiveErrors is the former name of consecutiveGatewayErrors, beside consecutive5xxErrors: 0"
-        yield warning((*path, "consecutiveErrors"), what, "write these")
     if outlier.consecutive_local_origin_failures is not None and not outlier.split_external_local_origin_errors:
         yield warning((*path, "consecutiveLocalOriginFailures"), "counts only with splitExternalLocalOriginErrors", "set it to true")
 

@@ -40,15 +40,6 @@ def percent_remarks(percent: Percent | None, path: Path) -> Iterator[Remark]:
         yield Remark((*path, "value"), f"{percent.value} is no percentage: 0 to 100")
 
 
-def whole_percent_remarks(percent: int | None, path: Path) -> Iterator[Remark]:
-    """A share of requests in the old form."""
-    if percent is not None:
-        new = "percentage" if path[-1] == "percent" else "mirrorPercentage"
-        yield warning(path, "is a former form", f"write {new}: {{value: {percent}}}")
-    if percent is not None and not 0 <= percent <= 100:
-        yield Remark(path, f"{percent} is no percentage: 0 to 100")
-
-
 def fault_remarks(fault: HTTPFault, path: Path) -> Iterator[Remark]:
     if fault.delay is None and fault.abort is None:
         yield Remark(path, "neither a delay nor an abort", "say one of them")
@@ -76,16 +67,11 @@ def fault_remarks(fault: HTTPFault, path: Path) -> Iterator[Remark]:
 
 def _share_remarks(part: FaultDelay | FaultAbort, path: Path) -> Iterator[Remark]:
     yield from percent_remarks(part.percentage, (*path, "percentage"))
-    yield from whole_percent_remarks(part.percent, (*path, "percent"))
-    if part.percentage is None and part.percent is None:
+    if part.percentage is None:
         yield warning(path, "without a percentage no request meets it", "say percentage")
 
 
 def cors_remarks(cors: CORSPolicy, path: Path) -> Iterator[Remark]:
-    if cors.allow_origins and cors.allow_origin:
-        yield Remark((*path, "allowOrigin"), "allowOrigin and allowOrigins at once", "keep allowOrigins")
-    if cors.allow_origin:
-        yield warning((*path, "allowOrigin"), "is a former form", "write allowOrigins: [{exact: ...}]")
     yield from _origin_remarks(cors, (*path, "allowOrigins"))
     for index, method in enumerate(cors.allow_methods):
         if method not in http_text.METHODS | {"*"}:

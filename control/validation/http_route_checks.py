@@ -17,7 +17,7 @@ from control.validation.core_checks import Path, attempt, attempt_port, label_re
 from control.validation.durations import pause, positive
 from control.validation.finding import Remark, warning
 from control.validation.http_actions_checks import direct_response_remarks, redirect_remarks, rewrite_remarks
-from control.validation.http_filter_checks import cors_remarks, fault_remarks, percent_remarks, string_match_remarks, whole_percent_remarks
+from control.validation.http_filter_checks import cors_remarks, fault_remarks, percent_remarks, string_match_remarks
 
 MAX_WEIGHTS: Final = (1 << 32) - 1
 RETRY_ON: Final = frozenset(
@@ -198,10 +198,9 @@ def _mirror_remarks(route: HTTPRoute, path: Path) -> Iterator[Remark]:
         yield Remark((*path, "mirrors"), "mirror and mirrors at once", "keep mirrors")
     if route.mirror is not None:
         yield from destination_remarks(route.mirror, (*path, "mirror"))
-    elif route.mirror_percentage is not None or route.mirror_percent is not None:
+    elif route.mirror_percentage is not None:
         yield Remark((*path, "mirrorPercentage"), "a percentage without a mirror", "say where to with mirror")
     yield from percent_remarks(route.mirror_percentage, (*path, "mirrorPercentage"))
-    yield from whole_percent_remarks(route.mirror_percent, (*path, "mirrorPercent"))
     for index, one in enumerate(route.mirrors):
         yield from destination_remarks(one.destination, (*path, "mirrors", index, "destination"))
         yield from percent_remarks(one.percentage, (*path, "mirrors", index, "percentage"))

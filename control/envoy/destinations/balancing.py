@@ -10,7 +10,6 @@ from control.validation.durations import seconds as duration
 RING: Final = 1024
 _POLICIES: Final = {
     SimpleBalancer.UNSPECIFIED: "LEAST_REQUEST",
-    SimpleBalancer.LEAST_CONN: "LEAST_REQUEST",
     SimpleBalancer.LEAST_REQUEST: "LEAST_REQUEST",
     SimpleBalancer.RANDOM: "RANDOM",
     SimpleBalancer.ROUND_ROBIN: "ROUND_ROBIN",
@@ -27,9 +26,8 @@ def balance(cluster: Message, balancer: LoadBalancer) -> None:
         _hash(cluster, balancer.consistent_hash)
     else:
         cluster.lb_policy = _number(_POLICIES[balancer.simple])
-    warmup = balancer.warmup or (Warmup(balancer.warmup_duration_secs) if balancer.warmup_duration_secs else None)
-    if warmup is not None:
-        _warm_up(cluster, warmup)
+    if balancer.warmup is not None:
+        _warm_up(cluster, balancer.warmup)
     setting = balancer.locality_lb_setting
     if setting is not None and setting.enabled is not False and setting.distribute:
         cluster.common_lb_config.locality_weighted_lb_config.SetInParent()
@@ -46,7 +44,7 @@ def _hash(cluster: Message, by: ConsistentHash) -> None:
             cluster.maglev_lb_config.table_size.value = by.maglev.table_size
         return
     cluster.lb_policy = _number("RING_HASH")
-    stated = by.ring_hash.minimum_ring_size if by.ring_hash is not None else by.minimum_ring_size
+    stated = by.ring_hash.minimum_ring_size if by.ring_hash is not None else 0
     cluster.ring_hash_lb_config.minimum_ring_size.value = stated or RING
 
 

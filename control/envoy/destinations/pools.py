@@ -84,14 +84,9 @@ def set_aside(cluster: Message, outlier: OutlierDetection) -> None:
         # A share of few endpoints would be less than one.
         "always_eject_one_host": {"value": True},
     }
-    errors, of_gateway = outlier.consecutive_5xx_errors, outlier.consecutive_gateway_errors
-    if outlier.consecutive_errors is not None:
-        # What it meant: failures of the way there, and no others unless they are stated.
-        of_gateway = of_gateway if of_gateway is not None else outlier.consecutive_errors
-        errors = errors or 0
     counts = {
-        "5xx": errors,
-        "gateway_failure": of_gateway,
+        "5xx": outlier.consecutive_5xx_errors,
+        "gateway_failure": outlier.consecutive_gateway_errors,
         "local_origin_failure": outlier.consecutive_local_origin_failures,
     }
     for name, count in counts.items():

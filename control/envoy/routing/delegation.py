@@ -78,7 +78,7 @@ def _merged(root: HTTPRoute, inner: HTTPRoute, namespaces: tuple[str, str], doma
         return None
     changes: dict[str, Any] = {name: getattr(root, name) for name in _INHERITED if getattr(root, name) and not getattr(inner, name)}
     if (root.mirror or root.mirrors) and not (inner.mirror or inner.mirrors):
-        changes |= {name: getattr(root, name) for name in ("mirror_percentage", "mirror_percent")}
+        changes["mirror_percentage"] = root.mirror_percentage
         changes["mirror"] = _absolute(root.mirror, namespaces[0], domain) if root.mirror else None
         changes["mirrors"] = tuple(
             msgspec.structs.replace(one, destination=_absolute(one.destination, namespaces[0], domain)) for one in root.mirrors

@@ -92,8 +92,7 @@ def _joined(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
 def _mirrors(world: World, scope: Scope, namespace: str, route: HTTPRoute) -> tuple[list[dict[str, Any]], list[Target]]:
     stated: list[tuple[Destination, float]] = []
     if route.mirror is not None:
-        share = route.mirror_percentage.value if route.mirror_percentage else route.mirror_percent
-        stated.append((route.mirror, 100.0 if share is None else float(share)))
+        stated.append((route.mirror, route.mirror_percentage.value if route.mirror_percentage else 100.0))
     stated += [(one.destination, one.percentage.value if one.percentage else 100.0) for one in route.mirrors]
     targets = [find_target(world, scope, namespace, one, Layer.HTTP) for one, share in stated if share]
     policies = [

@@ -5,7 +5,7 @@ from typing import Any, Final
 from control.envoy.messages import Message, new, packed
 from control.envoy.parts import seconds
 from control.envoy.routing.string_matches import string_matcher
-from control.kinds.routing import CORSPolicy, FaultAbort, FaultDelay, HTTPFault, HTTPRoute, StringMatch
+from control.kinds.routing import CORSPolicy, FaultAbort, FaultDelay, HTTPFault, HTTPRoute
 from control.validation.durations import seconds as duration
 from control.validation.http_filter_checks import GRPC_CODES
 
@@ -43,13 +43,12 @@ def _fault(fault: HTTPFault) -> Message:
 
 def _share(part: FaultDelay | FaultAbort) -> float:
     """The percentage of requests; none where none is stated, as Istio defines it."""
-    return part.percentage.value if part.percentage is not None else float(part.percent or 0)
+    return part.percentage.value if part.percentage is not None else 0.0
 
 
 def _cors(cors: CORSPolicy) -> Message:
-    origins = cors.allow_origins or tuple(StringMatch(exact=origin) for origin in cors.allow_origin)
     fields: dict[str, Any] = {
-        "allow_origin_string_match": [string_matcher(one) for one in origins],
+        "allow_origin_string_match": [string_matcher(one) for one in cors.allow_origins],
         "allow_methods": ",".join(cors.allow_methods),
         "allow_headers": ",".join(cors.allow_headers),
         "expose_headers": ",".join(cors.expose_headers),

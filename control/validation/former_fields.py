@@ -1,4 +1,4 @@
-"""Fields that have another name today, or another place: renewed in an object of a kind that is still there.
+"""Fields that have another name today, or another place: renewed in an object of a kind that is still there, ahead of all that reads it.
 
 Where a field changed its meaning with its name, what it meant then is written. What was said in both ways stays as it is in the new
 one, and says so. Sources: the reference of `networking.istio.io/v1alpha3` from Istio 0.8 on, and the deprecation notes since.
@@ -15,8 +15,11 @@ Manifest = dict[str, Any]
 Path = tuple[str | int, ...]
 
 FREE_KEYS: Final = frozenset(
-    {"labels", "annotations", "matchLabels", "sourceLabels", "headers", "withoutHeaders", "queryParams", "set", "add", "to", "distribute"}
-)
+    {
+        "labels", "annotations", "matchLabels", "sourceLabels", "selector", "options", "headers", "withoutHeaders", "queryParams", "set",
+        "add", "to", "distribute", "properties",
+    }
+)  # fmt: skip
 """Fields whose keys are the user's own: `x_trace` in there is no field's former name."""
 _SNAKE: Final = re.compile(r"[a-z0-9]+(_[a-z0-9]+)+")
 _APPENDED: Final = {
@@ -44,6 +47,25 @@ def renew(kind: str, manifest: Manifest) -> tuple[Manifest, list[Remark]]:
     return (renewed, remarks) if remarks else (manifest, [])
 
 
+def in_json_names(manifest: Manifest) -> Manifest:
+    """A copy whose specification has JSON's names where it had protobuf's own, for kinds that are gone."""
+    renewed = deepcopy(manifest)
+    for _ in _camel(renewed.get("spec"), ("spec",)):
+        pass  # There is nothing to say of each: all of it becomes something else.
+    return renewed
+
+
+def renewed_path(remark: Remark) -> Path:
+    """Where what a warning is about stands after protobuf's name was changed for JSON's."""
+    *holder, last = remark.path
+    return (*holder, _json_name(last) if isinstance(last, str) else last)
+
+
+def _json_name(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
 def _camel(value: Any, path: Path) -> Iterator[Remark]:
     """Protobuf's own names (`per_try_timeout`) were taken as well as JSON's."""
     if len(path) > _MAX_DEPTH:
@@ -53,8 +75,7 @@ def _camel(value: Any, path: Path) -> Iterator[Remark]:
             for key in list(value):
                 name = key
                 if isinstance(key, str) and _SNAKE.fullmatch(key) and path[-1] not in FREE_KEYS:
-                    head, *rest = key.split("_")
-                    name = head + "".join(part.capitalize() for part in rest)
+                    name = _json_name(key)
                     yield from _rename(value, path, key, name)
                 if name in value:
                     yield from _camel(value[name], (*path, name))
@@ -209,5 +230,6 @@ _RENEWERS: Final[dict[str, Callable[[Manifest, Path], Iterator[Remark]]]] = {
     "ServiceEntry": _nothing,
     "WorkloadEntry": _nothing,
     "WorkloadGroup": _nothing,
+    "Gateway": _nothing,
 }
-"""ServiceEntry and its siblings have only protobuf's names."""
+"""Where there is nothing: only protobuf's names."""

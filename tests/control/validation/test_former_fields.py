@@ -1,12 +1,14 @@
-"""control/convert/fields.py: what had another name is written in today's, and what is said twice is an error."""
+"""control.validation.former_fields.py: what had another name is written in today's, and what is said twice is an error."""
 
 from copy import deepcopy
 from typing import Any
 
 import pytest
 
-from control.convert.fields import renew
+from control.kinds import IstioGateway
+from control.validation.document import read_documents
 from control.validation.finding import Severity
+from control.validation.former_fields import renew
 
 
 def virtual_service(http: dict[str, Any]) -> dict[str, Any]:
@@ -114,3 +116,28 @@ def test_other_kinds_and_malformed_ones_are_left_alone() -> None:
         assert renew(str(manifest["kind"]), manifest) == (manifest, [])
     odd = virtual_service({"fault": 3, "route": "x", "match": [7], "corsPolicy": [], "headers": {}})
     assert renew("VirtualService", odd) == (odd, [])
+
+
+def test_what_is_read_is_renewed_with_a_warning_at_its_place() -> None:
+    text = """
+apiVersion: networking.istio.io/v1alpha3
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  selector: {my_label: edge}
+  servers:
+  - port: {number: 443, name: https, protocol: HTTPS}
+    hosts: ["*"]
+    tls:
+      mode: SIMPLE
+      credential_name: cert
+      not_a_field: 7
+"""
+    (document,) = read_documents(text, "a.yaml", "istio-system")
+    assert [(one.severity, one.origin.line, one.what) for one in document.findings] == [
+        (Severity.WARNING, 12, "credential_name is a former form of credentialName"),
+        (Severity.ERROR, 11, "unknown field 'notAField'"),
+    ]
+    (document,) = read_documents(text.replace("      not_a_field: 7\n", ""), "a.yaml", "istio-system")
+    assert isinstance(document.object, IstioGateway)
+    assert document.object.spec.selector == {"my_label": "edge"}
