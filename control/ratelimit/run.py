@@ -84,7 +84,7 @@ class Server:
             self._counts = await self._store.ready()
             self._ports = Ports(questions, metrics)
             self._opened.set()
-            log.info("answers at %s, with metrics at port %d", self._settings.listen, metrics)
+            log.info("answers at %s (port %d), metrics at port %d", self._settings.listen, questions, metrics)
             beside = [
                 tasks.create_task(self._look(), name="store"),
                 tasks.create_task(ServiceManager().run(lambda: self.not_ready), name="service manager"),

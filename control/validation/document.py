@@ -20,6 +20,7 @@ from control.kinds import (
     mesh_config,
 )
 from control.kinds.metadata import Meta
+from control.kinds.rate_limits import OnFailure, RateLimitSpec
 from control.kinds.security import (
     AuthorizationPolicySpec,
     MTLSMode,
@@ -196,16 +197,18 @@ def closed_form(key: ObjectKey, manifest: Manifest) -> MeshObject | None:
     """What a policy that can't be understood is taken for: the strictest one that its kind knows, for the workloads it seems to mean.
 
     An ALLOW becomes one that allows nothing, so that other policies still do; anything else denies. Without a readable selector
-    or readable targets it holds for the whole namespace.
+    or readable targets it holds for the whole namespace. A RateLimit lets nothing through to what it names, unless `onFailure` says so.
     """
     spec = manifest.get("spec")
     spec = spec if isinstance(spec, dict) else {}
     selector = _readable_selector(spec)
     if key.kind is Kind.PEER_AUTHENTICATION:
         return PeerAuthentication(Meta(key.name, key.namespace), PeerAuthenticationSpec(selector, MutualTLS(MTLSMode.STRICT)))
+    targets = _readable_targets(spec)
+    if key.kind is Kind.RATE_LIMIT and targets and spec.get("onFailure") != OnFailure.ALLOW:
+        return RateLimit(Meta(key.name, key.namespace), RateLimitSpec(targets))
     if key.kind is not Kind.AUTHORIZATION_POLICY or spec.get("action") == "AUDIT":
         return None
-    targets = _readable_targets(spec)
     meta = Meta(key.name, key.namespace, annotations={policy_checks.DRY_RUN: "true"} if _is_dry_run(manifest) else {})
     if manifest and spec.get("action", "ALLOW") == "ALLOW":
         return AuthorizationPolicy(meta, AuthorizationPolicySpec(selector, target_refs=targets))

@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from control.envoy.filter_parts import Parts
+from control.envoy.limits.client_code import client_code
 from control.envoy.messages import Message, new
 from control.envoy.parts import PEER, extension
 from control.envoy.rbac.filters import HTTP_RBAC, rule_policy
@@ -23,22 +24,8 @@ NAME: Final = "nodemesh.rate_limits"
 """How all filters of limits are named. Envoy's usual names would give them the settings that routes may have for filters of that name."""
 _FILTER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter"
 _NAMESPACE: Final = "namespace"
+_ADDRESS: Final = "address"
 _NONE: Final = "-"
-_V6_BITS: Final = 64
-"""Whoever has an IPv6 address has all of its network."""
-_CODE: Final = """
-function envoy_on_request(handle)
-  local info = handle:streamInfo()
-  local id = %s
-  local namespace = id and string.match(id, "^spiffe://[^/]+/ns/([^/]+)/sa/[^/]+$")
-  info:dynamicMetadata():set("%s", "%s", namespace or "%s")
-end
-"""
-_IDENTITIES: Final = {
-    Identity.TUNNEL: f'info:filterState():get("{PEER}")',
-    Identity.TLS: "info:downstreamSslConnection() and info:downstreamSslConnection():uriSanPeerCertificate()[1]",
-}
-"""Of the client, for that code."""
 
 
 class CountedRule(Struct, frozen=True):
@@ -69,9 +56,9 @@ def noting_parts(items: tuple[RateLimit, ...], callers: Callers) -> Parts:
         for index, rule in enumerate(item.spec.rules):
             if _matches_some(rule):
                 found.append(_noting(item, index, callers))
-    by_namespace = any(count_key(text).of is Counted.NAMESPACE for item in items for rule in item.spec.rules for text in rule.by)
-    if by_namespace:
-        code = _CODE % (_IDENTITIES[callers.identity], NAME, _NAMESPACE, _NONE)
+    keys = {count_key(text).of for item in items for rule in item.spec.rules for text in rule.by}
+    if keys & {Counted.NAMESPACE, Counted.ADDRESS}:
+        code = client_code(callers, NAME, _NAMESPACE, _ADDRESS)
         found.append(new(_FILTER, **extension(NAME, "filters.http.lua.v3.Lua", default_source_code={"inline_string": code})))
     return Parts(tuple(found))
 
@@ -106,8 +93,7 @@ def _entry(number: str, key: CountKey, identity: Identity) -> tuple[str, dict[st
     """The key of an entry, and the action that adds it."""
     match key.of:
         case Counted.ADDRESS:
-            # The one action that names its entry itself.
-            return "masked_remote_address", {"masked_remote_address": {"v6_prefix_mask_len": {"value": _V6_BITS}}}
+            return number, _metadata(number, NAME, (_ADDRESS,))
         case Counted.CLAIM:
             return number, _metadata(number, JWT_FILTER, (JWT_PAYLOAD, *key.names))
         case Counted.NAMESPACE:

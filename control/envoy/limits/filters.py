@@ -34,8 +34,12 @@ def limit_parts(world: World, place: Place) -> Parts:
     filters = [*noting_parts(items, callers).filters]
     for item in items:
         rules = counted_rules(item, callers)
-        local = item.spec.scope is Scope.LOCAL
-        filters.append(_local(item, rules) if local else _global(item, rules, place, world.ask(limit_server)))
+        if not rules:
+            filters.append(_closed(item))
+        elif item.spec.scope is Scope.LOCAL:
+            filters.append(_local(item, rules))
+        else:
+            filters.append(_global(item, rules, place, world.ask(limit_server)))
     return Parts(tuple(filters), tuple(item.key for item in items))
 
 
@@ -52,6 +56,11 @@ def lacks_server(world: World, place: Place) -> bool:
 
 def _asks(world: World, place: Place) -> bool:
     return any(item.spec.scope is Scope.GLOBAL for item in world.ask(limits_of, place))
+
+
+def _closed(item: RateLimit) -> Message:
+    """Stands for one whose rules can't be read."""
+    return _named(item, "filters.http.rbac.v3.RBAC", rules={"action": "ALLOW"})
 
 
 def _local(item: RateLimit, rules: Iterable[CountedRule]) -> Message:

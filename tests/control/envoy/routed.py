@@ -15,6 +15,7 @@ from typing import Any
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from control.envoy.catalogue import CatalogPort, CatalogService
 from control.envoy.filters import http_filters
+from control.envoy.limits.server import NOBODY
 from control.envoy.listeners.requests import judges_paths, reading
 from control.envoy.listeners.waypoint import _port_match
 from control.envoy.messages import Message, new
@@ -144,7 +145,7 @@ def routed(
 
     for short in moving:
         tell(short)
-    names = [name for name in served.of(CLUSTER) if name.startswith("inbound-vip")]
+    names = [name for name in served.of(CLUSTER) if name.startswith("inbound-vip") or name == NOBODY]
     clusters = [_cluster(served, name, ports, files.get(name)) for name in names]
     listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
     listeners += _tcp_listeners(served)

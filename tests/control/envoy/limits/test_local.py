@@ -47,6 +47,10 @@ LIMITS = {
     "clients": limit("clients", hourly(2, ", by: [source.principal, source.namespace, remote.ip]")),
     "two": limit("two", f"{hourly(5)}, {hourly(2, BY_USER)}"),
     "burst": limit("burst", "{limit: {requests: 1, per: hour, burst: 3}}"),
+    "uncounted": limit("uncounted", f"{hourly(5, ', to: [{operation: {methods: [POST]}}]')}", "scope: global, headers: true, "),
+    "open": limit("open", hourly(1), "scope: global, onFailure: allow, "),
+    "unreadable": limit("unreadable", "{limit: {requests: many, per: hour}}"),
+    "let-go": limit("let-go", "{limit: {requests: many, per: hour}}", "onFailure: allow, "),
     "refused": limit("refused", hourly(2)),
 }
 
@@ -103,8 +107,8 @@ def test_each_subject_of_a_token_has_its_own_limit(shop: Routed) -> None:
 def test_the_client_is_told_by_its_tunnel_and_address(shop: Routed) -> None:
     assert shop.counted("clients", 3) == {"v1": 2, "429": 1}
     assert shop.counted("clients", 1, x_forwarded_client_cert="URI=spiffe://other") == {"429": 1}
-    # The address is that of the client whom a gateway names; who calls from inside the mesh could name any.
-    assert shop.counted("clients", 3, x_forwarded_for="192.0.2.7") == {"v1": 2, "429": 1}
+    # Whom a client from inside the mesh names in headers is nobody.
+    assert shop.counted("clients", 1, x_forwarded_for="192.0.2.7") == {"429": 1}
 
 
 def test_several_rules_hold_together(shop: Routed) -> None:
@@ -120,6 +124,20 @@ def test_a_burst_is_let_through_at_once(shop: Routed) -> None:
 def test_who_is_not_let_in_uses_nothing_up(shop: Routed) -> None:
     assert shop.counted("refused", 5) == {"403": 5}
     assert shop.counted("refused", 3, x_in="yes") == {"v1": 2, "429": 1}
+
+
+def test_where_nobody_counts_for_all_each_limit_says_what_that_means(shop: Routed) -> None:
+    answers = [shop.ask("uncounted", method="POST") for _ in range(2)]
+    assert [one.status for one in answers] == [503, 503]
+    assert shop.counted("uncounted", 1) == {"v1": 1}
+    assert shop.counted("open", 3) == {"v1": 3}
+    assert statistics(shop, "ratelimit.rate_limit.shop.open.failure_mode_allowed") == 3
+    assert statistics(shop, "ratelimit.rate_limit.shop.uncounted.error") == 2
+
+
+def test_a_limit_that_can_not_be_read_lets_nothing_through_unless_it_says_so(shop: Routed) -> None:
+    assert shop.counted("unreadable", 1) == {"403": 1}
+    assert shop.counted("let-go", 1) == {"v1": 1}
 
 
 def test_envoy_counts_what_is_refused(shop: Routed) -> None:
