@@ -23,6 +23,7 @@ from control.envoy.routing.l4_table import carrier, tcp_rule, tls_rules
 from control.envoy.routing.retries import retry_policy
 from control.envoy.routing.scope import Scope, Target
 from control.envoy.routing.virtual_services import mesh_rules
+from control.envoy.security import judged_by_routes, with_judges
 from control.envoy.world import World
 from control.kinds import ObjectKey
 
@@ -83,7 +84,10 @@ def rules_of(world: World, place: Place, service: CatalogService) -> tuple[Objec
 def http_route_resource(world: World, place: Place) -> Built | None:
     """The resource alone."""
     table = world.ask(http_routes, place)
-    return without_ambiguity(world, place, patched_routes(world, spot_at(world, place), table.routes)) if table is not None else None
+    if table is None:
+        return None
+    routes = without_ambiguity(world, place, patched_routes(world, spot_at(world, place), table.routes))
+    return with_judges(world, place, routes) if world.ask(judged_by_routes, place) else routes
 
 
 def tcp_target(world: World, place: Place) -> TCPTarget | None:

@@ -2,16 +2,17 @@
 
 from typing import Final
 
-from control.envoy.built import Built, built
+from control.envoy.built import ROUTES, Built, built
 from control.envoy.callers import callers_of
 from control.envoy.external import Asking, asking, authorizer, provider_name
 from control.envoy.filter_parts import Parts
 from control.envoy.guarding import authentication_of, authorization_of
-from control.envoy.messages import new
+from control.envoy.messages import TYPE_PREFIX, message_class, new
 from control.envoy.naming import ClusterRef
 from control.envoy.parts import extension, seconds
 from control.envoy.place import Place
-from control.envoy.rbac.filters import Judges, http_judges, network_judges
+from control.envoy.proxies import ProxyKind, find_proxy
+from control.envoy.rbac.filters import Judges, http_judges, http_seats, network_judges, route_judges
 from control.envoy.tokens import KeyServer, Tokens, token_filter
 from control.envoy.world import World
 from control.kinds.security import PolicyAction
@@ -45,12 +46,19 @@ def asked_clusters(world: World, place: Place) -> tuple[ClusterRef, ...]:
     return world.ask(asking_of, place).clusters
 
 
-def http_judging(world: World, place: Place) -> Judges:
-    """What judges requests itself; CUSTOM without anybody to ask denies."""
-    unasked = world.ask(asking_of, place).unasked
-    policies = world.ask(authorization_of, place)
-    judged = [one for one in policies if one.spec.action is not PolicyAction.CUSTOM or one in unasked]
-    return http_judges(judged, world.ask(callers_of, place.proxy))
+def judged_by_routes(world: World, place: Place) -> bool:
+    """Whether the routes say what requests are judged by: then policies may change under open connections."""
+    proxy = world.ask(find_proxy, place.proxy)
+    return place.service is not None and proxy is not None and proxy.kind is ProxyKind.WAYPOINT
+
+
+def with_judges(world: World, place: Place, routes: Built) -> Built:
+    """The routes of a place with what requests are judged by."""
+    message = message_class(ROUTES.removeprefix(TYPE_PREFIX)).FromString(routes.resource.body)
+    policies = [one for one in world.ask(authorization_of, place) if one.spec.action is not PolicyAction.CUSTOM]
+    for name, config in route_judges(policies, world.ask(callers_of, place.proxy)).items():
+        message.typed_per_filter_config[name].CopyFrom(config)
+    return built(routes.resource.name, message, (*routes.sources, *(policy.key for policy in policies)), routes.problems)
 
 
 def network_judging(world: World, place: Place) -> Judges:
@@ -59,9 +67,13 @@ def network_judging(world: World, place: Place) -> Judges:
 
 
 def http_parts(world: World, place: Place) -> Parts:
-    """The filters that let requests in, or not."""
-    filters = (*world.ask(asking_of, place).filters, *world.ask(http_judging, place).filters)
-    return Parts(filters, tuple(policy.key for policy in world.ask(authorization_of, place)))
+    """The filters that let requests in, or not. CUSTOM without anybody to ask denies, in the place of who would be asked."""
+    policies, asked = world.ask(authorization_of, place), world.ask(asking_of, place)
+    by_routes = world.ask(judged_by_routes, place)
+    here = [one for one in policies if one in asked.unasked or (one.spec.action is not PolicyAction.CUSTOM and not by_routes)]
+    judges = http_judges(here, world.ask(callers_of, place.proxy)).filters
+    sources = [one.key for one in policies if one.spec.action is PolicyAction.CUSTOM or not by_routes]
+    return Parts((*asked.filters, *judges, *(http_seats() if by_routes else ())), tuple(sources))
 
 
 def network_parts(world: World, place: Place) -> Parts:

@@ -1,10 +1,8 @@
 """A waypoint that the controller drives: its configuration follows the mesh, its identity is its own, and nothing that is open suffers."""
 
 import json
-import sys
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +14,8 @@ from demo.shell import run
 from demo.topology import Pod
 from demo.waypoint import HBONE_PORT, Waypoint
 from nodeagent.ztunnel.protocol import SetIdentity
+from tests.e2e.client_certificate import taken
 from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, closed_after, echoes, principal, spiffe
-from tests.nodeagent.ztunnel.proxy.attacks.frames import Kind
 from tests.nodeagent.ztunnel.proxy.attacks.peer import Ended, Peer, client_context
 
 VIPS = ("10.96.0.20", "fd96::20")
@@ -259,31 +257,8 @@ def test_who_may_come_in_and_whither(mesh: Mesh, gate: Waypoint, bound: None) ->
         )
         answers = {authority: known.ask(authority) for authority in strange}
         assert set(answers.values()) == {404}, answers
-        mesh.cluster.meshctl("revoke", spiffe("shop"))
-        try:
-            mesh.wait(lambda: not accepted(known, f"{VIPS[0]}:80"), "the revoked certificate to be refused, also in an open tunnel")
-        finally:
-            mesh.cluster.meshctl("revoke", spiffe("shop"), "--undo")
-        mesh.wait(lambda: accepted(known, f"{VIPS[0]}:80"), "it to be taken again")
     with pytest.raises((OSError, Ended)):
         peer(None)
-
-
-def accepted(peer: Peer, authority: str) -> bool:
-    """Whether a CONNECT is answered with 200, which HPACK has a byte for."""
-    stream = peer.open(authority)
-    return peer.wait_for(lambda one: one.stream == stream and one.kind == Kind.HEADERS).payload.startswith(b"\x88")
-
-
-def taken(mesh: Mesh, gate: Waypoint, account: str) -> SetIdentity:
-    """A certificate of an account of node n1, for a client that no agent knows."""
-    node = mesh.cluster.node_directory("n1")
-    target = f"{mesh.topology.hosts['controller'].ipv4}:15011"
-    script = Path(__file__).parent / "take_certificate.py"
-    asked = [sys.executable, str(script), target, str(node / "root.pem"), str(node / "state"), spiffe(account), str(gate.directory)]
-    run(["env", f"PYTHONPATH={script.parents[2]}", *asked], namespace=mesh.topology.hosts["n1"].namespace)
-    chain, key = ((gate.directory / name).read_text() for name in ("svid.pem", "svid.key"))
-    return SetIdentity(spiffe(account), chain, key)
 
 
 @pytest.fixture

@@ -1,18 +1,31 @@
 """How connections through a real waypoint end: by either side, in order or not, and what ends them from outside."""
 
+import http.client
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from demo import manifests, waypoint
-from demo.waypoint import Waypoint
+from demo.manifests import Manifest
+from demo.waypoint import HBONE_PORT, Waypoint
 from tests.e2e import closing_server
-from tests.e2e.mesh import Mesh
+from tests.e2e.client_certificate import taken
+from tests.e2e.mesh import ECHO, HTTP, Mesh, echoes, spiffe
+from tests.nodeagent.ztunnel.proxy.attacks import frames
+from tests.nodeagent.ztunnel.proxy.attacks.frames import Kind
+from tests.nodeagent.ztunnel.proxy.attacks.peer import Ended, Peer, client_context
 
 VIP = "10.96.0.30"
-HTTP_PORT, TCP_PORT, UNSAID_PORT, FIRST_PORT = 80, 90, 91, 92
+HTTP_PORT, TCP_PORT, UNSAID_PORT = 80, 90, 91
+KEPT_PORT = HTTP
 LONG = 300_000
+CHANGES = 20
+STATUS_401 = b"\x48\x82\x68\x01"
+"""As Envoy packs it (HPACK, Huffman)."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +39,8 @@ def closing(mesh: Mesh, gate: Waypoint) -> Iterator[None]:
     """A service of one pod, bound to the waypoint."""
     pod = mesh.add_pod("n2", "closing", service_account="api", app="closing")
     named = {"http": HTTP_PORT, "tcp-said": TCP_PORT, "unsaid": UNSAID_PORT}
-    ports = [{"name": name, "port": port, "targetPort": closing_server.PORT} for name, port in named.items()]
+    ports: list[dict[str, object]] = [{"name": name, "port": port, "targetPort": closing_server.PORT} for name, port in named.items()]
+    ports += [{"name": "http-kept", "port": KEPT_PORT}, {"name": "tcp-echo", "port": ECHO}]
     service = manifests.service("closing", app="closing", vips=(VIP,), spec={"ports": ports})
     service["metadata"]["labels"] = {"istio.io/use-waypoint": gate.name}
     try:
@@ -74,3 +88,113 @@ def test_tcp_ends_as_its_sides_end_it(mesh: Mesh, closing: None) -> None:
             assert asked(mesh, port, f"{how}-{LONG}") == (b"x" * LONG, True), (port, how)
         assert asked(mesh, port, "reset-10", then=b"go on\n")[1] is False, "what was broken off is no end in order"
     assert asked(mesh, TCP_PORT, f"half-{LONG}", end=True) == (b"x" * LONG, True)
+
+
+class Kept:
+    """Requests one after the other on one connection that is kept, from a thread of its own."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failure = ""
+
+
+@contextmanager
+def kept(mesh: Mesh) -> Iterator[Kept]:
+    found, over = Kept(), threading.Event()
+    connection = http.client.HTTPConnection(VIP, KEPT_PORT, timeout=10)
+    connection.sock = mesh.dial(mesh.pods["shop"], VIP, KEPT_PORT, timeout_s=10)
+    connection.auto_open = 0
+
+    def run() -> None:
+        try:
+            while not over.is_set():
+                connection.request("GET", "/kept")
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == 200, answer.status
+                found.answered += 1
+        except (OSError, http.client.HTTPException, AssertionError) as error:
+            found.failure = repr(error)
+
+    thread = threading.Thread(target=run, name="requests on a connection that is kept")
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+        connection.close()
+
+
+def deny(path: str) -> Manifest:
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "closing", "namespace": "default"},
+        "spec": {
+            "targetRefs": [{"kind": "Service", "name": "closing"}],
+            "action": "DENY",
+            "rules": [{"to": [{"operation": {"ports": [str(KEPT_PORT)], "paths": [path]}}]}],
+        },
+    }
+
+
+def status(mesh: Mesh, path: str) -> int:
+    """The answer to a request on a connection of its own; 0 without one."""
+    with suppress(OSError, http.client.HTTPException), mesh.dial(mesh.pods["shop"], VIP, KEPT_PORT) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: closing\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        with answer:
+            return answer.status
+    return 0
+
+
+def test_policies_change_under_requests_and_none_fails(mesh: Mesh, gate: Waypoint, closing: None) -> None:
+    """That paths are judged at all is what changes how they are read, and so the chain: that comes first."""
+    with mesh.applied("closing-policy", deny("/before")):
+        mesh.wait(lambda: status(mesh, "/before") == 403, "the first policy", timeout_s=20)
+        mesh.wait(lambda: gate.stat("listener_manager.total_filter_chains_draining") == 0, "its chain to stand alone", timeout_s=20)
+        with kept(mesh) as one, mesh.stream(mesh.pods["shop"], VIP, port=KEPT_PORT) as new:
+            for change in range(CHANGES):
+                mesh.cluster.apply("closing-policy", [deny(f"/denied-{change}")])
+                mesh.wait(lambda change=change: status(mesh, f"/denied-{change}") == 403, "the next policy", timeout_s=20)
+                assert not one.failure
+        assert one.answered > CHANGES
+        assert len(new.calls) > CHANGES
+        assert not one.failure
+        assert not new.failed
+        mesh.cluster.apply("closing-policy", [deny("/kept")])
+        with kept(mesh) as one:
+            mesh.wait(lambda: "403" in one.failure, "the next request on an open connection to be denied", timeout_s=20)
+    mesh.wait(lambda: status(mesh, "/kept") == 200, "the policy to be gone", timeout_s=20)
+
+
+def test_a_revocation_ends_what_is_open(mesh: Mesh, gate: Waypoint, closing: None) -> None:
+    """Whoever holds the certificate; others dial again, and none of their requests fails."""
+
+    def peer() -> Peer:
+        return Peer.over(mesh.dial(mesh.outside, gate.pod.ipv4, HBONE_PORT), client_context(gate.directory, stolen)).greet()
+
+    stolen = taken(mesh, gate, "shop")
+    with peer() as thief, mesh.stream(mesh.pods["api-1"], VIP, port=KEPT_PORT) as others:
+        stream = thief.open(f"{VIP}:{ECHO}")
+        assert thief.status(stream) == 200
+        thief.send(frames.data(stream, b"hello\n"))
+        assert thief.wait_for(lambda one: one.kind == Kind.DATA).payload.endswith(b"hello\n")
+        mesh.cluster.meshctl("revoke", spiffe("shop"))
+        began_s = time.monotonic()
+        try:
+            with pytest.raises(Ended):
+                thief.wait_for(lambda _: False, within_s=20)
+            assert time.monotonic() - began_s < 10
+            with peer() as again:
+                stream = again.open(f"{VIP}:{ECHO}")
+                assert again.wait_for(lambda one: one.stream == stream).payload.startswith(STATUS_401)
+            mesh.wait(lambda: gate.stat("listener_manager.total_filter_chains_draining") == 0, "nothing to drain", timeout_s=20)
+        finally:
+            mesh.cluster.meshctl("revoke", spiffe("shop"), "--undo")
+        mesh.wait(lambda: mesh.call(mesh.pods["shop"], VIP, KEPT_PORT).ok, "the client itself to recover", timeout_s=20)
+    assert len(others.calls) > 10
+    assert not others.failed
+    assert echoes(mesh.hold(mesh.pods["shop"], VIP, ECHO))

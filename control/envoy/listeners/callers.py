@@ -1,11 +1,13 @@
 """Whose certificates a tunnel is taken from: exactly one SPIFFE id, and not one that was revoked when it had been issued.
 
 TLS verifies chain and trust domain; Envoy knows no revocation by the time of issue, so a few lines of Lua at the end of each tunnel ask
-for it, once for each CONNECT. They come with the routes, since a listener that changes drains its tunnels. An error in them refuses:
-Envoy alone would go on without them.
+for it, once for each CONNECT. They come with the routes, and are in force at once. An error in them refuses: Envoy alone would go on
+without them. Of what is open Envoy can't end one caller's alone: the filter chain is another one with each revocation, so that all
+tunnels end within the drain time; whoever may call dials again.
 """
 
 from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Any, Final
 
 from control.envoy.messages import new, packed
@@ -29,6 +31,16 @@ function envoy_on_request(handle)
   end
 end
 """
+
+
+_METADATA: Final = "nodemesh.callers"
+
+
+def caller_generation(revocations: Iterable[Revocation]) -> dict[str, Any]:
+    """Metadata of a filter chain, another with each revocation."""
+    text = ",".join(f"{one.identity} {one.issued_before_s}" for one in sorted(revocations))
+    fields = {"revoked": {"string_value": blake2b(text.encode(), digest_size=8).hexdigest() if text else ""}}
+    return {"filter_metadata": {_METADATA: new("google.protobuf.Struct", fields=fields)}}
 
 
 def caller_filter() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from control.envoy.built import Built, built
-from control.envoy.listeners.callers import caller_filter, caller_settings
+from control.envoy.listeners.callers import caller_filter, caller_generation, caller_settings
 from control.envoy.messages import new
 from control.envoy.naming import DIRECT_ORIGINATE, INTERNAL, ORIGINATE, SNIFFING, TERMINATE
 from control.envoy.parts import (
@@ -79,12 +79,14 @@ def terminate_listener(world: World, listen: tuple[str, ...]) -> Built:
         generate_request_id={"value": False},
     )
     addresses = [_bound(address) for address in listen or ("::",)]
+    chain = {"name": TERMINATE, "filters": [manager], "transport_socket": mesh_tls(world.settings, "Downstream")}
+    chain |= {"metadata": caller_generation(world.revocations())}
     message = new(
         LISTENER_MESSAGE,
         name=TERMINATE,
         address=addresses[0],
         additional_addresses=[{"address": one} for one in addresses[1:]],
-        filter_chains=[{"name": TERMINATE, "filters": [manager], "transport_socket": mesh_tls(world.settings, "Downstream")}],
+        filter_chains=[chain],
         # A tunnel carries many connections: that two heavy ones meet on one worker by chance costs half of the throughput.
         connection_balance_config={"exact_balance": {}},
         per_connection_buffer_limit_bytes={"value": 1 << 20},

@@ -19,8 +19,14 @@ from control.validation.policy_checks import DRY_RUN
 
 HTTP_RBAC: Final = "envoy.filters.http.rbac"
 NETWORK_RBAC: Final = "envoy.filters.network.rbac"
+_HTTP_FILTER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter"
 _HTTP_TYPE: Final = "envoy.extensions.filters.http.rbac.v3.RBAC"
+_ROUTE_TYPE: Final = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute"
 _NETWORK_TYPE: Final = "envoy.extensions.filters.network.rbac.v3.RBAC"
+
+
+_ACTIONS: Final = ((PolicyAction.AUDIT, "LOG"), (PolicyAction.DENY, "DENY"), (PolicyAction.ALLOW, "ALLOW"))
+"""With Envoy's names, in the order in which they judge."""
 
 
 class Judges(Struct, frozen=True):
@@ -37,9 +43,29 @@ class Ruled(Struct, frozen=True):
     left: tuple[str, ...]
 
 
+class _Rules(Struct, frozen=True):
+    """What is enforced, and what is on trial."""
+
+    enforced: Message | None
+    tried: Message | None
+
+
 def http_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> Judges:
     """Filters of requests. CUSTOM denies whatever its rules match: there is nobody to ask."""
     return _judges(policies, callers, requests=True)
+
+
+def http_seats() -> tuple[Message, ...]:
+    """The same filters for whatever policies: what they judge by comes with the routes (`route_judges`), so that policies that change
+    change no filter, and close no connection. A request that has no route meets no judge, and nothing else."""
+    return tuple(new(_HTTP_FILTER, name=_seat(action), typed_config=packed(new(_HTTP_TYPE))) for _, action in _ACTIONS)
+
+
+def route_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> dict[str, Message]:
+    """What the routes say to the filters of `http_seats`, as `typed_per_filter_config`: all that `http_judges` would judge by."""
+    found, _ = _by_action(policies, callers, requests=True)
+    judged = {action: {"rbac": new(_HTTP_TYPE, **_fields(action, rules))} for action, rules in found.items()}
+    return {_seat(action): packed(new(_ROUTE_TYPE, **judged.get(action, {}))) for _, action in _ACTIONS}
 
 
 def network_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> Judges:
@@ -63,10 +89,18 @@ def ruled(policy: AuthorizationPolicy, callers: Callers, *, requests: bool) -> R
 
 
 def _judges(policies: Iterable[AuthorizationPolicy], callers: Callers, *, requests: bool) -> Judges:
+    found, unanswerable = _by_action(policies, callers, requests=requests)
+    return Judges(tuple(_filter(_fields(action, rules), requests=requests) for action, rules in found.items()), unanswerable)
+
+
+def _by_action(
+    policies: Iterable[AuthorizationPolicy], callers: Callers, *, requests: bool
+) -> tuple[dict[str, _Rules], tuple[tuple[str, tuple[str, ...]], ...]]:
+    """By Envoy's name of an action, in the order in which they judge; and the parts of policies that this place can't ask."""
     ordered = sorted(policies, key=lambda policy: (policy.metadata.namespace, policy.metadata.name))
-    filters: list[Message] = []
+    found: dict[str, _Rules] = {}
     unanswerable: list[tuple[str, tuple[str, ...]]] = []
-    for action, envoys in ((PolicyAction.AUDIT, "LOG"), (PolicyAction.DENY, "DENY"), (PolicyAction.ALLOW, "ALLOW")):
+    for action, envoys in _ACTIONS:
         enforced: list[Ruled] = []
         tried: list[Ruled] = []
         for policy in (one for one in ordered if _judged_as(one) is action):
@@ -75,8 +109,8 @@ def _judges(policies: Iterable[AuthorizationPolicy], callers: Callers, *, reques
             if rules.left:
                 unanswerable.append((f"{policy.metadata.namespace}/{policy.metadata.name}", rules.left))
         if enforced or tried:
-            filters.append(_filter(envoys, _rules(envoys, enforced), _rules(envoys, tried), requests=requests))
-    return Judges(tuple(filters), tuple(unanswerable))
+            found[envoys] = _Rules(_rules(envoys, enforced), _rules(envoys, tried))
+    return found, tuple(unanswerable)
 
 
 def rule_policy(rule: PolicyRule, place: Place) -> tuple[Message, list[str]]:
@@ -110,15 +144,22 @@ def _rules(action: str, of_policies: Sequence[Ruled]) -> Message | None:
     return new("envoy.config.rbac.v3.RBAC", action=action, policies=merged)
 
 
-def _filter(action: str, rules: Message | None, tried: Message | None, *, requests: bool) -> Message:
+def _fields(action: str, rules: _Rules) -> dict[str, object]:
+    """The fields of Envoy's RBAC, of requests and of connections alike."""
     prefix = f"istio_dry_run_{action.lower()}_"
-    shadow = {"shadow_rules": tried, "shadow_rules_stat_prefix": prefix} if tried is not None else {}
-    fields: dict[str, object] = {**shadow, **({"rules": rules} if rules is not None else {})}
+    shadow = {"shadow_rules": rules.tried, "shadow_rules_stat_prefix": prefix} if rules.tried is not None else {}
+    return {**shadow, **({"rules": rules.enforced} if rules.enforced is not None else {})}
+
+
+def _filter(fields: dict[str, object], *, requests: bool) -> Message:
     if requests:
-        config, name = packed(new(_HTTP_TYPE, **fields)), HTTP_RBAC
-        return new("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", name=name, typed_config=config)
+        return new(_HTTP_FILTER, name=HTTP_RBAC, typed_config=packed(new(_HTTP_TYPE, **fields)))
     config = packed(new(_NETWORK_TYPE, stat_prefix="tcp.", **fields))
     return new("envoy.config.listener.v3.Filter", name=NETWORK_RBAC, typed_config=config)
+
+
+def _seat(action: str) -> str:
+    return f"{HTTP_RBAC}.{action.lower()}"
 
 
 def _judged_as(policy: AuthorizationPolicy) -> PolicyAction:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from control.envoy.built import CLUSTER, LISTENER
+from control.envoy.built import CLUSTER, LISTENER, ROUTES
 from control.envoy.rbac.filters import HTTP_RBAC, NETWORK_RBAC
 from control.envoy.rbac.matchers import JWT_FILTER
 from control.model.settings import MeshSettings
@@ -39,18 +39,27 @@ def tokens(name: str, target: str, keys: str) -> str:
 
 
 def judges(served: Served) -> dict[str, list[str]]:
-    """Of each chain: the names of the rules and filters of security, in their order."""
+    """Of each chain: the names of the rules and filters of security, in their order; those that come with its routes in place of the
+    filters that wait for them."""
     main = next(one for one in served.of(LISTENER).values() if one.name == "main_internal")
+    routes = served.of(ROUTES)
     found = {}
     for chain in as_json(main)["filter_chains"]:
-        found[chain["name"]] = []
+        name = chain["name"]
+        found[name] = []
+        said = as_json(routes[name])["typed_per_filter_config"] if name in routes else {}
         for one in chain["filters"]:
             for inner in [one, *one["typed_config"].get("http_filters", [])]:
-                if inner["name"] in {HTTP_RBAC, NETWORK_RBAC}:
-                    rules = inner["typed_config"].get("rules")
-                    found[chain["name"]] += ["asks"] if rules is None else sorted(rules.get("policies", {"nothing": None}))
+                config = inner["typed_config"]
+                if waits := inner["name"] in said:
+                    assert config.keys() == {"@type"}
+                    config = said.pop(inner["name"]).get("rbac")
+                if config and (waits or inner["name"] in {HTTP_RBAC, NETWORK_RBAC}):
+                    rules = config.get("rules")
+                    found[name] += ["asks"] if rules is None else sorted(rules.get("policies", {"nothing": None}))
                 elif inner["name"] == JWT_FILTER:
-                    found[chain["name"]] += inner["typed_config"]["providers"]
+                    found[name] += config["providers"]
+        assert not said, "what no filter reads"
     return found
 
 
@@ -89,7 +98,7 @@ def test_a_policy_that_comes_and_goes() -> None:
     served.write("a.yaml", service("cart", "10.96.0.1"), pod("cart-1", "cart", "10.0.0.1"))
     assert all(not names for names in judges(served).values())
     changes = served.write("b.yaml", policy("of-cart", to("Service", "cart")))
-    assert [set(one) for one in changes] == [{LISTENER}]
+    assert [set(one) for one in changes] == [{ROUTES}], "filters that change would close connections"
     assert rule("of-cart") in str(judges(served))
     served.write("b.yaml", policy("of-cart", to("Service", "other")))
     assert all(not names for names in judges(served).values())
@@ -112,10 +121,11 @@ def test_gateways_alone_are_believed_when_they_say_for_whom_they_call() -> None:
     served = Served()
     blocks = "rules: [{from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]}]"
     served.write("a.yaml", service("cart", "10.96.0.1"), policy("of-cart", to("Service", "cart"), body=blocks))
-    assert "/sa/" not in str(served.of(LISTENER)["main_internal"]), "there is none, nor is a waypoint one"
+    table = "inbound-vip|80|http|cart.shop.svc.cluster.local"
+    assert "/sa/" not in str(served.of(ROUTES)[table]), "there is none, nor is a waypoint one"
     gateway = GATEWAY.replace("name: waypoint, namespace: shop", "name: gate, namespace: edge").replace("istio-waypoint", "istio")
     served.write("edge.yaml", gateway.replace("15008, protocol: HBONE", "80, protocol: HTTP"))
-    assert "spiffe://cluster.local/ns/edge/sa/gate" in str(served.of(LISTENER)["main_internal"])
+    assert "spiffe://cluster.local/ns/edge/sa/gate" in str(served.of(ROUTES)[table])
 
 
 def test_keys_from_allowed_hosts_only(tmp_path: Path) -> None:
@@ -131,3 +141,28 @@ def test_keys_from_allowed_hosts_only(tmp_path: Path) -> None:
     assert names == ["keys|443|tls|keys.test"]
     assert "169.254" not in str(served.of(LISTENER)) + str(served.of(CLUSTER))
     validate(tmp_path, served.view)
+
+
+def test_all_routes_of_a_waypoint_say_what_they_are_judged_by() -> None:
+    """Whatever the routes: what is asked for without a word on policies would pass."""
+    served = Served()
+    rules = "[{match: [{uri: {prefix: /a}}], directResponse: {status: 418}}, {redirect: {uri: /b}}]"
+    served.write(
+        "a.yaml",
+        service("cart", "10.96.0.1"),
+        service("till", "10.96.0.2", "[{name: unsaid, port: 80, targetPort: 8080}]"),
+        pod("cart-1", "cart", "10.0.0.1"),
+        f"""
+    kind: VirtualService
+    apiVersion: networking.istio.io/v1
+    metadata: {{name: cart, namespace: shop}}
+    spec: {{hosts: [cart], http: {rules}}}
+""",
+        policy("of-paths", to("Gateway", "waypoint"), body="rules: [{to: [{operation: {paths: [/a]}}]}]"),
+    )
+    tables = [as_json(one) for name, one in served.of(ROUTES).items() if name.startswith("inbound-vip")]
+    assert len(tables) == 2
+    for table in tables:
+        seats = table["typed_per_filter_config"]
+        assert {name.removeprefix(HTTP_RBAC) for name in seats} == {".log", ".deny", ".allow"}
+        assert rule("of-paths") in seats[f"{HTTP_RBAC}.allow"]["rbac"]["rules"]["policies"]
