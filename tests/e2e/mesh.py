@@ -106,6 +106,8 @@ class Mesh:
         took_s = time.monotonic() - begin
         if not body:
             return Call(error="closed without an answer", took_s=took_s)
+        if not body.startswith(b"{"):
+            return Call(error=body.decode(errors="replace"), took_s=took_s)  # a waypoint's own answer
         said = json.loads(body)
         return Call(said["pod"], said["client"].removeprefix("::ffff:"), took_s=took_s)
 
