@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from control.envoy.messages import Message, message_class, packed
 from control.envoy.patches.lua import confined
+from control.envoy.rbac.filters import HTTP_RBAC, SEATS
 from control.validation import values
 
 EXTENSIONS: Final = "envoy.extensions."
@@ -169,7 +170,14 @@ OWN_CLUSTERS: Final = frozenset(
 )
 """Clusters of the path itself, to which nothing may be sent but by the path."""
 SECURING: Final = frozenset(
-    ("envoy.filters.http.jwt_authn", "envoy.filters.http.rbac", "envoy.filters.http.ext_authz", "nodemesh.callers", "nodemesh.rate_limits")
+    (
+        "envoy.filters.http.jwt_authn",
+        HTTP_RBAC,
+        *SEATS.values(),
+        "envoy.filters.http.ext_authz",
+        "nodemesh.callers",
+        "nodemesh.rate_limits",
+    )
 )
 """HTTP filters that secure, by their names: routes don't configure them."""
 _OPERATOR: Final = re.compile(r"%(ENVIRONMENT|FILE_CONTENT|SECRET)\b")

@@ -23,10 +23,10 @@ _HTTP_FILTER: Final = "envoy.extensions.filters.network.http_connection_manager.
 _HTTP_TYPE: Final = "envoy.extensions.filters.http.rbac.v3.RBAC"
 _ROUTE_TYPE: Final = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute"
 _NETWORK_TYPE: Final = "envoy.extensions.filters.network.rbac.v3.RBAC"
-
-
 _ACTIONS: Final = ((PolicyAction.AUDIT, "LOG"), (PolicyAction.DENY, "DENY"), (PolicyAction.ALLOW, "ALLOW"))
 """With Envoy's names, in the order in which they judge."""
+SEATS: Final = {action: f"{HTTP_RBAC}.{action.lower()}" for _, action in _ACTIONS}
+"""The filters' names, where they are the same for whatever policies."""
 
 
 class Judges(Struct, frozen=True):
@@ -58,14 +58,14 @@ def http_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> Ju
 def http_seats() -> tuple[Message, ...]:
     """The same filters for whatever policies: what they judge by comes with the routes (`route_judges`), so that policies that change
     change no filter, and close no connection. A request that has no route meets no judge, and nothing else."""
-    return tuple(new(_HTTP_FILTER, name=_seat(action), typed_config=packed(new(_HTTP_TYPE))) for _, action in _ACTIONS)
+    return tuple(new(_HTTP_FILTER, name=name, typed_config=packed(new(_HTTP_TYPE))) for name in SEATS.values())
 
 
 def route_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> dict[str, Message]:
     """What the routes say to the filters of `http_seats`, as `typed_per_filter_config`: all that `http_judges` would judge by."""
     found, _ = _by_action(policies, callers, requests=True)
     judged = {action: {"rbac": new(_HTTP_TYPE, **_fields(action, rules))} for action, rules in found.items()}
-    return {_seat(action): packed(new(_ROUTE_TYPE, **judged.get(action, {}))) for _, action in _ACTIONS}
+    return {name: packed(new(_ROUTE_TYPE, **judged.get(action, {}))) for action, name in SEATS.items()}
 
 
 def network_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> Judges:
@@ -156,10 +156,6 @@ def _filter(fields: dict[str, object], *, requests: bool) -> Message:
         return new(_HTTP_FILTER, name=HTTP_RBAC, typed_config=packed(new(_HTTP_TYPE, **fields)))
     config = packed(new(_NETWORK_TYPE, stat_prefix="tcp.", **fields))
     return new("envoy.config.listener.v3.Filter", name=NETWORK_RBAC, typed_config=config)
-
-
-def _seat(action: str) -> str:
-    return f"{HTTP_RBAC}.{action.lower()}"
 
 
 def _judged_as(policy: AuthorizationPolicy) -> PolicyAction:

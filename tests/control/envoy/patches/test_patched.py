@@ -1,5 +1,6 @@
 """control/envoy/patches: what patches make of what waypoints and gateways are served, read as messages and judged by Envoy itself."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,9 @@ def manager(served: Served, name: str = CLUSTER_NAME) -> Any:
 
 
 def row(served: Served, name: str = CLUSTER_NAME) -> list[str]:
-    """The HTTP filters of a chain, without what stands before their names."""
-    return [one.name.removeprefix("envoy.filters.http.") for one in manager(served, name).http_filters]
+    """The HTTP filters of a chain, without what stands before their names; those that judge together are one."""
+    names = [one.name.removeprefix("envoy.filters.http.") for one in manager(served, name).http_filters]
+    return [one for one, _ in groupby("rbac" if name.startswith("rbac.") else name for name in names)]
 
 
 def problems(served: Served) -> list[str]:
@@ -85,49 +87,65 @@ def sub(name: str) -> dict[str, Any]:
     return {"filter": {"name": MANAGER, "subFilter": {"name": name}}}
 
 
-PLAIN = ["cors", "fault", "grpc_stats", "router"]
+PLAIN = ["cors", "rbac", "fault", "grpc_stats", "router"]
 SECURED = ["cors", "jwt_authn", "rbac", "fault", "grpc_stats", "router"]
 
 
 @pytest.mark.parametrize(
     ("written", "without", "secured"),
     [
-        (inserted(lua("")), "cors fault grpc_stats lua router", "cors jwt_authn rbac fault grpc_stats lua router"),
-        (patch("HTTP_FILTER", "ADD", lua("")), "cors fault grpc_stats lua router", "cors jwt_authn rbac fault grpc_stats lua router"),
+        (inserted(lua("")), "cors rbac fault grpc_stats lua router", "cors jwt_authn rbac fault grpc_stats lua router"),
+        (patch("HTTP_FILTER", "ADD", lua("")), "cors rbac fault grpc_stats lua router", "cors jwt_authn rbac fault grpc_stats lua router"),
         (
             patch("HTTP_FILTER", "ADD", lua(""), "AUTHZ"),
-            "cors lua fault grpc_stats router",
+            "cors rbac lua fault grpc_stats router",
             "cors jwt_authn rbac lua fault grpc_stats router",
         ),
         (
             patch("HTTP_FILTER", "ADD", lua(""), "STATS"),
-            "cors fault lua grpc_stats router",
+            "cors rbac fault lua grpc_stats router",
             "cors jwt_authn rbac fault lua grpc_stats router",
         ),
         (
             patch("HTTP_FILTER", "ADD", LIMIT, "AUTHN"),
-            "cors limit fault grpc_stats router",
+            "cors limit rbac fault grpc_stats router",
             "cors jwt_authn limit rbac fault grpc_stats router",
         ),
-        (inserted(LIMIT, sub_filter=""), "limit cors fault grpc_stats router", "limit cors jwt_authn rbac fault grpc_stats router"),
-        (inserted(LIMIT, "INSERT_FIRST", ""), "limit cors fault grpc_stats router", "limit cors jwt_authn rbac fault grpc_stats router"),
-        (inserted(LIMIT, "INSERT_AFTER", ""), "cors fault grpc_stats limit router", "cors jwt_authn rbac fault grpc_stats limit router"),
+        (inserted(LIMIT, sub_filter=""), "limit cors rbac fault grpc_stats router", "limit cors jwt_authn rbac fault grpc_stats router"),
+        (
+            inserted(LIMIT, "INSERT_FIRST", ""),
+            "limit cors rbac fault grpc_stats router",
+            "limit cors jwt_authn rbac fault grpc_stats router",
+        ),
+        (
+            inserted(LIMIT, "INSERT_AFTER", ""),
+            "cors rbac fault grpc_stats limit router",
+            "cors jwt_authn rbac fault grpc_stats limit router",
+        ),
         (
             inserted(lua(""), "INSERT_AFTER", "envoy.filters.http.fault"),
-            "cors fault lua grpc_stats router",
+            "cors rbac fault lua grpc_stats router",
             "cors jwt_authn rbac fault lua grpc_stats router",
         ),
-        (inserted(lua(""), "INSERT_AFTER", "envoy.filters.http.rbac"), "", "cors jwt_authn rbac lua fault grpc_stats router"),
-        (inserted(LIMIT, sub_filter="envoy.filters.http.rbac"), "", "cors jwt_authn limit rbac fault grpc_stats router"),
+        (
+            inserted(lua(""), "INSERT_AFTER", "envoy.filters.http.rbac"),
+            "cors rbac lua fault grpc_stats router",
+            "cors jwt_authn rbac lua fault grpc_stats router",
+        ),
+        (
+            inserted(LIMIT, sub_filter="envoy.filters.http.rbac"),
+            "cors limit rbac fault grpc_stats router",
+            "cors jwt_authn limit rbac fault grpc_stats router",
+        ),
         (inserted(lua(""), sub_filter="nothing"), "", ""),
         (
             patch("HTTP_FILTER", "REMOVE", context="WAYPOINT", waypoint=sub("envoy.filters.http.fault")),
-            "cors grpc_stats router",
+            "cors rbac grpc_stats router",
             "cors jwt_authn rbac grpc_stats router",
         ),
         (
             inserted(lua(""), "REPLACE", "envoy.filters.http.fault"),
-            "cors lua grpc_stats router",
+            "cors rbac lua grpc_stats router",
             "cors jwt_authn rbac lua grpc_stats router",
         ),
         (inserted(lua(""), "REPLACE", "envoy.filters.http.rbac"), "", ""),
@@ -177,7 +195,7 @@ def test_order_among_objects() -> None:
         filters("early", "shop", priority=-1),
         filters("late", "istio-system", priority=5),
     )
-    assert row(served)[3:-1] == ["early", "root", "a", "b", "late"]
+    assert row(served)[4:-1] == ["early", "root", "a", "b", "late"]
 
 
 def test_whose_patches_hold_where() -> None:

@@ -18,7 +18,7 @@ from control.envoy.parts import SDS_CLUSTER
 from control.envoy.patches.allowed import OWN_CLUSTERS, SECURING, TYPES, PatchError, opened
 from control.envoy.patches.lua import PRELUDE
 from control.envoy.patches.reading import ReadPatch, read_patch
-from control.envoy.rbac.filters import HTTP_RBAC
+from control.envoy.rbac.filters import HTTP_RBAC, SEATS
 from control.envoy.rbac.matchers import JWT_FILTER
 from control.kinds.envoy_filter import ApplyTo, ConfigPatch, Operation
 from control.validation.document import read_documents
@@ -317,7 +317,7 @@ def test_scripts_are_confined_wherever_they_stand() -> None:
 
 
 def test_names_are_those_of_the_mesh() -> None:
-    assert {JWT_FILTER, HTTP_RBAC, _EXTERNAL, CALLERS, LIMITS} == SECURING
+    assert {JWT_FILTER, HTTP_RBAC, *SEATS.values(), _EXTERNAL, CALLERS, LIMITS} == SECURING
     assert {ADS_CLUSTER, SDS_CLUSTER, ORIGINATE, TERMINATE, INTERNAL, SNIFFING, DIRECT, DIRECT_PLAIN} == OWN_CLUSTERS
     for name in TYPES:
         message_class(name)
