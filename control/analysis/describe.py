@@ -19,6 +19,7 @@ from control.kinds.routing import Destination, HTTPMatch, HTTPRoute, StringMatch
 from control.kinds.security import PolicyAction
 from control.model.labels import workload_labels
 from control.model.mesh import Mesh
+from control.model.waypoint_store import Bound
 from meshapi.workload import ServiceKey
 
 _ORDER = (PolicyAction.CUSTOM, PolicyAction.DENY, PolicyAction.ALLOW, PolicyAction.AUDIT)
@@ -34,6 +35,7 @@ class Described(Struct, frozen=True):
     endpoints: str
     mutual_tls: tuple[str, ...]
     waypoint: str
+    gateways: str
     tokens: tuple[str, ...]
     policies: tuple[str, ...]
     agent_policies: tuple[str, ...]
@@ -55,7 +57,8 @@ def describe(mesh: Mesh, world: World, name: str, namespace: str) -> tuple[Descr
 
 def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService) -> Described:
     endpoints = world.endpoints(key)
-    binding = mesh.store.waypoints.of(service.owner).binding
+    bound = mesh.store.waypoints.of(service.owner)
+    binding = bound.binding
     proxy = ProxyKey(binding.waypoint.key.namespace, binding.waypoint.key.name) if binding.waypoint is not None else None
     places = [Place(proxy, key, port.number) for port in service.ports] if proxy is not None else []
     held = {policy.key: policy for place in places for policy in world.ask(authorization_of, place)}
@@ -70,6 +73,7 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
         endpoints=_endpoints(endpoints),
         mutual_tls=tuple(_modes(mesh, endpoints)),
         waypoint=f"{proxy}" if proxy is not None else f"none: {binding.message}" if binding.message else "none",
+        gateways=_gateways(bound, service),
         tokens=tuple(str(one) for one in tokens),
         policies=tuple(_ordered(held.values())),
         agent_policies=tuple(_of_agents(mesh, endpoints)),
@@ -79,6 +83,18 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
         subsets=tuple(line for rule in rules if rule is not None for line in _subsets(rule, endpoints)),
         problems=tuple(_problems(world, service, places)),
     )
+
+
+def _gateways(bound: Bound, service: CatalogService) -> str:
+    """How those come to a service who come from outside, and why."""
+    if bound.guarded and (bound.binding.waypoint is None or not service.addresses):
+        return "refused: policies hold for it that only a waypoint enforces, and there is none for them to go through"
+    if bound.binding.waypoint is None:
+        return "call it directly"
+    if bound.guarded or bound.ingress:
+        why = "policies hold for it that only the waypoint enforces" if bound.guarded else "istio.io/ingress-use-waypoint"
+        return f"go through its waypoint: {why}" if service.addresses else "call it directly: it has no address of its own"
+    return "go past its waypoint: istio.io/ingress-use-waypoint does not say true"
 
 
 def _endpoints(endpoints: tuple[Endpoint, ...]) -> str:

@@ -16,6 +16,7 @@ TITLES = {
     "mutual_tls": "mutual TLS",
     "agent_policies": "on its nodes",
     "waypoint": "waypoint",
+    "gateways": "gateways",
     "tokens": "tokens",
     "policies": "policies there",
     "routing": "routing",

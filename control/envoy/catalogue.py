@@ -54,7 +54,10 @@ class CatalogPort(Struct, frozen=True):
 
 
 class CatalogService(Struct, frozen=True):
-    """A service. `export_to` empty = everywhere. `owner` is the object that defines it."""
+    """A service. `export_to` empty = everywhere. `owner` is the object that defines it.
+
+    `ingress_use_waypoint`: gateways go through its waypoint, too.
+    """
 
     key: ServiceKey
     name: str
@@ -68,6 +71,7 @@ class CatalogService(Struct, frozen=True):
     export_to: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     waypoint: GatewayAddress | None = None
+    ingress_use_waypoint: bool = False
     load_balancing: LoadBalancing | None = None
 
     def port(self, number: int) -> CatalogPort | None:
@@ -153,6 +157,7 @@ def catalog_service(service: mesh.Service, item: MeshObject) -> CatalogService |
         export_to=export_to,
         labels=item.metadata.labels,
         waypoint=service.waypoint,
+        ingress_use_waypoint=service.ingress_use_waypoint,
         load_balancing=service.load_balancing,
     )
 

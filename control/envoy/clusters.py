@@ -7,6 +7,7 @@ from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogService, Resolution
 from control.envoy.destinations.shaping import shape_by_rules
 from control.envoy.endpoints import assignment
+from control.envoy.ingress import waypoint_between
 from control.envoy.lookup import look_up, look_up_itself
 from control.envoy.messages import Message, new
 from control.envoy.naming import ClusterRef, Layer
@@ -23,6 +24,7 @@ Shaper = Callable[[World, ProxyKey, ClusterRef, Message], tuple[ObjectKey, ...]]
 SHAPERS: Final[tuple[Shaper, ...]] = (shape_by_rules,)
 """Who has a say in clusters, in this order."""
 CONNECT_TIMEOUT_S: Final = 10
+_CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
 
 
 def service_cluster(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | None:
@@ -30,7 +32,10 @@ def service_cluster(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | N
     service = world.service(ref.service)
     if service is None or service.port(ref.port) is None:
         return None
-    message = new("envoy.config.cluster.v3.Cluster", **_base(service, ref))
+    between = world.ask(waypoint_between, proxy, ref.service)
+    if between is not None:
+        return built(ref.name, new(_CLUSTER, **_base(service, ref), **_told(ref)), (service.owner, between.key))
+    message = new(_CLUSTER, **_base(service, ref), **(_dialled() if service.resolution is Resolution.NONE else _told(ref)))
     if service.by_dns:
         look_up(message, service, assignment(world, proxy, ref, service))
     elif service.unplaced:
@@ -44,20 +49,24 @@ def _base(service: CatalogService, ref: ClusterRef) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": ref.name,
         "connect_timeout": {"seconds": CONNECT_TIMEOUT_S},
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": ads(), "service_name": ref.name},
         # Who is not ready is not among the endpoints: half of them is no reason to call the others.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "lb_policy": "LEAST_REQUEST",
         "transport_socket_matches": transports(),
         "metadata": service_metadata(service),
     }
-    if service.resolution is Resolution.NONE:
-        fields |= {"type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "cleanup_interval": {"seconds": 60}}
-        fields.pop("eds_cluster_config")
     if ref.layer is Layer.HTTP:
         fields["typed_extension_protocol_options"] = _http(service, ref)
     return fields
+
+
+def _told(ref: ClusterRef) -> dict[str, Any]:
+    """Endpoints come apart from the cluster."""
+    return {"type": "EDS", "lb_policy": "LEAST_REQUEST", "eds_cluster_config": {"eds_config": ads(), "service_name": ref.name}}
+
+
+def _dialled() -> dict[str, Any]:
+    """The endpoint is what the client dialled."""
+    return {"type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "cleanup_interval": {"seconds": 60}}
 
 
 def transports() -> list[dict[str, Any]]:

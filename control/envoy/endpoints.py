@@ -8,6 +8,7 @@ from control.envoy.built import Built, built
 from control.envoy.catalogue import CatalogService, Endpoint
 from control.envoy.destinations.localities import closed_up, proxy_locality, ranking
 from control.envoy.destinations.rules import policy, subset_choice
+from control.envoy.ingress import waypoint_assignment, waypoint_between
 from control.envoy.messages import Message, new
 from control.envoy.naming import ORIGINATE, ClusterRef
 from control.envoy.parts import DESTINATION, IDENTITY, TUNNEL, TUNNEL_MATCH, host_port, internal_address, socket_address
@@ -30,6 +31,9 @@ def load_assignment(world: World, proxy: ProxyKey, ref: ClusterRef) -> Built | N
     service = world.service(ref.service)
     if service is None:
         return None
+    between = world.ask(waypoint_between, proxy, ref.service)
+    if between is not None:
+        return built(ref.name, waypoint_assignment(world, between, service, ref), (service.owner, between.key))
     rules = world.ask(policy, proxy, ref)
     message = assignment(world, proxy, ref, service)
     return built(ref.name, message, (service.owner, *rules.sources))

@@ -85,11 +85,6 @@ class Computation:
         self._unused.add(key)
         self._drop_unused()
 
-    def stale(self, function: Callable[[*Ts], object], *args: *Ts) -> bool:
-        """Whether the answer may differ from the last one that was given."""
-        node = self._nodes.get((function, args))
-        return node is None or not node.fresh
-
     @property
     def size(self) -> int:
         """How many answers are kept."""

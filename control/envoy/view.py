@@ -42,6 +42,7 @@ class ProxyView:
         self.key = key
         self.listen = listen
         self._world = world
+        self._listed: tuple[Recipe, ...] | None = None
         self._recipes: dict[Name, Recipe] = {}
         self._built: dict[TypeURL, dict[str, Built]] = {type_url: {} for type_url in SERVED}
         self._watchers: list[Callable[[Changes], None]] = []
@@ -57,8 +58,7 @@ class ProxyView:
         changes: dict[TypeURL, set[str]] = {type_url: set() for type_url in SERVED}
         self._follow_recipes(changes)
         for name, recipe in self._recipes.items():
-            if self._world.stale(recipe.translator, *recipe.args):
-                self._rebuild(name, recipe, changes)
+            self._rebuild(name, recipe, changes)
         told = {type_url: tuple(sorted(names)) for type_url, names in changes.items() if names}
         if told:
             for watcher in tuple(self._watchers):
@@ -112,20 +112,22 @@ class ProxyView:
     # ---- following
 
     def _follow_recipes(self, changes: Mapping[TypeURL, set[str]]) -> None:
-        if not self._world.stale(recipes, self.key, self.listen) and self._recipes:
-            return
         try:
-            now = {(one.type_url, one.name): one for one in self._world.ask(recipes, self.key, self.listen)}
+            listed = self._world.ask(recipes, self.key, self.listen)
         except Exception as error:
             # What was served before is better than nothing, and other proxies are not to suffer.
             log.exception("what proxy %s is to be served could not be listed", self.key)
             self.failed[_LIST] = f"{type(error).__name__}: {error}"[:MAX_TEXT]
             return
         self.failed.pop(_LIST, None)
+        # An answer that did not change is the one that it was: whoever else may have asked meanwhile, that says whether there is news.
+        if listed is self._listed:
+            return
+        self._listed = listed
+        now = {(one.type_url, one.name): one for one in listed}
         for name, recipe in now.items():
             if self._recipes.get(name) != recipe:
                 self._world.hold(recipe.translator, *recipe.args)
-                self._rebuild(name, recipe, changes)
         for name, recipe in self._recipes.items():
             if now.get(name) != recipe:
                 self._world.release(recipe.translator, *recipe.args)
@@ -142,8 +144,10 @@ class ProxyView:
             log.exception("the %s %s of proxy %s could not be made", recipe.type_url.rpartition(".")[2], recipe.name, self.key)
             self.failed[name] = f"{type(error).__name__}: {error}"[:MAX_TEXT]
             return
-        self.failed.pop(name, None)
-        self._put(name, made, changes)
+        if self.failed:
+            self.failed.pop(name, None)
+        if made is not self._built[name[0]].get(name[1]):
+            self._put(name, made, changes)
 
     def _put(self, name: Name, made: Built | None, changes: Mapping[TypeURL, set[str]]) -> None:
         kept, key = self._built[name[0]], name[1]

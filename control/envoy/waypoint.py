@@ -4,6 +4,7 @@ from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Built, Rec
 from control.envoy.catalogue import CatalogService, Resolution
 from control.envoy.clusters import service_cluster
 from control.envoy.endpoints import load_assignment
+from control.envoy.ingress import waypoint_between
 from control.envoy.limits.filters import lacks_server, limit_clusters
 from control.envoy.limits.server import NOBODY, nobody_cluster
 from control.envoy.listeners.tunnel import (
@@ -120,6 +121,6 @@ def cluster_recipes(world: World, proxy: ProxyKey, ref: ClusterRef) -> tuple[Rec
     if service is None or service.port(ref.port) is None:
         return ()
     cluster = Recipe(CLUSTER, ref.name, service_cluster, (proxy, ref))
-    if service.by_dns or service.resolution is Resolution.NONE:
+    if world.ask(waypoint_between, proxy, ref.service) is None and (service.by_dns or service.resolution is Resolution.NONE):
         return (cluster,)
     return (cluster, Recipe(ENDPOINTS, ref.name, load_assignment, (proxy, ref)))

@@ -117,10 +117,6 @@ class World:
     def release(self, function: Callable[["World", *Ts], object], *args: *Ts) -> None:
         self._computation.release(function, self, *args)
 
-    def stale(self, function: Callable[["World", *Ts], object], *args: *Ts) -> bool:
-        """Whether the answer may differ from the last one."""
-        return self._computation.stale(function, self, *args)
-
     @property
     def computed(self) -> int:
         """How many answers were computed so far."""

@@ -75,7 +75,12 @@ class SecretView:
 
     def refresh(self) -> None:
         """The mesh may have changed: which secrets the gateway needs."""
-        now = self._world.ask(secrets_of, self._proxy)
+        try:
+            now = self._world.ask(secrets_of, self._proxy)
+        except Exception:
+            # What it had is better than nothing, and others are not to suffer.
+            log.exception("which secrets gateway %s needs could not be told", self._proxy)
+            return
         differing = now ^ self._allowed
         self._allowed = now
         self._tell([name for name in sorted(differing) if self._make(name)])

@@ -20,7 +20,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=install /opt/nodemesh /opt/nodemesh
 COPY --from=install /usr/local/bin/envoy /usr/local/bin/envoy
-ENV PATH=/opt/nodemesh/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/nodemesh/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
 ENTRYPOINT ["meshctl"]
 CMD ["gateway", "run", "--help"]

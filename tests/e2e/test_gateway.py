@@ -1,6 +1,7 @@
 """A gateway that the controller drives, called from outside the mesh: by TLS, bytes and redirects, to pods that take tunnels alone."""
 
 import contextlib
+import json
 import socket
 import ssl
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from demo import gateway
+from demo import gateway, manifests, waypoint
 from demo.gateway import Gateway
 from demo.manifests import Manifest
 from demo.topology import Pod
@@ -243,6 +244,49 @@ def test_its_identity_is_what_a_policy_of_layer_4_sees(mesh: Mesh, edge: Edge) -
         mesh.wait(lambda: edge.ask("shop.example").status == 503, "what is open to be closed", timeout_s=20)
         assert [edge.ask("shop.example").status for _ in range(6)] == [503] * 6
     mesh.wait(lambda: edge.works("shop.example"), "the gateway to be let in again", timeout_s=20)
+
+
+FRONT_VIP = "10.96.0.20"
+
+
+def front(ingress: str) -> Manifest:
+    """A service with a waypoint; `ingress`: what its label says of gateways."""
+    made = manifests.service("front", app="api", vips=(FRONT_VIP,))
+    made["metadata"]["labels"] = {"istio.io/use-waypoint": "gate", "istio.io/ingress-use-waypoint": ingress}
+    return made
+
+
+def test_services_with_a_waypoint(mesh: Mesh, edge: Edge) -> None:
+    """Past it, through it where a label says so, and always where policies hold that only the waypoint enforces."""
+    edge.put("front", "front.example")
+    https = server(443, "HTTPS", "front.example", "front", mode="SIMPLE", credentialName="front")
+    listener = istio("Gateway", "front", {"selector": {"istio": "edge"}, "servers": [https]})
+    also = bound("front", ["front.example"], http=[to("front", 80)])
+    also["spec"]["gateways"] = ["default/front"]
+
+    def client_is(who: Any) -> bool:
+        with contextlib.suppress(*REFUSED):
+            client = json.loads(edge.ask("front.example").body)["client"].removeprefix("::ffff:")
+            return client in {str(who.pod.ipv4), str(who.pod.ipv6)}
+        return False
+
+    rule = {"from": [{"source": {"principals": [principal("edge")]}}], "to": [{"operation": {"paths": ["/open"]}}]}
+    policy = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "front", "namespace": "default"},
+        "spec": {"targetRefs": [{"kind": "Service", "name": "front"}], "action": "ALLOW", "rules": [rule]},
+    }
+    with waypoint.running(mesh.cluster) as gate, mesh.applied("front", front("false"), listener, also):
+        mesh.wait(lambda: client_is(edge.gateway), "the way past the waypoint", timeout_s=20)
+        mesh.cluster.apply("front", [front("true"), listener, also])
+        mesh.wait(lambda: client_is(gate), "the way through it", timeout_s=20)
+        assert [edge.ask("front.example").status for _ in range(10)] == [200] * 10
+        mesh.cluster.apply("front", [front("false"), listener, also, policy])
+        mesh.wait(lambda: edge.ask("front.example").status == 403, "the waypoint to judge", timeout_s=20)
+        assert [edge.ask("front.example", path="/open").status for _ in range(10)] == [200] * 10
+        assert "go through its waypoint" in mesh.cluster.meshctl("describe", "front")
+    mesh.wait(lambda: mesh.call(mesh.pods["shop"], mesh.pods["api-2"].ipv4, HTTP).ok, "all to be open again", timeout_s=20)
 
 
 def test_a_certificate_is_replaced_and_nothing_that_is_open_suffers(mesh: Mesh, edge: Edge) -> None:

@@ -22,6 +22,7 @@ from control.envoy.parts import (
     IDENTITY,
     IDENTITY_STATE,
     PEER,
+    VIA,
     ads,
     extension,
     http_options,
@@ -157,13 +158,16 @@ def _originating(name: str, *ahead: dict[str, Any]) -> Built:
 
 
 def originate_cluster(world: World) -> Built:
-    """To the HBONE port of whatever address the connection was to."""
+    """To the HBONE port of whatever address the connection was to, or of the waypoint that it goes by."""
     message = new(
         CLUSTER_MESSAGE,
         name=ORIGINATE,
         type="ORIGINAL_DST",
         lb_policy="CLUSTER_PROVIDED",
-        original_dst_lb_config={"upstream_port_override": {"value": wire.HBONE_PORT}},
+        original_dst_lb_config={
+            "upstream_port_override": {"value": wire.HBONE_PORT},
+            "metadata_key": {"key": DESTINATION, "path": [{"key": VIA}]},
+        },
         connect_timeout={"seconds": 5},
         cleanup_interval={"seconds": 60},
         typed_extension_protocol_options=http_options(explicit_http_config={"http2_protocol_options": HTTP2}),

@@ -67,6 +67,18 @@ def test_without_a_waypoint_only_connections_are_judged() -> None:
     assert found.policies == found.routes == ()
 
 
+def test_how_gateways_come_to_it() -> None:
+    assert described(WELL).gateways == "go through its waypoint: policies hold for it that only the waypoint enforces"
+    unguarded = "---".join(part for part in WELL.split("---") if "kind: AuthorizationPolicy" not in part)
+    assert described(unguarded).gateways == "go past its waypoint: istio.io/ingress-use-waypoint does not say true"
+    asked = unguarded.replace("istio.io/use-waypoint: waypoint", 'istio.io/use-waypoint: waypoint, istio.io/ingress-use-waypoint: "true"')
+    assert described(asked).gateways == "go through its waypoint: istio.io/ingress-use-waypoint"
+    without = "---".join(part for part in WELL.split("---") if "kind: Gateway\n" not in part)
+    assert described(without).gateways.startswith("refused: policies hold")
+    unbound = unguarded.replace("labels: {istio.io/use-waypoint: waypoint}", "labels: {}")
+    assert described(unbound).gateways == "call it directly"
+
+
 def test_a_service_that_is_not_there() -> None:
     with pytest.raises(LookupError, match="there is no service"):
         described(WELL, "till")

@@ -59,18 +59,40 @@ def test_an_equal_answer_ends_a_change() -> None:
     sheet.ran.clear()
     sheet.numbers[0] = 11
     sheet.computation.touch(sheet.number, 0)
-    assert sheet.computation.stale(sheet.total, 2)
     assert sheet.computation.ask(sheet.total, 2) == 1
     assert sheet.ran == [0], "11 and 1 are the same for it"
-    assert not sheet.computation.stale(sheet.total, 2)
+    assert sheet.computation.ask(sheet.total, 2) == 1
+    assert sheet.ran == [0]
 
 
 def test_what_nobody_looked_at_marks_nothing() -> None:
     sheet = Sheet({0: 1, 1: 0, 2: 0}, {1: (0,)})
     sheet.computation.hold(sheet.total, 2)
     sheet.computation.ask(sheet.total, 2)
+    sheet.ran.clear()
     sheet.computation.touch(sheet.number, 0)
-    assert not sheet.computation.stale(sheet.total, 2)
+    sheet.computation.ask(sheet.total, 2)
+    assert sheet.ran == []
+
+
+def test_an_answer_that_did_not_change_is_the_one_that_it_was() -> None:
+    """Whoever kept it sees by that whether there is news, also when another one has asked first."""
+    held = [1]
+    computation = Computation()
+
+    def whole() -> int:
+        return held[0]
+
+    def made() -> list[int]:
+        return [computation.ask(whole) % 2]
+
+    computation.hold(made)
+    first = computation.ask(made)
+    for value, same in ((3, True), (4, False)):
+        held[0] = value
+        computation.touch(whole)
+        computation.ask(made)
+        assert (computation.ask(made) is first) == same
 
 
 def test_an_answer_that_nobody_holds_is_not_kept() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from control.envoy import endpoints, waypoint
 from control.envoy.built import CLUSTER, ENDPOINTS
+from control.envoy.view import ProxyView, recipes
 from tests.control.envoy.test_waypoint import CLUSTER_NAME, Served, pod, service
 
 
@@ -30,6 +31,19 @@ def test_a_resource_that_can_not_be_made_keeps_its_last_form(served: Served, mon
     assert served.view.failed == {}
     (locality,) = served.of(ENDPOINTS)[CLUSTER_NAME].endpoints
     assert len(locality.lb_endpoints) == 3
+
+
+def test_news_reach_every_view_whoever_asked_first(served: Served) -> None:
+    """Two Envoys of one Gateway at other addresses, and whoever looked at the world before either."""
+    other = ProxyView(served.world, served.view.key, ("192.0.2.1",))
+    told: list[dict[str, tuple[str, ...]]] = []
+    other.watch(lambda changes: told.append(dict(changes)))
+    served.write("more.yaml", service("other", "10.96.0.2"), pod("cart-2", "cart", "10.0.0.2"))
+    served.world.ask(recipes, other.key, other.listen)
+    other.refresh()
+    assert set(other.names(CLUSTER)) == set(served.view.names(CLUSTER))
+    assert CLUSTER_NAME in told[-1][ENDPOINTS]
+    assert other.get(ENDPOINTS, CLUSTER_NAME) == served.view.get(ENDPOINTS, CLUSTER_NAME)
 
 
 def test_a_list_that_can_not_be_made_leaves_what_was_there(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
