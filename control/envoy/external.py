@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from control.envoy.asked import asked_service
 from control.envoy.mesh_options import mesh_options
 from control.envoy.messages import new
 from control.envoy.naming import ClusterRef
@@ -55,12 +56,8 @@ def authorizer(world: World, name: str) -> Authorizer | None:
     target = provider.envoy_ext_authz_grpc or provider.envoy_ext_authz_http
     if target is None:
         return None
-    namespace, _, host = target.service.rpartition("/")
-    for key in world.services_named(host):
-        service = world.service(key)
-        if service is not None and service.port(target.port) is not None and namespace in {"", service.namespace}:
-            return Authorizer(provider, ClusterRef(key, target.port))
-    return None
+    cluster = asked_service(world, target.service, target.port)
+    return Authorizer(provider, cluster) if cluster is not None else None
 
 
 def asking(policies: Iterable[AuthorizationPolicy], authorizers: Mapping[str, Authorizer | None], callers: Callers) -> Asking:

@@ -1,16 +1,20 @@
 """Which Telemetry holds at a place, of several that say something of the same: from the widest to the narrowest.
 
-First the root namespace's, then those of the proxy's namespace, for its class, its Gateway, and the service; of each the oldest.
+First the root namespace's, then those of the proxy's namespace, and of it those that choose a gateway by its labels; then those for its
+class, its Gateway, and the service; of each the oldest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from enum import Enum, auto
+from itertools import islice
+from typing import assert_never
 
 from control.envoy.guarding import targets_at
 from control.envoy.place import Place
-from control.envoy.proxies import find_proxy
+from control.envoy.proxies import ProxyKind, find_proxy
 from control.envoy.world import World
 from control.kinds import Telemetry
+from control.model.labels import selects
 from control.model.waypoint_guards import ClassTarget, Target, target_of
 
 
@@ -19,6 +23,7 @@ class Part(Enum):
 
     LOGGING = auto()
     METRICS = auto()
+    TRACING = auto()
 
 
 def telemetry_at(world: World, place: Place, part: Part) -> tuple[Telemetry, ...]:
@@ -34,6 +39,9 @@ def _holding(world: World, place: Place, part: Part) -> Iterator[Telemetry]:
     namespaces = (root,) if proxy.namespace == root else (root, proxy.namespace)
     everywhere = world.ask(_by_namespace, part)
     yield from (everywhere[namespace] for namespace in namespaces if namespace in everywhere)
+    if proxy.kind is ProxyKind.GATEWAY:
+        own = (one for one in _saying(world, part) if one.metadata.namespace == proxy.namespace and not one.targets)
+        yield from islice((one for one in own if one.spec.selector and selects(one.spec.selector.match_labels, proxy.labels)), 1)
     by_target = world.ask(_by_target, part)
     # `targets_at` has them in no such order: a class is wider than a Gateway, and that than a service.
     targets = sorted(world.ask(targets_at, place), key=lambda one: (not isinstance(one, ClassTarget), one != proxy.owner))
@@ -60,4 +68,15 @@ def _by_target(world: World, part: Part) -> dict[Target, Telemetry]:
 
 
 def _saying(world: World, part: Part) -> Iterator[Telemetry]:
-    return (one for one in world.objects(Telemetry) if (one.spec.access_logging if part is Part.LOGGING else one.spec.metrics))
+    return (one for one in world.objects(Telemetry) if _entries(one, part))
+
+
+def _entries(item: Telemetry, part: Part) -> Sized:
+    match part:
+        case Part.LOGGING:
+            return item.spec.access_logging
+        case Part.METRICS:
+            return item.spec.metrics
+        case Part.TRACING:
+            return item.spec.tracing
+    assert_never(part)

@@ -23,6 +23,7 @@ from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.routes import http_route_resource, http_routes, server_name_targets, tcp_target
 from control.envoy.security import asked_clusters, key_cluster, key_servers
+from control.envoy.tracing_rules import tracing_clusters
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
 
@@ -106,11 +107,11 @@ def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Re
 
 
 def asked_recipes(world: World, place: Place) -> tuple[Recipe, ...]:
-    """The clusters of those who are asked about requests of a place: for keys, for leave, and how many there were."""
+    """The clusters of those who are asked about requests of a place, or told: for keys, for leave, how many there were, and spans."""
     found = [Recipe(CLUSTER, server.cluster, key_cluster, (server,)) for server in world.ask(key_servers, place)]
     if world.ask(lacks_server, place):
         found.append(Recipe(CLUSTER, NOBODY, nobody_cluster))
-    for ref in (*world.ask(asked_clusters, place), *world.ask(limit_clusters, place)):
+    for ref in (*world.ask(asked_clusters, place), *world.ask(limit_clusters, place), *world.ask(tracing_clusters, place)):
         found += world.ask(cluster_recipes, place.proxy, ref)
     return tuple(found)
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from control.kinds.core import Object
 from control.kinds.metadata import Kind
+from control.kinds.tracing import OpenTelemetryTracing, ProxyConfig, ZipkinTracing
 
 NAME: Final = "istio"
 KEY: Final = "mesh"
@@ -73,6 +74,7 @@ class DefaultProviders(Struct, frozen=True, rename="camel"):
     """By whom what is told without anybody saying so; of the kinds that Istio has, those that are used here."""
 
     access_logging: tuple[str, ...] = ()
+    tracing: tuple[str, ...] = ()
 
 
 class ExtensionProvider(Struct, frozen=True, rename="camel"):
@@ -82,6 +84,8 @@ class ExtensionProvider(Struct, frozen=True, rename="camel"):
     envoy_ext_authz_grpc: GRPCAuthorizer | None = None
     envoy_ext_authz_http: HTTPAuthorizer | None = None
     envoy_file_access_log: FileAccessLog | None = None
+    opentelemetry: OpenTelemetryTracing | None = None
+    zipkin: ZipkinTracing | None = None
 
 
 class LogEncoding(StrEnum):
@@ -99,6 +103,9 @@ class MeshOptions(Struct, frozen=True, rename="camel"):
     access_log_format: str = ""
     """Of JSON an object of texts; empty: Istio's."""
     access_log_encoding: LogEncoding = LogEncoding.TEXT
+    enable_tracing: bool = True
+    """Whether `default_config` alone can ask for it."""
+    default_config: ProxyConfig = ProxyConfig()
 
     def provider(self, name: str) -> ExtensionProvider | None:
         """By name."""

@@ -1,13 +1,14 @@
 """Istio's Telemetry: what is told of traffic, for the mesh, a namespace, or what it names."""
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from msgspec import Struct
 
 from control.kinds.core import Object
 from control.kinds.metadata import Kind
 from control.kinds.security import PolicyProvider, PolicyTarget, Selector
+from control.kinds.tracing import CustomTag
 
 
 class WorkloadMode(StrEnum):
@@ -18,7 +19,7 @@ class WorkloadMode(StrEnum):
     SERVER = "SERVER"
 
 
-class LoggingMatch(Struct, frozen=True, forbid_unknown_fields=True):
+class Match(Struct, frozen=True, forbid_unknown_fields=True):
     mode: WorkloadMode = WorkloadMode.CLIENT_AND_SERVER
 
 
@@ -31,7 +32,7 @@ class LoggingFilter(Struct, frozen=True, forbid_unknown_fields=True):
 class AccessLogging(Struct, frozen=True, forbid_unknown_fields=True):
     """Without providers those of the next wider object hold, or else the mesh's."""
 
-    match: LoggingMatch = LoggingMatch()
+    match: Match = Match()
     providers: tuple[PolicyProvider, ...] = ()
     disabled: bool = False
     filter: LoggingFilter | None = None
@@ -83,13 +84,26 @@ class Metrics(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     reporting_interval: str = ""
 
 
+class Tracing(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """What is None is as a wider object has it, or the mesh configuration."""
+
+    match: Match = Match()
+    providers: tuple[PolicyProvider, ...] = ()
+    random_sampling_percentage: float | None = None
+    disable_span_reporting: bool | None = None
+    custom_tags: dict[str, CustomTag] = {}
+    use_request_id_for_trace_sampling: bool | None = None
+    enable_istio_tags: bool | None = None
+    disable_context_propagation: bool = False
+
+
 class TelemetrySpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     selector: Selector | None = None
     target_ref: PolicyTarget | None = None
     target_refs: tuple[PolicyTarget, ...] = ()
     access_logging: tuple[AccessLogging, ...] = ()
     metrics: tuple[Metrics, ...] = ()
-    tracing: tuple[dict[str, Any], ...] = ()
+    tracing: tuple[Tracing, ...] = ()
 
 
 class Telemetry(Object, frozen=True, rename="camel"):

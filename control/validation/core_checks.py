@@ -1,19 +1,21 @@
 """Checks of Kubernetes' own kinds beyond their types."""
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from control.kinds import EndpointSlice, Meta, Namespace, Node, Pod, Service
 from control.kinds.core import Container
 from control.validation import values
 from control.validation.finding import Remark, warning
 
+T = TypeVar("T")
 Path = tuple[str | int, ...]
 
 
-def attempt(check: Callable[[str], object], text: str, path: Path, hint: str = "") -> Iterator[Remark]:
+def attempt(check: Callable[[T], object], value: T, path: Path, hint: str = "") -> Iterator[Remark]:
     """A remark if the value can't be parsed."""
     try:
-        check(text)
+        check(value)
     except ValueError as error:
         yield Remark(path, str(error), hint)
 

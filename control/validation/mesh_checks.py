@@ -2,13 +2,26 @@
 
 from collections.abc import Iterator
 
-from control.kinds.mesh_config import KEY, OWN_KEY, ExtensionProvider, FileAccessLog, LogEncoding, LogFormat, MeshConfig, MeshOptions
+from control.kinds.mesh_config import (
+    KEY,
+    OWN_KEY,
+    ExtensionProvider,
+    FileAccessLog,
+    GRPCAuthorizer,
+    HTTPAuthorizer,
+    LogEncoding,
+    LogFormat,
+    MeshConfig,
+    MeshOptions,
+)
 from control.validation import log_formats, values
 from control.validation.core_checks import attempt, attempt_port
 from control.validation.durations import seconds
 from control.validation.finding import Remark
 from control.validation.statuses import REFUSING
 from control.validation.token_checks import header_name
+from control.validation.tracing_checks import provider_remarks as collector_remarks
+from control.validation.tracing_checks import proxy_remarks
 
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 LOG_FILES = ("/dev/stdout", "/dev/stderr")
@@ -24,6 +37,7 @@ def mesh_config_remarks(config: MeshConfig) -> Iterator[Remark]:
         yield Remark(_PATH, str(error)[:500])
         return
     yield from _log_remarks(options)
+    yield from proxy_remarks(options.default_config.tracing, _PATH)
     names = [one.name for one in options.extension_providers]
     for name in sorted({name for name in names if names.count(name) > 1 or not name}):
         yield Remark(_PATH, f"extensionProviders: more than one is named {name!r}" if name else "extensionProviders: one has no name")
@@ -59,17 +73,11 @@ def _log_remarks(options: MeshOptions) -> Iterator[Remark]:
 
 def _provider_remarks(provider: ExtensionProvider) -> Iterator[Remark]:
     for authorizer in (provider.envoy_ext_authz_grpc, provider.envoy_ext_authz_http):
-        if authorizer is None:
-            continue
-        yield from attempt(values.host, authorizer.service.rpartition("/")[2], _PATH)
-        yield from attempt_port(authorizer.port, _PATH)
-        if authorizer.timeout:
-            yield from attempt(seconds, authorizer.timeout, _PATH)
-        if authorizer.status_on_error:
-            yield from attempt(error_status, authorizer.status_on_error, _PATH)
-        body = authorizer.include_request_body_in_check
-        if body is not None and not 0 < body.max_request_bytes <= _MAX_BODY_BYTES:
-            yield Remark(_PATH, f"maxRequestBytes must be 1 to {_MAX_BODY_BYTES}")
+        if authorizer is not None:
+            yield from _authorizer_remarks(authorizer)
+    for collector in (provider.opentelemetry, provider.zipkin):
+        if collector is not None:
+            yield from collector_remarks(collector, _PATH)
     if provider.envoy_file_access_log is not None:
         yield from _file_remarks(provider.envoy_file_access_log)
     http = provider.envoy_ext_authz_http
@@ -78,6 +86,18 @@ def _provider_remarks(provider: ExtensionProvider) -> Iterator[Remark]:
             yield Remark(_PATH, "pathPrefix begins with /")
         for name in http.include_additional_headers_in_check:
             yield from attempt(header_name, name, _PATH)
+
+
+def _authorizer_remarks(authorizer: GRPCAuthorizer | HTTPAuthorizer) -> Iterator[Remark]:
+    yield from attempt(values.host, authorizer.service.rpartition("/")[2], _PATH)
+    yield from attempt_port(authorizer.port, _PATH)
+    if authorizer.timeout:
+        yield from attempt(seconds, authorizer.timeout, _PATH)
+    if authorizer.status_on_error:
+        yield from attempt(error_status, authorizer.status_on_error, _PATH)
+    body = authorizer.include_request_body_in_check
+    if body is not None and not 0 < body.max_request_bytes <= _MAX_BODY_BYTES:
+        yield Remark(_PATH, f"maxRequestBytes must be 1 to {_MAX_BODY_BYTES}")
 
 
 def _file_remarks(log: FileAccessLog) -> Iterator[Remark]:

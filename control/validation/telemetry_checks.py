@@ -9,6 +9,7 @@ from control.validation.core_checks import Path, attempt
 from control.validation.finding import Remark, warning
 from control.validation.log_filters import check_filter
 from control.validation.policy_checks import selector_remarks
+from control.validation.tracing_checks import tracing_remarks
 
 PROMETHEUS: Final = "prometheus"
 _TAG: Final = re.compile("[a-z][a-z0-9_]{0,63}")
@@ -21,15 +22,15 @@ def telemetry_remarks(item: Telemetry) -> Iterator[Remark]:
     if spec.selector is not None:
         if item.targets:
             yield Remark(("spec", "selector"), "has both a selector and targetRefs", "keep one of them")
-        yield warning(("spec", "selector"), "chooses among workloads, and waypoints are none", "name Services or Gateways by targetRefs")
+        yield warning(("spec", "selector"), "chooses gateways by their labels, and no waypoints", "name Services or Gateways by targetRefs")
     if len(spec.access_logging) > _MAX_RULES:
         yield Remark(("spec", "accessLogging"), f"more than {_MAX_RULES} entries")
     for index, rule in enumerate(spec.access_logging):
         yield from _logging_remarks(rule, ("spec", "accessLogging", index))
     for index, metrics in enumerate(spec.metrics):
         yield from _metrics_remarks(metrics, ("spec", "metrics", index))
-    if spec.tracing:
-        yield warning(("spec", "tracing"), "has no effect here yet")
+    for index, tracing in enumerate(spec.tracing):
+        yield from tracing_remarks(tracing, ("spec", "tracing", index))
 
 
 def _logging_remarks(rule: AccessLogging, path: Path) -> Iterator[Remark]:

@@ -27,6 +27,8 @@ from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
 from control.envoy.reports import identity_metadata
 from control.envoy.routing.http_table import body_limit
+from control.envoy.tracing import request_tracing
+from control.envoy.tracing_rules import tracing_at
 from control.envoy.world import World
 from control.kinds import ObjectKey
 
@@ -176,7 +178,7 @@ def _bound(address: str, number: int) -> dict[str, Any]:
 
 def _chains(world: World, proxy: ProxyKey, port: Port) -> _Chains:
     place = Place(proxy, None, port.number)
-    told = world.ask(logging_at, place).problems
+    told = (*world.ask(logging_at, place).problems, *world.ask(tracing_at, place).problems)
     if port.servers and port.servers[0].carries is Carries.HTTP:
         chain = _http_chain(world, place, f"http.{port.number}")
         return _Chains((chain,), (*told, *chain.problems))
@@ -220,6 +222,7 @@ def _http_chain(world: World, place: Place, table: str, server: Server | None = 
         rds={"config_source": ads(), "route_config_name": table},
         http_filters=[*request_filters(terms), *parts.filters],
         **request_logs(world, place),
+        **request_tracing(world, place),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         # Whoever it is that connects is the client: what a request says of others before it counts for nothing.
         use_remote_address={"value": True},
@@ -245,10 +248,10 @@ def _http_chain(world: World, place: Place, table: str, server: Server | None = 
 
 def _chain(world: World, place: Place, sources: tuple[ObjectKey, ...], **fields: Any) -> _Chain:
     """With what is told of its traffic."""
-    metrics, lines = world.ask(metrics_at, place), world.ask(logging_at, place)
+    metrics, lines, traced = world.ask(metrics_at, place), world.ask(logging_at, place), world.ask(tracing_at, place)
     message = new("envoy.config.listener.v3.FilterChain", metadata=identity_metadata("", metrics.text), **fields)
     patched = patch_chain(world, spot_at(world, place, message.name, tuple(message.filter_chain_match.server_names)), message)
-    return _Chain(patched.message, (*sources, *metrics.sources, *lines.sources, *patched.sources), patched.problems)
+    return _Chain(patched.message, (*sources, *metrics.sources, *lines.sources, *traced.sources, *patched.sources), patched.problems)
 
 
 def _match(names: tuple[str, ...]) -> Message:

@@ -4,6 +4,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from control.envoy.asked import asked_service
 from control.envoy.built import Built, Problem, built
 from control.envoy.mesh_options import own_options
 from control.envoy.messages import new
@@ -14,7 +15,6 @@ from control.kinds import RateLimit
 from control.kinds.mesh_config import NAME, OWN_KEY
 from control.kinds.rate_limits import Scope
 from control.validation.durations import seconds
-from meshapi.workload import AppProtocol
 
 NOBODY: Final = "rate-limits|nobody"
 """The cluster without endpoints that is asked where there is no server, so that each limit's `onFailure` decides."""
@@ -39,12 +39,9 @@ def limit_server(world: World) -> LimitServer:
     if stated is None:
         where = f"ConfigMap {world.settings.root_namespace}/{NAME}, key {OWN_KEY}"
         return LimitServer(None, problem=f"nobody counts for all: there is no rateLimitService ({where})")
-    namespace, _, host = stated.service.rpartition("/")
-    for key in world.services_named(host):
-        service = world.service(key)
-        port = service.port(stated.port) if service is not None and namespace in {"", service.namespace} else None
-        if port is not None and port.protocol in {AppProtocol.GRPC, AppProtocol.HTTP2}:
-            return LimitServer(ClusterRef(key, stated.port), seconds(stated.timeout) if stated.timeout else _ANSWER_S)
+    cluster = asked_service(world, stated.service, stated.port, grpc=True)
+    if cluster is not None:
+        return LimitServer(cluster, seconds(stated.timeout) if stated.timeout else _ANSWER_S)
     what = f"nobody counts for all: no service {stated.service} of the mesh has a port {stated.port} for gRPC"
     return LimitServer(None, problem=what)
 

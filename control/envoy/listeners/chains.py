@@ -16,6 +16,8 @@ from control.envoy.parts import extension
 from control.envoy.patches.chains import patch_chain
 from control.envoy.patches.spot import spot_at
 from control.envoy.place import Place
+from control.envoy.tracing import request_tracing
+from control.envoy.tracing_rules import tracing_at
 from control.envoy.world import World
 from control.kinds import ObjectKey
 
@@ -42,6 +44,7 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         stat_prefix=name,
         http_filters=list(parts.filters),
         **request_logs(world, place),
+        **request_tracing(world, place),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         stream_idle_timeout={},
         use_remote_address={"value": False},
@@ -51,10 +54,9 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         http_protocol_options={"accept_http_10": True, "default_host_for_http_10": _host(place)},
         **routes,
     )
-    told = world.ask(logging_at, place)
-    return Chain(
-        new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), (*parts.sources, *told.sources), (*parts.problems, *told.problems)
-    )
+    told, traced = world.ask(logging_at, place), world.ask(tracing_at, place)
+    sources, problems = (*parts.sources, *told.sources, *traced.sources), (*parts.problems, *told.problems, *traced.problems)
+    return Chain(new(FILTER_CHAIN, name=name, filters=[*ahead, manager]), sources, problems)
 
 
 def _host(place: Place) -> str:

@@ -115,11 +115,7 @@ def test_what_is_refused(text: str, what: str) -> None:
     assert any(what in finding.what for finding in document.findings)
 
 
-def test_what_has_no_effect_yet_is_said() -> None:
-    text = telemetry("x", "[]", more=", selector: {matchLabels: {a: b}}, tracing: [{}]")
-    (document,) = read_documents(text, "x.yaml", "istio-system")
+def test_what_a_selector_does_not_choose_is_said() -> None:
+    (document,) = read_documents(telemetry("x", "[]", more=", selector: {matchLabels: {a: b}}"), "x.yaml", "istio-system")
     assert document.object is not None
-    assert [finding.what for finding in document.findings] == [
-        "chooses among workloads, and waypoints are none",
-        "has no effect here yet",
-    ]
+    assert [finding.what for finding in document.findings] == ["chooses gateways by their labels, and no waypoints"]
