@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from control.analysis.limits import in_words
 from control.envoy.catalogue import CatalogService, Endpoint
 from control.envoy.destinations.rules import holding_rules
-from control.envoy.guarding import authentication_of, authorization_of
+from control.envoy.guarding import authentication_of, authorization_of, limits_of
 from control.envoy.listeners.waypoint import layers
 from control.envoy.naming import Layer
 from control.envoy.place import Place
@@ -39,6 +40,7 @@ class Described(Struct, frozen=True):
     tokens: tuple[str, ...]
     policies: tuple[str, ...]
     agent_policies: tuple[str, ...]
+    limits: tuple[str, ...]
     routing: tuple[str, ...]
     routes: tuple[str, ...]
     rules: tuple[str, ...]
@@ -63,6 +65,7 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
     places = [Place(proxy, key, port.number) for port in service.ports] if proxy is not None else []
     held = {policy.key: policy for place in places for policy in world.ask(authorization_of, place)}
     tokens = {policy.key: policy for place in places for policy in world.ask(authentication_of, place)}
+    limits = {item.key: item for place in places for item in world.ask(limits_of, place)}
     rules = [world.find(DestinationRule, one.namespace, one.name) for one in world.ask(holding_rules, proxy, key)] if proxy else []
     routing = dict.fromkeys(rule for place in places for rule in rules_of(world, place, service))
     return Described(
@@ -77,6 +80,7 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
         tokens=tuple(str(one) for one in tokens),
         policies=tuple(_ordered(held.values())),
         agent_policies=tuple(_of_agents(mesh, endpoints)),
+        limits=tuple(in_words(limits.values())),
         routing=tuple(f"{rule}{'' if index == 0 else ' (has no effect: the first one holds)'}" for index, rule in enumerate(routing)),
         routes=tuple(_routes(world, next(iter(routing), None))),
         rules=tuple(str(rule.key) for rule in rules if rule is not None),

@@ -49,6 +49,7 @@ CODES: Final[dict[str, str]] = {
     "NM0004": "policies that look at requests, where nobody does",
     "NM0005": "a service that selects nothing",
     "NM0006": "a form of former versions",
+    "NM0007": "limits for all, and nobody who counts",
 }
 """Each with what it is about."""
 

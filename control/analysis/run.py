@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from control.analysis import conflicts, matching, references
+from control.analysis import conflicts, limits, matching, references
 from control.analysis.message import Level, Message
 from control.envoy.world import World
 from control.kinds import ObjectKey
@@ -22,6 +22,7 @@ _OF_WORLDS: Final[tuple[Callable[[World], Iterator[Message]], ...]] = (
     references.missing_hosts,
     conflicts.conflicting_hosts,
     conflicts.conflicting_rules,
+    limits.uncounted,
 )
 _SORTS: Final = (
     ("no waypoint enforces it", ("NM0004", Level.ERROR)),

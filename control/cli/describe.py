@@ -19,6 +19,7 @@ TITLES = {
     "gateways": "gateways",
     "tokens": "tokens",
     "policies": "policies there",
+    "limits": "limits",
     "routing": "routing",
     "routes": "routes",
     "rules": "rules",

@@ -110,8 +110,8 @@ def _global(item: RateLimit, rules: Iterable[CountedRule], place: Place, server:
 
 
 def _stated(limit: Limit, place: Place) -> list[dict[str, Any]]:
-    """What the server must know: it has no configuration of these limits. Each place counts for itself."""
-    where = f"{place.service}:{place.port}" if place.service is not None else f"Gateway {place.proxy}:{place.port}"
+    """What the server must know: it has no configuration of these limits. Each service counts for itself, and each port of a gateway."""
+    where = place.service if place.service is not None else f"Gateway {place.proxy}:{place.port}"
     stated = {LIMIT_ENTRY: str(limit), PLACE_ENTRY: where}
     return [{"generic_key": {"descriptor_key": key, "descriptor_value": value}} for key, value in stated.items()]
 

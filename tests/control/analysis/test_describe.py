@@ -8,6 +8,15 @@ from tests.control.analysis.test_run import WELL, authorization, destination_rul
 from tests.control.model.builders import Config
 
 AT_WAYPOINT = "targetRefs: [{kind: Gateway, name: waypoint, group: gateway.networking.k8s.io}]"
+LIMIT = """kind: RateLimit
+apiVersion: nodemesh.io/v1alpha1
+metadata: {name: l, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  rules:
+  - {limit: {requests: 5, per: minute}, by: [source.principal]}
+  - {limit: {requests: 1, per: day}, to: [{operation: {methods: [PUT]}}]}
+"""
 MORE = "\n---\n".join(
     (
         authorization(
@@ -16,6 +25,7 @@ MORE = "\n---\n".join(
         authorization("of-agents", "{selector: {matchLabels: {app: cart}}, rules: [{}]}"),
         "kind: PeerAuthentication\napiVersion: security.istio.io/v1\nmetadata: {name: p, namespace: shop}\nspec: {mtls: {mode: STRICT}}",
         virtual_service("later", "{hosts: [cart], http: [{route: [{destination: {host: cart}}]}]}"),
+        LIMIT,
         destination_rule("more", "{host: cart, subsets: [{name: v2, labels: {version: v2}}]}"),
     )
 )
@@ -45,6 +55,7 @@ def test_what_applies_and_in_which_order() -> None:
     assert found.waypoint == "shop/waypoint"
     assert found.policies == ("DENY shop/b-deny", "ALLOW shop/cart")
     assert found.agent_policies == ("ALLOW shop/of-agents",)
+    assert found.limits == ("local shop/l: 5/minute for each source.principal", "local shop/l: 1/day of some")
     assert found.routing == ("VirtualService shop/cart", "VirtualService shop/later (has no effect: the first one holds)")
     assert found.routes == ("anything -> cart:80 subset v1",)
     assert found.rules == ("DestinationRule shop/cart", "DestinationRule shop/more")

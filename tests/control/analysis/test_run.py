@@ -88,6 +88,12 @@ TILL = service("till", "{clusterIP: 10.96.0.2, selector: {app: cart}, ports: [{n
 UNGUARDED = authorization("a", "{targetRefs: [{kind: Service, name: till, group: ''}], rules: [{}]}")
 
 
+def rate_limit(name: str, service: str, more: str = "") -> str:
+    targets = f"targetRefs: [{{kind: Service, name: {service}}}]"
+    spec = f"{{{targets}, {more}rules: [{{limit: {{requests: 1, per: day}}}}]}}"
+    return f"kind: RateLimit\napiVersion: nodemesh.io/v1alpha1\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}"
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
@@ -119,6 +125,11 @@ UNGUARDED = authorization("a", "{targetRefs: [{kind: Service, name: till, group:
             authorization("a", "{targetRefs: [{kind: Service, name: till, group: ''}], rules: [{}]}"),
             [("IST0101", "AuthorizationPolicy shop/a")],
         ),
+        (rate_limit("l", "till"), [("IST0101", "RateLimit shop/l")]),
+        (f"{TILL}\n---\n{rate_limit('l', 'till')}", [("NM0004", "RateLimit shop/l")]),
+        (rate_limit("l", "cart"), []),
+        (rate_limit("l", "cart", "scope: global, "), [("NM0007", "RateLimit shop/l")]),
+        (rate_limit("l", "cart", "status: 200, "), [("IST0106", "RateLimit shop/l")]),
         (f"{TILL}\n---\n{UNGUARDED}", [("NM0004", "AuthorizationPolicy shop/a")]),
         (
             service("till", "{clusterIP: 10.96.0.2, selector: {app: cart}, ports: [{name: web, port: 80}]}"),
