@@ -315,6 +315,14 @@ spec: {targetRefs: [{kind: Service, name: api}], jwtRules: [{issuer: me, jwksUri
     assert GUARD in Config(API % USE + pod() + waypoint() + tokens).policies
 
 
+@pytest.mark.parametrize(("more", "is_guarded"), [("", True), ("onFailure: deny, ", True), ("onFailure: allow, ", False)])
+def test_limits_are_not_gone_around_unless_they_may_be_missed(more: str, is_guarded: bool) -> None:
+    spec = f"{{targetRefs: [{{kind: Service, name: api}}], {more}rules: [{{limit: {{requests: 1, per: day}}}}]}}"
+    limit = f"---\nkind: RateLimit\napiVersion: nodemesh.io/v1alpha1\nmetadata: {{name: l, namespace: shop}}\nspec: {spec}\n"
+    config = Config(API % USE + pod() + gateway() + GATE_SERVICE % "shop" + limit)
+    assert config.pod("shop", "api").authorization_policies == ((GUARD,) if is_guarded else ())
+
+
 def test_a_policy_that_can_not_be_read_protects_what_it_names() -> None:
     config = Config(API % USE + pod() + waypoint())
     config.write("policy.yaml", policy().replace("methods", "verbs"))
