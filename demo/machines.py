@@ -15,13 +15,19 @@ from demo.shell import Process, run
 JOIN_S: Final = 60.0
 
 
-def workload_group(name: str, *, namespace: str = "default", app: str, service_account: str, **spec: Any) -> Manifest:
-    """A WorkloadGroup; `spec` is more of it: `probe`, say."""
+def workload_group(
+    name: str, *, namespace: str = "default", app: str, service_account: str, allowed_addresses: str = "", **spec: Any
+) -> Manifest:
+    """A WorkloadGroup; `allowed_addresses`: blocks that its machines may choose from; `spec` is more of it: `probe`, say."""
     template = {"serviceAccount": service_account, "ports": {"http": 8080, "tcp-echo": 9000}}
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "WorkloadGroup",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "annotations": {"nodemesh.io/allowed-addresses": allowed_addresses} if allowed_addresses else {},
+        },
         "spec": {"metadata": {"labels": {"app": app}}, "template": template, **spec},
     }
 
@@ -66,7 +72,7 @@ class Machine:
     def configure(self, **content: Any) -> None:
         """Writes the machine's own configuration, in place of what was there."""
         draft = self.configuration.with_suffix(".draft")
-        draft.write_text(yaml.safe_dump(content))
+        draft.write_text(yaml.safe_dump(content, sort_keys=False))
         draft.rename(self.configuration)
 
     def start(self) -> None:

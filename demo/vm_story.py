@@ -65,8 +65,12 @@ class VMStory:
             documents += [manifests.node(NODE, zone="a"), *map(manifests.service_account, ("shop", "api", "web", "batch"))]
             documents += [manifests.pod(pod, service_account=name, app=name) for name, pod in self.pods.items()]
             documents += [manifests.service("api", app="api", vips=API_VIPS), manifests.service("web", app="web", vips=WEB_VIPS)]
+            # Nobody answers there: names of the mesh are answered by the agents.
+            self.machine = Machine(self.cluster, "vm")
+            self.resolver.write_text(f"nameserver 10.77.{self.machine.host.number}.1\n")
+            both = f"{self.machine.host.ipv4}/32, {self.machine.host.ipv6}/128"
             documents += [
-                workload_group("web", app="web", service_account="web", probe=PROBE),
+                workload_group("web", app="web", service_account="web", probe=PROBE, allowed_addresses=both),
                 workload_group("batch", app="batch", service_account="batch"),
                 manifests.peer_authentication("default", "STRICT", namespace="default"),
                 manifests.authorization_policy("only-batch", "ALLOW", app="api", principals=[spiffe("batch").removeprefix("spiffe://")]),
@@ -78,9 +82,6 @@ class VMStory:
             self.cluster.start_agent(NODE)
             for name, pod in self.pods.items():
                 self.cluster.enrol(pod, service_account=name)
-            self.machine = Machine(self.cluster, "vm")
-            # Nobody answers there: names of the mesh are answered by the agents.
-            self.resolver.write_text(f"nameserver 10.77.{self.machine.host.number}.1\n")
             self.units = {name: Unit(self.cluster, self.machine.host, name, self.resolver) for name in ("web", "batch")}
             self.units["web"].serve()
             self.report.say("STRICT holds; api lets in only batch, web only shop")
@@ -92,7 +93,9 @@ class VMStory:
         with self.report.step("The operator makes a bundle; the machine's owner joins with it"):
             self.machine.create_bundle("default/web", "default/batch")
             self.report.say("meshctl vm create --group default/web --group default/batch --name vm -o bundle")
-            self.machine.configure(host="default/web", units={self.units["batch"].path: "default/batch"})
+            host = self.machine.host
+            units = {unit.path: f"default/{name}" for name, unit in self.units.items()}
+            self.machine.configure(address=[str(host.ipv4), str(host.ipv6)], units=units)
             said = self.machine.join()
             self.report.show(said)
             self.report.claim("`nodeagent join` checks the host and joins", held="vm has joined" in said, seen=said.splitlines()[-2])
@@ -100,7 +103,7 @@ class VMStory:
             eventually(self.machine.ready, "the machine's workloads to be in the mesh", timeout_s=PATIENCE_S)
             held = {name: entry["identity"] for name, entry in self.machine.workloads().items()}
             self.report.claim(
-                "the whole host is one workload, the unit batch another, each with its own SVID",
+                "each unit is a workload, with an SVID of its own",
                 held=set(held.values()) == {spiffe("web"), spiffe("batch")},
                 seen=", ".join(sorted(held.values())),
             )
@@ -122,7 +125,9 @@ class VMStory:
                 seen=f"ports {sorted(reading.ports)}, {'/'.join(reading.tls_versions)}, {reading.hbone_bytes} bytes",
             )
             refused = self.units["web"].get(API_VIPS[0], 80)
-            self.report.claim("the rest of the host is web, whom api does not let in", held=not refused["ok"], seen=_seen(refused))
+            self.report.claim("web, the other unit, is not let in", held=not refused["ok"], seen=_seen(refused))
+            rest = self.cluster.get(self.machine.host.namespace, self.pods["api"].ipv4, 8080)[0]
+            self.report.claim("nor is the rest of the host, which is outside of the mesh", held=not rest["ok"], seen=_seen(rest))
             line = eventually(lambda: self._log_line(NODE, spiffe("batch")), "a line of the access log of api's node")
             self.report.show(line)
             self.report.claim("api's node knows the caller", held=spiffe("api") in line, seen=spiffe("batch"))
@@ -132,12 +137,9 @@ class VMStory:
         with self.report.step("shop, a pod, calls the service that the machine is the endpoint of"):
             with self._wiretap("in") as tap:
                 answer = eventually(lambda: self._answered(self._shop_calls_web), "web to answer shop", timeout_s=PATIENCE_S)
-            shop = self.pods["shop"].ipv4
-            self.report.claim(
-                f"{WEB_NAME} is answered by web, which sees shop's own address",
-                held=answer.get("pod") == "web" and str(shop) in str(answer.get("client")),
-                seen=f"{answer.get('pod')} saw {answer.get('client')}",
-            )
+            self.report.claim(f"{WEB_NAME} is answered by web", held=answer.get("pod") == "web", seen=_seen(answer))
+            by_ipv6 = self.cluster.get(self.pods["shop"].namespace, WEB_VIPS[1], 80, path=f"/{SECRET}", timeout_s=3.0)[0]
+            self.report.claim("by IPv6, too", held=by_ipv6.get("pod") == "web", seen=_seen(by_ipv6))
             self.report.claim("in mutual TLS", held=tap.read().ports == {15008} and not tap.contains(SECRET.encode()), seen="port 15008")
             outside = self.cluster.get(self.outside.namespace, self.machine.host.ipv4, 8080, timeout_s=2.0)[0]
             self.report.claim("a client outside of the mesh is refused", held=not outside["ok"], seen=_seen(outside))

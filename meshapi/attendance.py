@@ -27,13 +27,14 @@ class Health(IntEnum):
 
 
 class Member(Struct, frozen=True):
-    """A machine as a member of a group. `address`: empty for where it connects from."""
+    """A machine as a member of a group. `address`: empty for where it connects from; `other_address`: one of the other IP version."""
 
     group: GroupName
     address: str = ""
     shares_address: bool = False
     health: Health = Health.UNKNOWN
     message: str = ""
+    other_address: str = ""
 
 
 class HTTPGet(Struct, frozen=True):
@@ -87,6 +88,7 @@ class Assigned(Struct, frozen=True):
     problem: str = ""
     address: str = ""
     ports: tuple[int, ...] = ()
+    other_address: str = ""
 
 
 def encode_attendance(members: Iterable[Member]) -> bytes:
@@ -107,6 +109,7 @@ def decode_attendance(body: bytes) -> tuple[Member, ...]:
                 # What a later version may mean by another number is not known to be health.
                 Health(int(one.health)) if int(one.health) in set(Health) else Health.UNKNOWN,
                 one.message[:MAX_WORDS],
+                one.other_address,
             )
             for one in message.members
         )
@@ -138,6 +141,7 @@ def _member(member: Member) -> pb.Member:
         shares_address=member.shares_address,
         health=pb.Health.ValueType(int(member.health)),
         message=member.message[:MAX_WORDS],
+        other_address=member.other_address,
     )
 
 
@@ -152,6 +156,7 @@ def _assigned(one: Assigned) -> pb.Assigned:
         problem=one.problem[:MAX_WORDS],
         address=one.address,
         ports=one.ports,
+        other_address=one.other_address,
     )
 
 
@@ -183,7 +188,7 @@ def _decode_assigned(one: pb.Assigned) -> Assigned:
     probe = _decode_probe(one.probe) if one.HasField("probe") else None
     group = GroupName.parse(f"{one.namespace}/{one.group}")
     ports = tuple(_port(port) for port in one.ports)
-    return Assigned(group, one.uid, one.name, one.service_account, probe, one.problem, one.address, ports)
+    return Assigned(group, one.uid, one.name, one.service_account, probe, one.problem, one.address, ports, one.other_address)
 
 
 def _decode_probe(message: pb.Probe) -> Probe:

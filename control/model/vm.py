@@ -20,9 +20,11 @@ HEALTHY: Final = "Healthy"
 NODE: Final = "nodemesh.io/node"
 SHARES_ADDRESS: Final = "nodemesh.io/shares-address"
 """Several workloads are at the address: none of them is found by it."""
+OTHER_ADDRESS: Final = "nodemesh.io/other-address"
+"""Where it is reached by the IP version that `spec.address` is not of: an entry has room for one."""
 ALLOWED_ADDRESSES: Final = "nodemesh.io/allowed-addresses"
 """Of a WorkloadGroup: blocks from which its machines may choose an address; without, theirs is where they connect from."""
-OWN: Final = (GROUP, CONTROLLER, CONNECTED_AT, DISCONNECTED_AT, SEEN_AT, HEALTH_CHECKED, NODE, SHARES_ADDRESS)
+OWN: Final = (GROUP, CONTROLLER, CONNECTED_AT, DISCONNECTED_AT, SEEN_AT, HEALTH_CHECKED, NODE, SHARES_ADDRESS, OTHER_ADDRESS)
 """What only a controller writes: a group that asks for one of them does not get it."""
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 
@@ -45,6 +47,11 @@ def allowed_addresses(group: WorkloadGroup) -> list[str]:
 
 def shares_address(entry: WorkloadEntry) -> bool:
     return entry.metadata.annotations.get(SHARES_ADDRESS) == "true"
+
+
+def other_address(entry: WorkloadEntry) -> str:
+    """As written; empty for one that no machine has registered."""
+    return entry.metadata.annotations.get(OTHER_ADDRESS, "") if node_of(entry) else ""
 
 
 def healthy(entry: WorkloadEntry) -> bool:

@@ -91,6 +91,8 @@ def entry_workload(entry: WorkloadEntry, around: Surroundings, settings: MeshSet
     uid = WorkloadUID(f"{settings.cluster}/networking.istio.io/WorkloadEntry/{meta.namespace}/{meta.name}")
     made = _endpoint(uid, meta, entry.labels, entry.spec, around, settings)
     made = replace(made, node=vm.node_of(entry), status=WorkloadStatus.HEALTHY if vm.healthy(entry) else WorkloadStatus.UNHEALTHY)
+    if made.addresses:
+        made = replace(made, addresses=made.addresses + _address(vm.other_address(entry))[0])
     if not vm.shares_address(entry):
         return made
     # Who calls the address gets the one that it belongs to, and a tunnel there leads to that one, under its name.

@@ -26,12 +26,25 @@ class RegistrationError(ValueError):
 
 def address_of(member: Member, source: str, group: WorkloadGroup) -> IPAddress:
     """Where the machine is reached: from where it connects, unless its group lets it choose; raises RegistrationError."""
-    text = member.address or source
+    return _checked(member.address or source, source, group)
+
+
+def other_address_of(member: Member, source: str, group: WorkloadGroup) -> IPAddress | None:
+    """Where it is reached by the other IP version, if it is; raises RegistrationError."""
+    if not member.other_address:
+        return None
+    found = _checked(member.other_address, source, group)
+    if found.version == address_of(member, source, group).version:
+        raise RegistrationError(f"the machine's second address, {found}, must be of the other IP version")
+    return found
+
+
+def _checked(text: str, source: str, group: WorkloadGroup) -> IPAddress:
     try:
         found = values.serving_address(text)
     except ValueError as error:
         raise RegistrationError(f"{error}: set `address` in the machine's configuration, and let its group allow it") from error
-    if member.address and member.address != source and not _allowed(found, group):
+    if text != source and not _allowed(found, group):
         raise RegistrationError(
             f"the machine connects from {source} and says that it is {found}, which its group does not allow in {vm.ALLOWED_ADDRESSES}"
         )
@@ -51,8 +64,12 @@ def entry_name(group: WorkloadGroup, address: IPAddress) -> str:
     return "-".join(parts)[-MAX_NAME:].lstrip("-.")
 
 
-def entry_for(connected: Connected, member: Member, group: WorkloadGroup, address: IPAddress, version: str) -> Manifest:
-    """What the machine's entry says, without who is in charge of it; `version` is the one that its group was read in."""
+def entry_for(connected: Connected, member: Member, group: WorkloadGroup, version: str) -> Manifest:
+    """What the machine's entry says, without who is in charge of it; `version` is the one that its group was read in.
+
+    Raises RegistrationError.
+    """
+    address = address_of(member, connected.source, group)
     labels = {**group.spec.template.labels, **group.spec.metadata.labels}
     annotations = {key: value for key, value in group.spec.metadata.annotations.items() if key not in vm.OWN}
     annotations |= {vm.GROUP: group.metadata.name, vm.NODE: connected.machine.node, ANNOTATION_REDIRECTION: "enabled"}
@@ -60,6 +77,8 @@ def entry_for(connected: Connected, member: Member, group: WorkloadGroup, addres
         annotations[vm.HEALTH_CHECKED] = "true"
     if member.shares_address:
         annotations[vm.SHARES_ADDRESS] = "true"
+    if (other := other_address_of(member, connected.source, group)) is not None:
+        annotations[vm.OTHER_ADDRESS] = str(other)
     metadata: dict[str, Any] = {"labels": labels, "annotations": annotations}
     if group.metadata.uid:
         metadata["ownerReferences"] = [

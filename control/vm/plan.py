@@ -22,6 +22,7 @@ from control.vm.entries import (
     in_charge,
     merged,
     moment,
+    other_address_of,
     says,
     seconds,
     with_health,
@@ -142,11 +143,14 @@ def _place(world: World, connected: Connected, member: Member, taken: dict[Addre
         raise RegistrationError(f"{key} is the machine's {vm.node_of(present[0])}, which is connected")
     if member.shares_address:
         return key
-    place = address_key(group.spec.template.network or world.network, address)
-    holder = taken.get(place, world.holder(place))
-    if holder is not None and holder != key and not _passing(world, holder, connected, member):
-        raise RegistrationError(f"the address {address} belongs to {holder}")
-    taken[place] = key
+    other = other_address_of(member, connected.source, group)
+    network = group.spec.template.network or world.network
+    places = {address_key(network, one): one for one in (address, other) if one is not None}
+    for place, one in places.items():
+        holder = taken.get(place, world.holder(place))
+        if holder is not None and holder != key and not _passing(world, holder, connected, member):
+            raise RegistrationError(f"the address {one} belongs to {holder}")
+    taken |= dict.fromkeys(places, key)
     return key
 
 
@@ -161,7 +165,7 @@ def _registered(world: World, terms: Terms, connected: Connected, member: Member
     if found is not None and _is_newer_elsewhere(found[0], terms, connected):
         return []
     group = _group(world, connected, member)
-    wanted = entry_for(connected, member, group, address_of(member, connected.source, group), world.version(member.group))
+    wanted = entry_for(connected, member, group, world.version(member.group))
     whole = merged(wanted, found[1] if found else None, key, world.now_s)
     whole = in_charge(whole, {vm.CONTROLLER: terms.controller, vm.CONNECTED_AT: moment(connected.since_s), vm.SEEN_AT: moment(world.now_s)})
     if found is None:

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from control.kinds.groups import ReadinessProbe
 from control.kinds.metadata import Kind, ObjectKey
+from control.model import vm
 from control.model.mesh import Mesh
 from control.vm.machines import Connected, Machines
 from control.vm.plan import Delete, Plan, Put, PutStatus, Step, Terms, World, plan
@@ -143,6 +144,7 @@ class Registrar:
             probe=probe_of(group.spec.probe) if group.spec.probe is not None else None,
             address=entry.spec.address,
             ports=tuple(sorted(set(entry.spec.ports.values()))),
+            other_address=vm.other_address(entry),
         )
 
     def _tell_operator(self, made: Plan) -> None:

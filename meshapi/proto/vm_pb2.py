@@ -24,37 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16meshapi/proto/vm.proto\x12\x0bnodemesh.vm\"2\n\nAttendance\x12$\n\x07members\x18\x01 \x03(\x0b\x32\x13.nodemesh.vm.Member\"\x89\x01\n\x06Member\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x16\n\x0eshares_address\x18\x04 \x01(\x08\x12#\n\x06health\x18\x05 \x01(\x0e\x32\x13.nodemesh.vm.Health\x12\x0f\n\x07message\x18\x06 \x01(\t\"4\n\nAssignment\x12&\n\x07members\x18\x01 \x03(\x0b\x32\x15.nodemesh.vm.Assigned\"\xb4\x01\n\x08\x41ssigned\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x17\n\x0fservice_account\x18\x05 \x01(\t\x12!\n\x05probe\x18\x06 \x01(\x0b\x32\x12.nodemesh.vm.Probe\x12\x0f\n\x07problem\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\r\n\x05ports\x18\t \x03(\r\"\xb2\x02\n\x05Probe\x12\x1d\n\x15initial_delay_seconds\x18\x01 \x01(\r\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\r\x12\x16\n\x0eperiod_seconds\x18\x03 \x01(\r\x12\x19\n\x11success_threshold\x18\x04 \x01(\r\x12\x19\n\x11\x66\x61ilure_threshold\x18\x05 \x01(\r\x12(\n\x08http_get\x18\x06 \x01(\x0b\x32\x14.nodemesh.vm.HTTPGetH\x00\x12,\n\ntcp_socket\x18\x07 \x01(\x0b\x32\x16.nodemesh.vm.TCPSocketH\x00\x12!\n\x04\x65xec\x18\x08 \x01(\x0b\x32\x11.nodemesh.vm.ExecH\x00\x12!\n\x04grpc\x18\t \x01(\x0b\x32\x11.nodemesh.vm.GRPCH\x00\x42\x05\n\x03way\"f\n\x07HTTPGet\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0b\n\x03tls\x18\x04 \x01(\x08\x12$\n\x07headers\x18\x05 \x03(\x0b\x32\x13.nodemesh.vm.Header\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\'\n\tTCPSocket\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\x17\n\x04\x45xec\x12\x0f\n\x07\x63ommand\x18\x01 \x03(\t\"%\n\x04GRPC\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0f\n\x07service\x18\x02 \x01(\t\"\t\n\x07Leaving\"\x06\n\x04Left*1\n\x06Health\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07HEALTHY\x10\x01\x12\r\n\tUNHEALTHY\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16meshapi/proto/vm.proto\x12\x0bnodemesh.vm\"2\n\nAttendance\x12$\n\x07members\x18\x01 \x03(\x0b\x32\x13.nodemesh.vm.Member\"\xa0\x01\n\x06Member\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x16\n\x0eshares_address\x18\x04 \x01(\x08\x12#\n\x06health\x18\x05 \x01(\x0e\x32\x13.nodemesh.vm.Health\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x15\n\rother_address\x18\x07 \x01(\t\"4\n\nAssignment\x12&\n\x07members\x18\x01 \x03(\x0b\x32\x15.nodemesh.vm.Assigned\"\xcb\x01\n\x08\x41ssigned\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x17\n\x0fservice_account\x18\x05 \x01(\t\x12!\n\x05probe\x18\x06 \x01(\x0b\x32\x12.nodemesh.vm.Probe\x12\x0f\n\x07problem\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\r\n\x05ports\x18\t \x03(\r\x12\x15\n\rother_address\x18\n \x01(\t\"\xb2\x02\n\x05Probe\x12\x1d\n\x15initial_delay_seconds\x18\x01 \x01(\r\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\r\x12\x16\n\x0eperiod_seconds\x18\x03 \x01(\r\x12\x19\n\x11success_threshold\x18\x04 \x01(\r\x12\x19\n\x11\x66\x61ilure_threshold\x18\x05 \x01(\r\x12(\n\x08http_get\x18\x06 \x01(\x0b\x32\x14.nodemesh.vm.HTTPGetH\x00\x12,\n\ntcp_socket\x18\x07 \x01(\x0b\x32\x16.nodemesh.vm.TCPSocketH\x00\x12!\n\x04\x65xec\x18\x08 \x01(\x0b\x32\x11.nodemesh.vm.ExecH\x00\x12!\n\x04grpc\x18\t \x01(\x0b\x32\x11.nodemesh.vm.GRPCH\x00\x42\x05\n\x03way\"f\n\x07HTTPGet\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0b\n\x03tls\x18\x04 \x01(\x08\x12$\n\x07headers\x18\x05 \x03(\x0b\x32\x13.nodemesh.vm.Header\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\'\n\tTCPSocket\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\x17\n\x04\x45xec\x12\x0f\n\x07\x63ommand\x18\x01 \x03(\t\"%\n\x04GRPC\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0f\n\x07service\x18\x02 \x01(\t\"\t\n\x07Leaving\"\x06\n\x04Left*1\n\x06Health\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07HEALTHY\x10\x01\x12\r\n\tUNHEALTHY\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meshapi.proto.vm_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEALTH']._serialized_start=1044
-  _globals['_HEALTH']._serialized_end=1093
+  _globals['_HEALTH']._serialized_start=1090
+  _globals['_HEALTH']._serialized_end=1139
   _globals['_ATTENDANCE']._serialized_start=39
   _globals['_ATTENDANCE']._serialized_end=89
   _globals['_MEMBER']._serialized_start=92
-  _globals['_MEMBER']._serialized_end=229
-  _globals['_ASSIGNMENT']._serialized_start=231
-  _globals['_ASSIGNMENT']._serialized_end=283
-  _globals['_ASSIGNED']._serialized_start=286
-  _globals['_ASSIGNED']._serialized_end=466
-  _globals['_PROBE']._serialized_start=469
-  _globals['_PROBE']._serialized_end=775
-  _globals['_HTTPGET']._serialized_start=777
-  _globals['_HTTPGET']._serialized_end=879
-  _globals['_HEADER']._serialized_start=881
-  _globals['_HEADER']._serialized_end=918
-  _globals['_TCPSOCKET']._serialized_start=920
-  _globals['_TCPSOCKET']._serialized_end=959
-  _globals['_EXEC']._serialized_start=961
-  _globals['_EXEC']._serialized_end=984
-  _globals['_GRPC']._serialized_start=986
-  _globals['_GRPC']._serialized_end=1023
-  _globals['_LEAVING']._serialized_start=1025
-  _globals['_LEAVING']._serialized_end=1034
-  _globals['_LEFT']._serialized_start=1036
-  _globals['_LEFT']._serialized_end=1042
+  _globals['_MEMBER']._serialized_end=252
+  _globals['_ASSIGNMENT']._serialized_start=254
+  _globals['_ASSIGNMENT']._serialized_end=306
+  _globals['_ASSIGNED']._serialized_start=309
+  _globals['_ASSIGNED']._serialized_end=512
+  _globals['_PROBE']._serialized_start=515
+  _globals['_PROBE']._serialized_end=821
+  _globals['_HTTPGET']._serialized_start=823
+  _globals['_HTTPGET']._serialized_end=925
+  _globals['_HEADER']._serialized_start=927
+  _globals['_HEADER']._serialized_end=964
+  _globals['_TCPSOCKET']._serialized_start=966
+  _globals['_TCPSOCKET']._serialized_end=1005
+  _globals['_EXEC']._serialized_start=1007
+  _globals['_EXEC']._serialized_end=1030
+  _globals['_GRPC']._serialized_start=1032
+  _globals['_GRPC']._serialized_end=1069
+  _globals['_LEAVING']._serialized_start=1071
+  _globals['_LEAVING']._serialized_end=1080
+  _globals['_LEFT']._serialized_start=1082
+  _globals['_LEFT']._serialized_end=1088
 # @@protoc_insertion_point(module_scope)

@@ -73,6 +73,7 @@ class Member(_message.Message):
     SHARES_ADDRESS_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    OTHER_ADDRESS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     group: _builtins.str
     address: _builtins.str
@@ -82,6 +83,8 @@ class Member(_message.Message):
     health: Global___Health.ValueType
     message: _builtins.str
     """What is wrong, in words."""
+    other_address: _builtins.str
+    """Where it is reached by the other IP version, if it is."""
     def __init__(
         self,
         *,
@@ -91,10 +94,11 @@ class Member(_message.Message):
         shares_address: _builtins.bool = ...,
         health: Global___Health.ValueType = ...,
         message: _builtins.str = ...,
+        other_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "group", b"group", "health", b"health", "message", b"message", "namespace", b"namespace", "shares_address", b"shares_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "group", b"group", "health", b"health", "message", b"message", "namespace", b"namespace", "other_address", b"other_address", "shares_address", b"shares_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,6 +139,7 @@ class Assigned(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    OTHER_ADDRESS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     group: _builtins.str
     uid: _builtins.str
@@ -145,6 +150,7 @@ class Assigned(_message.Message):
     """Why it is no workload, in words."""
     address: _builtins.str
     """Where others reach it, and at which ports."""
+    other_address: _builtins.str
     @_builtins.property
     def probe(self) -> Global___Probe: ...
     @_builtins.property
@@ -161,10 +167,11 @@ class Assigned(_message.Message):
         problem: _builtins.str = ...,
         address: _builtins.str = ...,
         ports: _abc.Iterable[_builtins.int] | None = ...,
+        other_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "group", b"group", "name", b"name", "namespace", b"namespace", "ports", b"ports", "probe", b"probe", "problem", b"problem", "service_account", b"service_account", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "group", b"group", "name", b"name", "namespace", b"namespace", "other_address", b"other_address", "ports", b"ports", "probe", b"probe", "problem", b"problem", "service_account", b"service_account", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """What runs on a machine, as its owner says: a YAML file that need not be there.
 
 address: 10.0.0.5            # default: where the machine's connection to the controller comes from
+                             # or two, as [10.0.0.5, fd00::5]: one of each IP version
 host: shop/web               # the group that the whole host is of; default: the machine's first that is no unit's
 excludeInboundPorts: [22]    # what is left alone of the whole host; SSH, unless something stands here
 annotations: {}              # further terms of the whole host's capture; see `nodeagent.capture.annotations`
@@ -34,15 +35,18 @@ class ConfigurationError(ValueError):
     """A file that can't be used; the text names it and says what is wrong."""
 
 
+_Addresses = str | tuple[str, ...]
+
+
 class _UnitEntry(Struct, frozen=True, forbid_unknown_fields=True):
     group: str
-    address: str = ""
+    address: _Addresses = ""
     ports: tuple[int, ...] = ()
     annotations: dict[str, str] = {}
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    address: str = ""
+    address: _Addresses = ""
     host: str = ""
     exclude_inbound_ports: tuple[int, ...] | None = None
     annotations: dict[str, str] = {}
@@ -51,11 +55,15 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 
 
 class Place(Struct, frozen=True):
-    """A workload that the machine has or may have: the whole host, or the unit of that name. `address`: its own, if it has one."""
+    """A workload that the machine has or may have: the whole host, or the unit of that name.
+
+    `address`: its own, if it has one; `other_address`: one of the other IP version beside it.
+    """
 
     group: GroupName
     unit: str = ""
     address: str = ""
+    other_address: str = ""
     shares_address: bool = False
     ports: tuple[int, ...] = ()
     annotations: dict[str, str] = {}
@@ -110,9 +118,11 @@ def _places(file: _File, membership: Membership) -> tuple[Place, ...]:
         raise ConfigurationError("a group stands there for two workloads: each has its own")
     # The first that has no address of its own has the machine's; the others are at it without being found by it.
     first = next((index for index, place in enumerate(places) if not place.address), None)
-    own = _address(file.address) if file.address else ""
+    own, other = _addresses(file.address)
     return tuple(
-        place if place.address else msgspec.structs.replace(place, address=own, shares_address=index != first)
+        place
+        if place.address
+        else msgspec.structs.replace(place, address=own, other_address=other if index == first else "", shares_address=index != first)
         for index, place in enumerate(places)
     )
 
@@ -135,7 +145,7 @@ def _unit(name: str, entry: str | _UnitEntry, membership: Membership) -> Place:
     return Place(
         _group(unit.group, membership),
         name,
-        _address(unit.address) if unit.address else "",
+        *_addresses(unit.address),
         ports=tuple(sorted({_port(port) for port in unit.ports})),
         annotations=unit.annotations,
     )
@@ -157,11 +167,16 @@ def _group(text: str, membership: Membership) -> GroupName:
     return found[0]
 
 
-def _address(text: str) -> str:
+def _addresses(given: _Addresses) -> tuple[str, str]:
+    """The first, and the one of the other IP version; empty where there is none."""
     try:
-        return str(parse_address(text))
+        found = [parse_address(text) for text in ((given,) if isinstance(given, str) else given) if text]
     except AddressError as error:
         raise ConfigurationError(str(error)) from error
+    if len({one.version for one in found}) != len(found):
+        raise ConfigurationError("of two addresses one is of IPv4 and one of IPv6")
+    first, other, *_ = (*map(str, found), "", "")
+    return first, other
 
 
 def _port(number: int) -> int:

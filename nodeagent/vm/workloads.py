@@ -27,7 +27,7 @@ def _counts(place: Place, absent: Mapping[str, float]) -> bool:
 
 
 def _member(place: Place, verdict: Verdict) -> Member:
-    return Member(place.group, place.address, place.shares_address, verdict.health, verdict.message)
+    return Member(place.group, place.address, place.shares_address, verdict.health, verdict.message, place.other_address)
 
 
 def stopped(place: Place) -> Verdict:
@@ -44,7 +44,7 @@ def workload(place: Place, assigned: Assigned, where: str, key: NamespaceKey | N
         terms, problem = read_terms(place.annotations, cgroup=cgroup)
         ports = place.ports or assigned.ports or terms.include_inbound_ports
         # A tunnel says for whom it is too late: it is for who has the address alone.
-        alone = (assigned.address,) if assigned.address and not place.shares_address else ()
+        alone = () if place.shares_address else tuple(sorted(filter(None, (assigned.address, assigned.other_address))))
         terms = replace(terms, include_inbound_ports=ports, addresses=alone)
     return LocalWorkload(
         uid=assigned.uid,

@@ -26,7 +26,7 @@ TEXT = st.text(st.characters(codec="ascii", categories=["L", "N"]), max_size=20)
 PORTS = st.integers(1, 65535)
 GROUPS = st.builds(GroupName, st.sampled_from(["a", "b-c"]), st.sampled_from(["web", "api.x", "1"]))
 MEMBERS = st.lists(
-    st.builds(Member, GROUPS, TEXT, st.booleans(), st.sampled_from(Health), TEXT), max_size=4, unique_by=lambda one: one.group
+    st.builds(Member, GROUPS, TEXT, st.booleans(), st.sampled_from(Health), TEXT, TEXT), max_size=4, unique_by=lambda one: one.group
 )
 WAYS = st.one_of(
     st.builds(HTTPGet, PORTS, TEXT, TEXT, st.booleans(), st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple)),
@@ -37,7 +37,7 @@ WAYS = st.one_of(
 COUNTS = st.integers(1, 3600)
 PROBES = st.builds(Probe, WAYS, st.integers(0, 3600), COUNTS, COUNTS, COUNTS, COUNTS)
 NAMES = st.sampled_from(["web-1", "api"])
-ASSIGNED = st.lists(st.builds(Assigned, GROUPS, TEXT, NAMES, NAMES, st.none() | PROBES, TEXT), max_size=4)
+ASSIGNED = st.lists(st.builds(Assigned, GROUPS, TEXT, NAMES, NAMES, st.none() | PROBES, TEXT, TEXT, st.just(()), TEXT), max_size=4)
 
 
 @given(MEMBERS)

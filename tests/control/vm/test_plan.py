@@ -1,5 +1,6 @@
 """What is written about machines: tables of worlds and plans, and that carrying a plan out leaves nothing to plan."""
 
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -16,8 +17,10 @@ from control.validation.document import read_object
 from control.vm.entries import moment
 from control.vm.machines import Connected
 from control.vm.plan import REFRESH_S, STALE_S, Delete, Plan, Put, PutStatus, Terms, World, plan
+from meshapi import wire
 from meshapi.attendance import Health, Member
 from meshapi.vm import GroupName, VMName
+from meshapi.workload import Workload, decode_address
 from tests.control.model.builders import parse
 
 NOW_S = 1_800_000_000.0
@@ -26,7 +29,7 @@ ONE, TWO = VMName.make("one", (WEB,)), VMName.make("two", (WEB, API))
 GROUPS = """
 apiVersion: networking.istio.io/v1
 kind: WorkloadGroup
-metadata: {name: web, namespace: shop, annotations: {nodemesh.io/allowed-addresses: "10.9.0.0/16"}}
+metadata: {name: web, namespace: shop, annotations: {nodemesh.io/allowed-addresses: "10.9.0.0/16, fd09::/16"}}
 spec:
   metadata: {labels: {app: web}, annotations: {a: b, nodemesh.io/node: forged, istio.io/autoRegistrationGroup: forged}}
   template: {serviceAccount: web, ports: {http: 8080}, locality: here/there, labels: {version: v1}}
@@ -48,7 +51,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: p, namespace: shop}
 spec: {nodeName: n1}
-status: {phase: Running, podIP: 10.0.0.1}
+status: {phase: Running, podIPs: [{ip: 10.0.0.1}, {ip: "fd09::1"}]}
 """
 
 
@@ -159,6 +162,10 @@ def test_ipv6_and_the_network_stand_in_the_name() -> None:
         ("10.0.0.1", Member(WEB), "belongs to Pod shop/p"),
         ("10.96.0.1", Member(WEB), "belongs to Service shop/s"),
         ("10.0.0.7", Member(WEB, "10.9.0.1%eth0"), "zone"),
+        ("10.0.0.7", Member(WEB, other_address="fd00::7"), "does not allow"),
+        ("10.0.0.7", Member(WEB, other_address="10.9.0.1"), "must be of the other IP version"),
+        ("10.0.0.7", Member(WEB, other_address="::1"), "is loopback"),
+        ("10.0.0.7", Member(WEB, other_address="fd09::1"), "belongs to Pod shop/p"),
     ],
 )
 def test_what_a_machine_can_not_be(source: str, member: Member, said: str) -> None:
@@ -174,6 +181,31 @@ def test_an_address_that_its_group_allows() -> None:
     here.connect(ONE, "10.0.0.7", Member(WEB, "10.9.1.1"))
     assert not here.settle().problems
     assert set(here.entries()) == {"web-10.9.1.1"}
+
+
+def test_an_address_of_each_ip_version() -> None:
+    here = Here()
+    here.connect(ONE, "fd00::7", Member(WEB, "10.9.1.1", other_address="fd00::7"))
+    made = here.settle()
+    assert not made.problems
+    entry = here.entries()["web-10.9.1.1"]
+    assert (entry.spec.address, vm.other_address(entry)) == ("10.9.1.1", "fd00::7")
+    [served] = [here.mesh.get(wire.ADDRESS_TYPE, name) for name in here.mesh.resolve(wire.ADDRESS_TYPE, "/fd00::7")]
+    assert served is not None
+    workload = decode_address(served.body)
+    assert isinstance(workload, Workload)
+    assert workload.addresses == (ip_address("10.9.1.1"), ip_address("fd00::7"))
+    here.connect(ONE, "fd00::7", Member(WEB, "10.9.1.1"))
+    here.settle()
+    assert not here.mesh.resolve(wire.ADDRESS_TYPE, "/fd00::7")
+
+
+def test_that_an_entry_has_another_address_is_only_a_machine_s() -> None:
+    kind = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n"
+    annotations = '{nodemesh.io/other-address: "fd00::7"}'
+    here = Here(f"{GROUPS}---\n{kind}metadata: {{name: w, namespace: shop, annotations: {annotations}}}\nspec: {{address: 10.0.0.7}}\n")
+    assert here.mesh.resolve(wire.ADDRESS_TYPE, "/10.0.0.7")
+    assert not here.mesh.resolve(wire.ADDRESS_TYPE, "/fd00::7")
 
 
 def test_a_group_that_is_not_there() -> None:

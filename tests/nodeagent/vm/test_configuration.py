@@ -31,6 +31,14 @@ def test_a_unit_takes_its_group_from_the_host_and_shares_its_address(tmp_path: P
     assert places(tmp_path, "units: {web.service: shop/web}") == (Place(API), Place(WEB, "web.service", shares_address=True))
 
 
+def test_an_address_of_each_ip_version(tmp_path: Path) -> None:
+    text = "address: [10.0.0.5, 'fd00::5']\nhost: shop/web\nunits:\n  b.service: {group: shop/api, address: ['fd00::6', 10.0.0.6]}\n"
+    host, unit = places(tmp_path, text)
+    assert (host.address, host.other_address, unit.address, unit.other_address) == ("10.0.0.5", "fd00::5", "fd00::6", "10.0.0.6")
+    first, second = places(tmp_path, "address: [10.0.0.5, 'fd00::5']\nunits: {a.service: shop/web, b.service: shop/api}\n")
+    assert (first.other_address, second.other_address, second.shares_address) == ("fd00::5", "", True)
+
+
 def test_units_alone(tmp_path: Path) -> None:
     text = "units:\n  a.service: shop/web\n  b.service: {group: shop/api, address: 10.0.0.6, ports: [80, 80, 9]}\n"
     assert places(tmp_path, text) == (Place(WEB, "a.service"), Place(API, "b.service", "10.0.0.6", ports=(9, 80)))
@@ -56,6 +64,8 @@ def test_a_service_account_names_its_group_if_only_one_has_it(tmp_path: Path) ->
         ("units: {'../a': shop/web}", "neither a unit nor a path"),
         ("units: {a.service: {group: shop/web, ports: [0]}}", "0 is no port"),
         ("excludeInboundPorts: [70000]", "70000 is no port"),
+        ("address: [10.0.0.1, 10.0.0.2]", "one is of IPv4 and one of IPv6"),
+        ("address: ['fd00::1', 10.0.0.2, 'fd00::2']", "one is of IPv4 and one of IPv6"),
         ("address: nowhere", "is no address"),
         ("address: fe80::1%eth0", "zone"),
         ("a: [[[[[[[[[[", "nested too deeply"),
