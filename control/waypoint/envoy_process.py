@@ -4,9 +4,11 @@ import asyncio
 import http.client
 import logging
 import socket
+import time
 from pathlib import Path
 
 from control.waypoint.bootstrap import bootstrap
+from control.waypoint.ends import note_end, words
 from control.waypoint.settings import Settings
 
 KILL_S = 5.0
@@ -21,7 +23,7 @@ class EnvoyEndedError(Exception):
 
 
 class EnvoyProcess:
-    """One Envoy, in this process's group: what ends the one by force ends the other."""
+    """One Envoy, which the kernel ends if this process is ended by force: nobody else has its secrets and its configuration."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -33,11 +35,13 @@ class EnvoyProcess:
         file = settings.run_dir / "bootstrap.pb"
         file.write_bytes(bootstrap(settings).SerializeToString())
         settings.admin.unlink(missing_ok=True)
-        command = [str(settings.envoy), "-c", str(file), "--log-level", settings.log_level, "--disable-hot-restart"]
+        command = ["setpriv", "--pdeathsig", "KILL", "--", str(settings.envoy)]
+        command += ["-c", str(file), "--log-level", settings.log_level, "--disable-hot-restart"]
         # Access logs are read as they come: Envoy would keep lines for ten seconds.
         command += ["--drain-time-s", str(REPLACED_S), "--file-flush-interval-msec", "1000"]
         if settings.concurrency is not None:
             command += ["--concurrency", str(settings.concurrency)]
+        began_s = time.time()
         process = self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
         log.info("envoy runs as process %d: %s", process.pid, " ".join(command))
         try:
@@ -45,7 +49,9 @@ class EnvoyProcess:
         finally:
             if process.returncode is None:
                 await asyncio.shield(self._end(process))
-        raise EnvoyEndedError(f"envoy ended with {code}")
+        lately = note_end(settings.state_dir, time.time())
+        often = f"; it has ended by itself {lately} times within the last hour" if lately > 1 else ""
+        raise EnvoyEndedError(f"envoy ended {words(code)} after {time.time() - began_s:.0f} s{often}")
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         try:

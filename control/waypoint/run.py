@@ -1,9 +1,15 @@
 """`meshctl waypoint run`: identity, socket and Envoy together, until a signal ends them in order."""
 
 import asyncio
+import fcntl
 import logging
+import os
 import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 from control.ca.private_files import make_private_directory
 from control.waypoint.envoy_process import EnvoyProcess
@@ -16,6 +22,7 @@ from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Settings
 from control.waypoint.workload_names import WorkloadNames
 
+LOCK_FILE: Final = "lock"
 log = logging.getLogger(__name__)
 
 
@@ -23,6 +30,25 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Runs until `stop` is set; raises NoProofError, EnvoyEndedError, or OSError for directories that can't be used."""
     make_private_directory(settings.state_dir)
     make_private_directory(settings.run_dir)
+    with alone(settings.run_dir):
+        await _run(settings, stop)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Two in one directory would take each other's sockets away: raises OSError for the second, as long as the first one lives."""
+    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"another one runs in {directory}: give each a --run-dir of its own") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _run(settings: Settings, stop: asyncio.Event) -> None:
     identity = Identity(settings)
     names = WorkloadNames()
     metrics, certificates = RequestMetrics(names), GatewaySecrets(identity)
