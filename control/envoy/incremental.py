@@ -8,9 +8,8 @@ the one load assignment that has it, and not the cluster, listener or routes bes
 Answers are shared: who asks must not change them.
 """
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar, TypeVarTuple
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -21,18 +20,35 @@ class CycleError(RuntimeError):
     """A query that asks itself: an error of ours."""
 
 
+class Held(Protocol):
+    """An answer that is kept."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is surely as of now; otherwise the next `ask` may give another."""
+
+    @property
+    def changed(self) -> int:
+        """The revision in which it last became another; 0 before there was one."""
+
+
 class _Node:
-    """One query with its arguments. Revisions count `touch`: an answer that is newer than the look of its user is news to it."""
+    """One query with its arguments. Revisions count `touch`: an answer that is newer than the look of its user is news to it.
 
-    __slots__ = ("changed", "dependencies", "fresh", "held", "looked", "touched", "users", "value")
+    Nodes stand on each other by themselves, not by their keys: to find a key costs a hash of its arguments.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("changed", "dependencies", "fresh", "held", "key", "looked", "running", "touched", "users", "value")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
         self.value: Any = None
-        self.dependencies: dict[Key, None] = {}
-        self.users: set[Key] = set()
+        self.dependencies: dict[_Node, None] = {}
+        self.users: set[_Node] = set()
         self.held = 0
         self.fresh = False
         self.touched = True
+        self.running = False
         self.changed = 0
         self.looked = 0
 
@@ -42,27 +58,33 @@ class Computation:
 
     def __init__(self) -> None:
         self._nodes: dict[Key, _Node] = {}
-        self._running: list[Key] = []
+        self._running: _Node | None = None
         self._revision = 1
-        self._unused: set[Key] = set()
+        self._unused: dict[_Node, None] = {}
+        """Perhaps: looked at when nothing runs. No set: to pop from one that was big once costs a walk through all of it."""
         self.computed = 0
         """How many queries ran: what a change costs."""
 
     def ask(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """The answer of `function(*args)` as of now; noted as looked at by the query that is running."""
-        key: Key = (function, args)
-        if self._running:
-            self._depend(self._running[-1], key)
-        node = self._refresh(key)
-        if not self._running:
+        node, user = self._node((function, args)), self._running
+        if user is None:
+            self._unused[node] = None
+        elif node.running:
+            raise CycleError(f"{function.__name__}{args} asks itself")
+        else:
+            user.dependencies[node] = None
+            node.users.add(user)
+        if not node.fresh:
+            self._refresh(node)
+        if user is None:
             self._drop_unused()
         value: T = node.value
         return value
 
     def touch(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """The world has another answer for an input now, perhaps: it is looked at at once, since most that is touched is as it was."""
-        key: Key = (function, args)
-        node = self._nodes.get(key)
+        node = self._nodes.get((function, args))
         if node is None or node.touched:
             return
         try:
@@ -72,17 +94,18 @@ class Computation:
             node.touched = True
         self._revision += 1
         node.touched = True
-        self._mark(node)
+        _mark(node)
 
-    def hold(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+    def hold(self, function: Callable[[*Ts], object], *args: *Ts) -> Held:
         """Keeps an answer although no query uses it; as often as `release` takes it back."""
-        self._node((function, args)).held += 1
+        node = self._node((function, args))
+        node.held += 1
+        return node
 
     def release(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
-        key: Key = (function, args)
-        node = self._nodes[key]
+        node = self._nodes[function, args]
         node.held -= 1
-        self._unused.add(key)
+        self._unused[node] = None
         self._drop_unused()
 
     @property
@@ -93,70 +116,64 @@ class Computation:
     def _node(self, key: Key) -> _Node:
         node = self._nodes.get(key)
         if node is None:
-            node = self._nodes[key] = _Node()
-            self._unused.add(key)
+            node = self._nodes[key] = _Node(key)
         return node
 
-    def _depend(self, user: Key, key: Key) -> None:
-        if key in self._running:
-            raise CycleError(f"{key[0].__name__}{key[1]} asks itself")
-        self._nodes[user].dependencies[key] = None
-        self._node(key).users.add(user)
-
-    def _mark(self, node: _Node) -> None:
-        marked = [node]
-        while marked:
-            one = marked.pop()
-            one.fresh = False
-            marked += [above for user in one.users if (above := self._nodes[user]).fresh]
-
-    def _refresh(self, key: Key) -> _Node:
-        node = self._node(key)
-        if node.fresh:
-            return node
+    def _refresh(self, node: _Node) -> None:
         if node.touched or self._news_below(node):
-            self._compute(key, node)
+            self._compute(node)
         node.looked = self._revision
         node.fresh = True
-        return node
 
     def _news_below(self, node: _Node) -> bool:
         # In the order in which they were asked: an answer may decide what is asked next, which then may not even be possible any more.
-        return any(self._refresh(key).changed > node.looked for key in tuple(node.dependencies))
+        for below in tuple(node.dependencies):
+            if not below.fresh:
+                self._refresh(below)
+            if below.changed > node.looked:
+                return True
+        return False
 
-    def _compute(self, key: Key, node: _Node) -> None:
+    def _compute(self, node: _Node) -> None:
         before, node.dependencies = node.dependencies, {}
+        above, self._running = self._running, node
+        node.running = True
+        function, args = node.key
         try:
-            with self._while_running(key):
-                value = key[0](*key[1])
+            value = function(*args)
         except BaseException:
             # Asked again, it is tried again; who stood under it may be under it still.
             node.dependencies = {**before, **node.dependencies}
             raise
+        finally:
+            self._running = above
+            node.running = False
         self.computed += 1
         for gone in before.keys() - node.dependencies.keys():
-            self._nodes[gone].users.discard(key)
-            self._unused.add(gone)
+            gone.users.discard(node)
+            self._unused[gone] = None
         if node.changed == 0 or value != node.value:
             node.value = value
             node.changed = self._revision
         node.touched = False
 
-    @contextmanager
-    def _while_running(self, key: Key) -> Iterator[None]:
-        self._running.append(key)
-        try:
-            yield
-        finally:
-            self._running.pop()
-
     def _drop_unused(self) -> None:
-        while self._unused:
-            key = self._unused.pop()
-            node = self._nodes.get(key)
-            if node is None or node.users or node.held or self._running:
+        """Not while something runs: what it asks next may stand on what is not used just now."""
+        while self._unused and self._running is None:
+            node, _ = self._unused.popitem()
+            if node.users or node.held or self._nodes.get(node.key) is not node:
                 continue
-            del self._nodes[key]
+            del self._nodes[node.key]
             for below in node.dependencies:
-                self._nodes[below].users.discard(key)
-                self._unused.add(below)
+                below.users.discard(node)
+                self._unused[below] = None
+            node.dependencies = {}
+
+
+def _mark(node: _Node) -> None:
+    """Whatever stands on it, however far, has to look again."""
+    marked = [node]
+    while marked:
+        one = marked.pop()
+        one.fresh = False
+        marked += [above for above in one.users if above.fresh]

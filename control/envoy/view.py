@@ -1,10 +1,13 @@
 """What one Envoy is served, as a view of resources that follows the mesh."""
 
+import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 from control.envoy.built import CLUSTER, SERVED, Built, Problem, Recipe
 from control.envoy.gateway import gateway_recipes
+from control.envoy.incremental import Held
 from control.envoy.patches.clusters import added_clusters
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
 from control.envoy.waypoint import waypoint_recipes
@@ -32,6 +35,37 @@ def recipes(world: World, key: ProxyKey, listen: tuple[str, ...]) -> tuple[Recip
     return (*found, *(one for one in world.ask(added_clusters, key) if one.name not in taken))
 
 
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """What is built is kept: to look through it for garbage while it grows takes longer than to build it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _Look:
+    """An answer that a view keeps, and which one it has seen. Views share answers: one that is fresh may be news to this view."""
+
+    __slots__ = ("_held", "_seen")
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._seen = 0
+
+    @property
+    def news(self) -> bool:
+        """Whether there may be another answer than the one that was seen."""
+        return not self._held.fresh or self._held.changed != self._seen
+
+    def see(self) -> None:
+        """The answer that there is now."""
+        self._seen = self._held.changed
+
+
 class ProxyView:
     """A ResourceView for one proxy. `refresh` after each change of the world; then watchers are told what really changed.
 
@@ -42,23 +76,28 @@ class ProxyView:
         self.key = key
         self.listen = listen
         self._world = world
-        self._listed: tuple[Recipe, ...] | None = None
         self._recipes: dict[Name, Recipe] = {}
+        self._looks: dict[Name, _Look] = {}
         self._built: dict[TypeURL, dict[str, Built]] = {type_url: {} for type_url in SERVED}
         self._watchers: list[Callable[[Changes], None]] = []
         self.failed: dict[Name, str] = {}
         """What could not be translated, an error of ours; what was there before stays."""
         self.problem_changes = 0
         """How often `problems` changed."""
-        world.hold(recipes, key, listen)
+        self._list = _Look(world.hold(recipes, key, listen))
         self.refresh()
 
     def refresh(self) -> None:
         """Brings what is served up to the world."""
+        with _collecting_later():
+            self._refresh()
+
+    def _refresh(self) -> None:
         changes: dict[TypeURL, set[str]] = {type_url: set() for type_url in SERVED}
         self._follow_recipes(changes)
-        for name, recipe in self._recipes.items():
-            self._rebuild(name, recipe, changes)
+        for name, look in self._looks.items():
+            if look.news:
+                self._rebuild(name, changes)
         told = {type_url: tuple(sorted(names)) for type_url, names in changes.items() if names}
         if told:
             for watcher in tuple(self._watchers):
@@ -69,6 +108,7 @@ class ProxyView:
         for recipe in self._recipes.values():
             self._world.release(recipe.translator, *recipe.args)
         self._recipes.clear()
+        self._looks.clear()
         self._world.release(recipes, self.key, self.listen)
 
     def sources(self, type_url: TypeURL, name: str) -> tuple[ObjectKey, ...]:
@@ -112,31 +152,32 @@ class ProxyView:
     # ---- following
 
     def _follow_recipes(self, changes: Mapping[TypeURL, set[str]]) -> None:
+        if not self._list.news:
+            return
         try:
-            listed = self._world.ask(recipes, self.key, self.listen)
+            now = {(one.type_url, one.name): one for one in self._world.ask(recipes, self.key, self.listen)}
         except Exception as error:
             # What was served before is better than nothing, and other proxies are not to suffer.
             log.exception("what proxy %s is to be served could not be listed", self.key)
             self.failed[_LIST] = f"{type(error).__name__}: {error}"[:MAX_TEXT]
             return
+        self._list.see()
         self.failed.pop(_LIST, None)
-        # An answer that did not change is the one that it was: whoever else may have asked meanwhile, that says whether there is news.
-        if listed is self._listed:
-            return
-        self._listed = listed
-        now = {(one.type_url, one.name): one for one in listed}
+        before, self._recipes = self._recipes, now
         for name, recipe in now.items():
-            if self._recipes.get(name) != recipe:
-                self._world.hold(recipe.translator, *recipe.args)
-        for name, recipe in self._recipes.items():
+            if before.get(name) != recipe:
+                self._looks[name] = _Look(self._world.hold(recipe.translator, *recipe.args))
+                self._rebuild(name, changes)
+        for name, recipe in before.items():
             if now.get(name) != recipe:
                 self._world.release(recipe.translator, *recipe.args)
             if name not in now:
+                del self._looks[name]
                 self.failed.pop(name, None)
                 self._put(name, None, changes)
-        self._recipes = now
 
-    def _rebuild(self, name: Name, recipe: Recipe, changes: Mapping[TypeURL, set[str]]) -> None:
+    def _rebuild(self, name: Name, changes: Mapping[TypeURL, set[str]]) -> None:
+        recipe = self._recipes[name]
         try:
             made = self._world.ask(recipe.translator, *recipe.args)
         except Exception as error:
@@ -144,10 +185,9 @@ class ProxyView:
             log.exception("the %s %s of proxy %s could not be made", recipe.type_url.rpartition(".")[2], recipe.name, self.key)
             self.failed[name] = f"{type(error).__name__}: {error}"[:MAX_TEXT]
             return
-        if self.failed:
-            self.failed.pop(name, None)
-        if made is not self._built[name[0]].get(name[1]):
-            self._put(name, made, changes)
+        self._looks[name].see()
+        self.failed.pop(name, None)
+        self._put(name, made, changes)
 
     def _put(self, name: Name, made: Built | None, changes: Mapping[TypeURL, set[str]]) -> None:
         kept, key = self._built[name[0]], name[1]

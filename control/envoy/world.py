@@ -10,7 +10,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from msgspec import Struct
 
 from control.envoy.catalogue import CatalogService, Endpoint, catalog_service, endpoint
-from control.envoy.incremental import Computation
+from control.envoy.incremental import Computation, Held
 from control.kinds import Kind, MeshObject, ObjectKey
 from control.model.derivation import ADDRESS
 from control.model.labels import Labels, workload_labels
@@ -110,9 +110,9 @@ class World:
 
     # ---- what follows the answers
 
-    def hold(self, function: Callable[["World", *Ts], object], *args: *Ts) -> None:
+    def hold(self, function: Callable[["World", *Ts], object], *args: *Ts) -> Held:
         """Keeps an answer until `release`."""
-        self._computation.hold(function, self, *args)
+        return self._computation.hold(function, self, *args)
 
     def release(self, function: Callable[["World", *Ts], object], *args: *Ts) -> None:
         self._computation.release(function, self, *args)

@@ -1,6 +1,7 @@
 """Checks of VirtualService beyond its types, as far as one object can be judged alone."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -102,6 +103,7 @@ def _tls_remarks(route: TLSRoute, service: VirtualService, path: Path) -> Iterat
     yield from _l4_route_remarks(route, path)
 
 
+@lru_cache(maxsize=10_000)
 def covering(host: str) -> tuple[str, ...]:
     """The names by which rules can mean a host, the most specific first: itself, then ever shorter wildcards.
 
