@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from control.analysis.message import Level, Message, about
-from control.kinds import AuthorizationPolicy, ObjectKey, PeerAuthentication, Service
+from control.envoy.proxies import ProxyKind, all_proxies, find_proxy
+from control.envoy.world import World
+from control.kinds import AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Service
+from control.model.labels import selects
 from control.model.mesh import Mesh
 from control.model.status import bound
 
@@ -39,6 +42,20 @@ def unmatched(mesh: Mesh) -> Iterator[Message]:
             yield _warn(key, "IST0127", f"selects no workload: {_labels(item.selector)}", _CORRECT)
         elif isinstance(item, Service) and not item.external and item.spec.selector and bound(mesh, item) == 0:
             yield _warn(key, "NM0005", f"selects no workload: {_labels(item.spec.selector)}", _CORRECT)
+
+
+def unmatched_tokens(world: World) -> Iterator[Message]:
+    """RequestAuthentications with a selector: only gateways verify tokens for what is selected."""
+    proxies = [found for key in world.ask(all_proxies) if (found := world.ask(find_proxy, key)) is not None]
+    for policy in world.objects(RequestAuthentication):
+        if policy.spec.selector is None or policy.targets:
+            continue
+        labels, namespaces = policy.spec.selector.match_labels, {policy.metadata.namespace}
+        everywhere = policy.metadata.namespace == world.settings.root_namespace
+        homes = [one for one in proxies if one.kind is ProxyKind.GATEWAY and (everywhere or one.namespace in namespaces)]
+        if not any(selects(labels, one.labels) for one in homes):
+            hint = "name a service or a Gateway by targetRefs, or correct the selector"
+            yield _warn(policy.key, "IST0127", f"selects no gateway, and only they verify tokens by a selector: {_labels(labels)}", hint)
 
 
 def unnamed_ports(mesh: Mesh) -> Iterator[Message]:

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from control.analysis import conflicts, limits, matching, references
+from control.analysis import conflicts, gateways, limits, matching, references, unreachable
 from control.analysis.message import Level, Message
 from control.envoy.world import World
 from control.kinds import ObjectKey
@@ -23,11 +23,17 @@ _OF_WORLDS: Final[tuple[Callable[[World], Iterator[Message]], ...]] = (
     conflicts.conflicting_hosts,
     conflicts.conflicting_rules,
     limits.uncounted,
+    unreachable.unreachable,
+    gateways.unserved,
+    gateways.bindings,
+    gateways.routes,
+    matching.unmatched_tokens,
 )
 _SORTS: Final = (
     ("no waypoint enforces it", ("NM0004", Level.ERROR)),
     ("is not reached through a waypoint", ("NM0003", Level.WARNING)),
     ("does not exist", ("IST0101", Level.ERROR)),
+    ("is never reached", ("IST0130", Level.WARNING)),
     ("is a former form of", ("NM0006", Level.INFO)),
 )
 """Of warnings, by words that tell them."""

@@ -84,6 +84,24 @@ def service(name: str, spec: str, labels: str = "{}") -> str:
     return f"kind: Service\napiVersion: v1\nmetadata: {{name: {name}, namespace: shop, labels: {labels}}}\nspec: {spec}"
 
 
+def routed(http: str) -> str:
+    """Routes of a host of its own; `%s` stands for where they lead."""
+    return virtual_service("a", f"{{hosts: [a.test], http: [{http.replace('%s', 'route: [{destination: {host: cart}}]')}]}}")
+
+
+def http_route(spec: str) -> str:
+    return f"kind: HTTPRoute\napiVersion: gateway.networking.k8s.io/v1\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}"
+
+
+EDGE = """kind: Gateway
+apiVersion: gateway.networking.k8s.io/v1
+metadata: {name: runs, namespace: shop, labels: {istio: edge}}
+spec: {gatewayClassName: istio, addresses: [{value: 192.0.2.1}], listeners: [{name: a, port: 81, protocol: HTTP}]}
+---
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: edge, namespace: shop}
+spec: {selector: {istio: edge}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*.a.test"]}]}"""
 TILL = service("till", "{clusterIP: 10.96.0.2, selector: {app: cart}, ports: [{name: http, port: 80}]}")
 UNGUARDED = authorization("a", "{targetRefs: [{kind: Service, name: till, group: ''}], rules: [{}]}")
 
@@ -144,6 +162,35 @@ def rate_limit(name: str, service: str, more: str = "") -> str:
                 "till", "{clusterIP: 10.96.0.2, selector: {app: cart}, ports: [{name: http, port: 80}]}", "{istio.io/use-waypoint: way}"
             ),
             [("NM0003", "Service shop/till")],
+        ),
+        (
+            routed("{match: [{uri: {prefix: /a}}], %s}, {match: [{uri: {prefix: /a/b}}, {uri: {exact: /ab}}], %s}"),
+            [("IST0130", "VirtualService shop/a")],
+        ),
+        (
+            routed("{match: [{uri: {prefix: /a}}], %s}, {match: [{uri: {exact: /a}}, {uri: {exact: /b}}], %s}"),
+            [("IST0131", "VirtualService shop/a")],
+        ),
+        (routed("{%s}, {match: [{uri: {exact: /a}}], %s}"), [("IST0130", "VirtualService shop/a")]),
+        (EDGE.partition("---")[2], [("IST0101", "Gateway.networking.istio.io shop/edge")]),
+        (
+            f"{EDGE}\n---\n{virtual_service('a', '{hosts: [b.test], gateways: [edge], http: [{route: [{destination: {host: cart}}]}]}')}",
+            [("IST0132", "VirtualService shop/a")],
+        ),
+        (
+            virtual_service("a", "{hosts: [b.test], gateways: [gone], http: [{route: [{destination: {host: cart}}]}]}"),
+            [("IST0101", "VirtualService shop/a")],
+        ),
+        (http_route("{parentRefs: [{name: gone}], rules: [{backendRefs: [{name: cart, port: 80}]}]}"), [("IST0101", "HTTPRoute shop/a")]),
+        (
+            http_route("{parentRefs: [{group: '', kind: Service, name: cart}], rules: [{backendRefs: [{name: carts, port: 80}]}]}"),
+            [("IST0101", "HTTPRoute shop/a")],
+        ),
+        (
+            authorization("a", "{selector: {matchLabels: {app: x}}, jwtRules: [{issuer: me, jwksUri: 'https://a.test/k'}]}").replace(
+                "AuthorizationPolicy", "RequestAuthentication"
+            ),
+            [("IST0127", "RequestAuthentication shop/a")],
         ),
         (
             "kind: Namespace\napiVersion: v1\nmetadata: {name: b, annotations: {traffic.sidecar.istio.io/excludeOutboundPort: '1'}}",
