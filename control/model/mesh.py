@@ -221,7 +221,9 @@ class Mesh:
     def has_gateway(self, namespace: str, name: str) -> bool:
         """Whether there is a Gateway whose Envoys this controller configures."""
         gateway = self.store.find(Gateway, namespace, name)
-        return gateway is not None and gateway.spec.gateway_class_name in wire.WAYPOINT_CLASSES | wire.GATEWAY_CLASSES
+        if gateway is None:
+            return self.store.edges.run_as(namespace, name)
+        return gateway.spec.gateway_class_name in wire.WAYPOINT_CLASSES | wire.GATEWAY_CLASSES
 
     def runs_on(self, identity: WorkloadIdentity, node: str) -> bool:
         """Whether a live pod with this identity is placed on this node, or a machine has registered so."""

@@ -23,6 +23,7 @@ from control.kinds import (
 )
 from control.kinds.core import Endpoint
 from control.model import vm
+from control.model.edge_store import EdgeStore
 from control.model.handed_out import HandedOut
 from control.model.labels import LabelIndex, Labels, SelectorIndex, unfile, workload_labels
 from control.model.listed_pods import ListedPods
@@ -57,6 +58,7 @@ class Store:
         self._listed = ListedPods()
         self.waypoints = WaypointStore(settings, self._objects, self._workloads)
         self._services = SelectorIndex()
+        self.edges = EdgeStore(settings, self._objects, self._workloads)
         self._pods_by_node: dict[str, set[ObjectKey]] = {}
         self._slices_by_service: dict[ObjectKey, set[ObjectKey]] = {}
         self._slices_by_pod: dict[ObjectKey, set[ObjectKey]] = {}
@@ -102,6 +104,7 @@ class Store:
             self._objects[key] = new
         affected = {key} | self._reindex(key, old, new)
         self._listed.put(key, old, new)
+        self.edges.put(key, new)
         touched = self.waypoints.put(key, old, new)
         workloads = (self.served_by(one) for one in touched.reguarded)
         return affected.union(touched.changed, self._guards_with_ports_of(old, new), *workloads)

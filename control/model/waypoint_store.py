@@ -158,7 +158,7 @@ class WaypointStore:
 
     def _principals(self, gateway: ObjectKey, service: Service | None) -> tuple[str, ...]:
         """The account that is made for a Gateway has its name; who runs one by hand may have taken another."""
-        accounts = {account for key in self._run_as(gateway, service) if (account := _account(self._objects.get(key)))}
+        accounts = {account for key in self._run_as(gateway, service) if (account := account_of(self._objects.get(key)))}
         accounts.add(gateway.name)
         return tuple(f"{self._settings.trust_domain}/ns/{gateway.namespace}/sa/{account}" for account in sorted(accounts))
 
@@ -266,7 +266,7 @@ def _labels(item: MeshObject | None) -> Labels:
     return item.metadata.labels if item is not None else NO_LABELS
 
 
-def _account(item: MeshObject | None) -> str:
+def account_of(item: MeshObject | None) -> str:
     """The service account of an object's workload, empty if it has none that runs."""
     match item:
         case Pod():

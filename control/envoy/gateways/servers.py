@@ -9,14 +9,13 @@ from enum import StrEnum
 from msgspec import Struct
 
 from control.envoy.destinations.client_tls import credential
-from control.envoy.proxies import ProxyKey, ProxyKind, find_proxy
+from control.envoy.proxies import ProxyKey, ProxyKind, chosen_by, find_proxy
 from control.envoy.routing.grants import Reference, granted
 from control.envoy.world import World
 from control.kinds import Gateway, IstioGateway, ObjectKey
 from control.kinds.gateway import GROUP, GatewayListener, ListenerTLS, ObjectReference
 from control.kinds.istio_gateway import Server as IstioServer
 from control.kinds.istio_gateway import ServerTLS, TLSMode, TLSVersion
-from control.model.labels import selects
 from control.validation.gateway_checks import TERMINATE_MODE
 from control.validation.istio_gateway_checks import HTTP, split_host
 
@@ -103,10 +102,8 @@ def servers_of(world: World, key: ProxyKey) -> tuple[Server, ...]:
         return ()
     gateway = world.find(Gateway, key.namespace, key.name)
     found = [_of_listener(world, gateway, one) for one in gateway.spec.listeners] if gateway is not None else []
-    for istio in world.objects(IstioGateway):
-        near = istio.metadata.namespace == key.namespace
-        if (near or not world.settings.scope_gateways) and selects(istio.spec.selector, proxy.labels):
-            found += [_of_server(istio, one, index, key.namespace) for index, one in enumerate(istio.spec.servers)]
+    for istio in chosen_by(world, key.namespace, proxy.labels):
+        found += [_of_server(istio, one, index, key.namespace) for index, one in enumerate(istio.spec.servers)]
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from control.envoy.built import CLUSTER, LISTENER, ROUTES
 from control.envoy.gateways.hosts import narrower
-from control.envoy.proxies import ProxyKey, all_proxies
+from control.envoy.proxies import ProxyKey, all_proxies, find_proxy
 from control.envoy.secrets import secrets_of
 from control.envoy.view import ProxyView
 from control.envoy.world import World
@@ -268,3 +268,57 @@ def test_routes_of_the_gateway_api(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_two_hosts_have_in_common(one: str, two: str, both: str) -> None:
     assert narrower(one, two) == narrower(two, one) == both
+
+
+def edge_pod(name: str, labels: str, mesh: str = "none", account: str = "runner") -> str:
+    return f"""
+    kind: Pod
+    apiVersion: v1
+    metadata: {{name: {name}, namespace: infra, labels: {{{labels}, istio.io/dataplane-mode: {mesh}}}}}
+    spec: {{nodeName: n1, serviceAccountName: {account}}}
+    status: {{phase: Running, podIP: 10.0.1.{len(name)}, conditions: [{{type: Ready, status: "True"}}]}}
+"""
+
+
+RUNNER = ProxyKey("infra", "runner")
+
+
+def test_workloads_that_are_chosen_by_their_labels_are_gateways_too() -> None:
+    """As Istio's own installation runs them: a Deployment, and Gateways with a selector for its pods."""
+    chosen = istio_gateway("old", http("[cart.example]"), selector="{app: edge}")
+    rules = bound("cart", "hosts: [cart.example], " + to("cart")).replace("infra/edge", "infra/old")
+    edge = Edge(chosen, rules)
+    mesh, view = edge.config.mesh, ProxyView(edge.world, RUNNER)
+
+    def known() -> bool:
+        view.refresh()
+        assert mesh.has_gateway("infra", "runner") == (edge.world.ask(find_proxy, RUNNER) is not None)
+        assert (RUNNER in edge.world.ask(all_proxies)) == mesh.has_gateway("infra", "runner")
+        assert ("0.0.0.0_80" in view.names(LISTENER)) == mesh.has_gateway("infra", "runner")
+        return mesh.has_gateway("infra", "runner")
+
+    assert not known()
+    edge.write("pods.yaml", edge_pod("one", "app: edge, zone: a"))
+    assert known()
+    found = edge.world.ask(find_proxy, RUNNER)
+    assert found is not None
+    assert str(found.identity) == "spiffe://cluster.local/ns/infra/sa/runner"
+    edge.write("pods.yaml", edge_pod("one", "app: edge, zone: a"), edge_pod("three", "app: edge, zone: b"))
+    found = edge.world.ask(find_proxy, RUNNER)
+    assert found is not None
+    assert "zone" not in found.labels, "what only one of them says holds for none"
+    for others in (edge_pod("one", "app: edge", mesh="ambient"), edge_pod("one", "app: else"), edge_pod("one", "app: edge", account="x")):
+        edge.write("pods.yaml", others)
+        assert not known(), "captured, not chosen, or somebody else's"
+    edge.write("pods.yaml", edge_pod("one", "app: edge"))
+    assert known()
+    edge.write("more.yaml", istio_gateway("all", http(), selector="{}"))
+    assert not known(), "one for whatever gateway there is makes none"
+
+
+def test_a_gateway_of_the_gateway_api_goes_before_labels() -> None:
+    edge = Edge(istio_gateway("old", http(), selector="{app: edge}"))
+    edge.write("pods.yaml", edge_pod("one", "app: edge", account="edge"))
+    found = edge.world.ask(find_proxy, EDGE)
+    assert found is not None
+    assert "app" not in found.labels
