@@ -27,6 +27,7 @@ from nodeagent.capture.units import UnitCapture, WithUnits
 from nodeagent.config import Config, ConfigError, JoinedMachine, LogFormat, Outside
 from nodeagent.dns.directory import Directory
 from nodeagent.dns.endpoints import HeadlessEndpoints
+from nodeagent.dns.held import HeldNames
 from nodeagent.dns.owner import DNSOwner
 from nodeagent.dns.server import Knowledge
 from nodeagent.enrolment import records
@@ -237,6 +238,7 @@ class Agent:
         )
 
     def _answer_names(self) -> None:
+        HeldNames(self.store, self.names)
         knowledge = Knowledge(self.names, HeadlessEndpoints(self.store, self.subscriptions))
         self.dns = DNSOwner(knowledge, self.enrolment.status, why_not=self._no_names, redirected=redirects(self.capture.way))
 

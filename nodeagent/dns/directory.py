@@ -31,14 +31,33 @@ class Directory:
         self._tables: dict[str, Names] = {}
         self._by_name: dict[str, tuple[Named, ...]] = {}
         self._by_address: dict[IPAddress, tuple[Named, ...]] = {}
+        self._learned: set[str] | None = set()
+        """The namespaces whose names are only learned; None once the controller has told of names."""
         self.domain = DEFAULT_DOMAIN
         """The cluster's."""
 
     def __len__(self) -> int:
         return len(self._by_name)
 
+    @property
+    def told(self) -> bool:
+        """Whether the controller tells of names: what is learned counts no more."""
+        return self._learned is None
+
     def put(self, names: Names) -> None:
         """Takes a namespace's names instead of those that it had."""
+        for namespace in self._learned or ():
+            self._remove(namespace)
+        self._learned = None
+        self._put(names)
+
+    def learn(self, names: Names) -> None:
+        """The same of what is known of a namespace, which need not be all; counts only as long as nobody tells."""
+        if self._learned is not None:
+            self._learned.add(names.namespace)
+            self._put(names)
+
+    def _put(self, names: Names) -> None:
         before = self._tables.get(names.namespace)
         self._tables[names.namespace] = names
         self.domain = names.domain
@@ -50,6 +69,9 @@ class Directory:
 
     def remove(self, namespace: str) -> None:
         """The namespace has no names any more."""
+        self._remove(namespace)
+
+    def _remove(self, namespace: str) -> None:
         before = self._tables.pop(namespace, None)
         if before is not None:
             self._unlink(namespace, before.hosts)
