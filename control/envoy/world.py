@@ -4,7 +4,7 @@ A translator is a pure function `(world, ...) -> value`. It asks other translato
 their answers, and looks at the mesh through the other methods alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, TypeVarTuple
 
 from msgspec import Struct
@@ -52,6 +52,7 @@ class World:
         """Of all workloads."""
         self._by_kind: dict[Kind, set[ObjectKey]] = {}
         self._revocations: tuple[Revocation, ...] = ()
+        self._stand_ins: Mapping[ObjectKey, MeshObject | None] = {}
         for name in mesh.names(ADDRESS):
             self._file(name)
         for record in mesh.records.values():
@@ -148,6 +149,13 @@ class World:
         self._revocations = revocations
         self._computation.touch(self._load_revocations)
 
+    def stand_in(self, stand_ins: Mapping[ObjectKey, MeshObject | None]) -> None:
+        """In the place of these objects there are others, or none."""
+        before, self._stand_ins = self._stand_ins, stand_ins
+        for key in before.keys() | stand_ins.keys():
+            self._computation.touch(self._load_object, key)
+            self._computation.touch(self._load_objects, key.kind)
+
     # ---- inputs: what stands behind the questions
 
     def _load_revocations(self) -> tuple[Revocation, ...]:
@@ -183,10 +191,10 @@ class World:
         return self._mesh.store.waypoints.waypoint(gateway)
 
     def _load_object(self, key: ObjectKey) -> MeshObject | None:
-        return self._mesh.store.get(key)
+        return self._stand_ins[key] if key in self._stand_ins else self._mesh.store.get(key)
 
     def _load_objects(self, kind: Kind) -> tuple[MeshObject, ...]:
-        found = (self._mesh.store.get(key) for key in self._by_kind.get(kind, ()))
+        found = (self._load_object(key) for key in self._by_kind.get(kind, ()))
         return tuple(sorted((one for one in found if one is not None), key=lambda one: one.metadata.age_rank))
 
     # ---- indexes

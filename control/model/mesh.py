@@ -50,6 +50,8 @@ class Mesh:
         self.settings = settings
         self.synced = False
         """Whether the source has delivered all that was there at the start."""
+        self.running = False
+        """Whether it had before the present batch: what comes in this one is new."""
         self.file_findings: dict[str, tuple[Finding, ...]] = {}
         self.batches = 0
         """How many batches of changes there were: with none more, nothing can have changed."""
@@ -74,6 +76,7 @@ class Mesh:
     def apply(self, changes: Iterable[Change]) -> None:
         """Applies a batch: computes anew what it touches, and then tells the watchers once."""
         self.batches += 1
+        self.running = self.synced
         dirty: set[ObjectKey] = set()
         for change in changes:
             match change:
@@ -96,7 +99,9 @@ class Mesh:
         before = self.records.get(change.key)
         if before is not None and before.object is not None and not before.closed:
             return Record(change.origin, change.manifest, change.findings, before.object, rejected=True)
-        closed = change.closed
+        # What brings configuration of Envoy's own, is new and can't be understood, leaves in force what was before it: nothing.
+        new = self.running if before is None else before.object is None
+        closed = None if change.key.kind is Kind.ENVOY_FILTER and new else change.closed
         return Record(change.origin, change.manifest, change.findings, closed, rejected=True, closed=closed is not None)
 
     def _record(self, key: ObjectKey, record: Record | None) -> set[ObjectKey]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from control.envoy.patches.closed import closed_filter
 from control.kinds import (
     AuthorizationPolicy,
     EnvoyFilter,
@@ -207,6 +208,8 @@ def closed_form(key: ObjectKey, manifest: Manifest) -> MeshObject | None:
     targets = _readable_targets(spec)
     if key.kind is Kind.RATE_LIMIT and targets and spec.get("onFailure") != OnFailure.ALLOW:
         return RateLimit(Meta(key.name, key.namespace), RateLimitSpec(targets))
+    if key.kind is Kind.ENVOY_FILTER:
+        return closed_filter(key, spec, targets)
     if key.kind is not Kind.AUTHORIZATION_POLICY or spec.get("action") == "AUDIT":
         return None
     meta = Meta(key.name, key.namespace, annotations={policy_checks.DRY_RUN: "true"} if _is_dry_run(manifest) else {})

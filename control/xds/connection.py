@@ -12,7 +12,7 @@ from control.envoy.view import ProxyView
 from control.kinds import ObjectKey
 from control.resources import Changes, ResourceView, TypeURL
 from control.xds.proxy_stream import ProxyStream
-from control.xds.refusals import Refusals
+from control.xds.refusals import Refusals, Verdict
 from control.xds.secrets import SecretView
 from control.xds.stream import Changed, Stream, TypeStatus
 from meshapi import discovery
@@ -96,6 +96,10 @@ class Connection:
     def refusals(self) -> Refusals | None:
         """What an Envoy refuses; None for who is none."""
         return self.stream.refusals if isinstance(self.stream, ProxyStream) else None
+
+    def verdicts(self) -> list[Verdict]:
+        """What an Envoy said to its resources since this was asked last."""
+        return self.stream.verdicts() if isinstance(self.stream, ProxyStream) else []
 
     def status(self) -> AgentStatus:
         return AgentStatus(self.agent.node, self.credentials.peer, self.stream.node.id[:200], self.since_s, self.stream.status())

@@ -106,6 +106,8 @@ class Hub:
         connection.send(responses)
         if refusals is not None and refusals.revision != revision:
             self._tell_refusals()
+        if connection.proxy is not None and self._proxies is not None:
+            self._proxies.judge(connection.proxy, connection.verdicts())
         if connection.stream.nacks > nacks:
             self._metrics.nacks.labels(request.type_url).inc()
             log.warning("%s refuses %s: %.1000r", connection.agent.node, request.type_url, request.error)

@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 from control.ca.revocations import Revocations
+from control.envoy.patches.trials import ON_TRIAL, Trials
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.view import ProxyView
 from control.envoy.world import World
 from control.kinds import ObjectKey
 from control.model.mesh import Batch, Mesh
-from control.resources import Changes
+from control.resources import Changes, TypeURL
+from control.xds.refusals import MAX_TEXT, Verdict
 from control.xds.secrets import Name as SecretName
 from control.xds.secrets import SecretStore, SecretView
 from meshapi import discovery
@@ -34,6 +36,11 @@ class Proxies:
         self._views: dict[tuple[ProxyKey, tuple[str, ...]], _Shared] = {}
         self._revoked: Callable[[], tuple[Revocation, ...]] = tuple
         self._problems_seen: dict[tuple[ProxyKey, tuple[str, ...]], int] = {}
+        self._trials = Trials()
+        self._told: dict[ObjectKey, tuple[str, ...]] = {}
+        for key, record in mesh.records.items():
+            if key.kind in ON_TRIAL:
+                self._trials.follow(key, record.object, running=False)
         mesh.watch_batches(self._follow)
 
     @property
@@ -41,6 +48,7 @@ class Proxies:
         if self._world is None:
             self._world = World(self.mesh)
             self._world.revoke(self._revoked())
+            self._world.stand_in(self._trials.stand_ins)
         return self._world
 
     def join(self, key: ProxyKey, listen: tuple[str, ...], watcher: Watcher) -> ProxyView:
@@ -100,7 +108,30 @@ class Proxies:
         by_object: dict[ObjectKey, dict[str, None]] = {}
         for key, words in told:
             by_object.setdefault(key, {})[words] = None
-        self.mesh.take_refusals({key: tuple(sorted(words)) for key, words in by_object.items()})
+        self._told = {key: tuple(sorted(words)) for key, words in by_object.items()}
+        self._tell_refusals()
+
+    def judge(self, view: ProxyView, verdicts: Iterable[Verdict]) -> None:
+        """Hears what an Envoy says to the resources of its view, and takes out again what it refuses of those who brought it."""
+        changed = False
+        for one in verdicts:
+            type_url = TypeURL(one.type_url)
+            resource = view.get(type_url, one.name)
+            if resource is None or resource.version != one.version:
+                continue
+            place, sources = (view.key, one.type_url, one.name), view.sources(type_url, one.name)
+            if one.refused is None:
+                changed |= self._trials.took(place, sources)
+            else:
+                changed |= self._trials.refuse(place, sources, one.refused[:MAX_TEXT])
+        if changed:
+            self.world.stand_in(self._trials.stand_ins)
+            self._refresh()
+            self._tell_refusals()
+
+    def _tell_refusals(self) -> None:
+        own = {key: (words,) for key, words in self._trials.refused.items()}
+        self.mesh.take_refusals({key: own.get(key) or self._told[key] for key in own | self._told})
 
     def follow_revocations(self, revocations: Revocations) -> None:
         """What is revoked there is refused by every Envoy, too."""
@@ -113,9 +144,14 @@ class Proxies:
             self._refresh()
 
     def _follow(self, batch: Batch) -> None:
+        for key in batch.objects:
+            if key.kind in ON_TRIAL:
+                self._trials.follow(key, self.mesh.store.get(key), running=self.mesh.running)
         if self._world is not None:
+            self._world.stand_in(self._trials.stand_ins)
             self._world.apply(batch)
             self._refresh()
+            self._tell_refusals()
 
     def _refresh(self) -> None:
         for secrets in tuple(self._secret_views):

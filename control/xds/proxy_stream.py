@@ -10,7 +10,7 @@ from typing import Final
 
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SERVED
 from control.resources import ResourceView, TypeURL
-from control.xds.refusals import MAX_TEXT, Refusal, Refusals, named_in
+from control.xds.refusals import MAX_TEXT, Refusal, Refusals, Verdict, named_in
 from control.xds.stream import Stream
 from meshapi import discovery
 
@@ -23,6 +23,7 @@ class ProxyStream(Stream):
     def __init__(self, views: Mapping[TypeURL, ResourceView]) -> None:
         super().__init__(views)
         self.refusals = Refusals()
+        self._verdicts: list[Verdict] = []
         self._sent: dict[TypeURL, discovery.Response] = {}
         self._closed_since_s: float | None = None
         self._forced = False
@@ -78,6 +79,11 @@ class ProxyStream(Stream):
         names = self._views[ENDPOINTS].names(ENDPOINTS)
         return all(name in asked or not clusters.holds(name) or self.refusals.has(CLUSTER, name) for name in names)
 
+    def verdicts(self) -> list[Verdict]:
+        """What the client said to resources, each of them by itself, since this was asked last."""
+        found, self._verdicts = self._verdicts, []
+        return found
+
     def _under_way(self, type_url: TypeURL, response: discovery.Response) -> None:
         if type_url not in SERVED:
             return
@@ -94,9 +100,13 @@ class ProxyStream(Stream):
         versions = {one.name: one.version for one in sent.resources}
         self.refusals.accepted(type_url, [*versions, *sent.removed])
         if request.error is None:
+            self._verdicts += [Verdict(type_url, name, version) for name, version in versions.items()]
             return
         blamed = named_in(request.error, versions)
-        if not blamed and len(versions) > 1:
+        if blamed or len(versions) == 1:
+            told = blamed or dict.fromkeys(versions, request.error)
+            self._verdicts += [Verdict(type_url, name, version, told.get(name)) for name, version in versions.items()]
+        else:
             self._subscriptions[type_url].send_alone(versions)
             blamed = dict.fromkeys(versions, request.error)
         for name, message in (blamed or dict.fromkeys(versions, request.error)).items():

@@ -24,6 +24,15 @@ class Refusal(Struct, frozen=True):
     message: str
 
 
+class Verdict(Struct, frozen=True):
+    """What a client said to a resource in one version: nothing against it, or why it refuses it."""
+
+    type_url: str
+    name: str
+    version: str
+    refused: str | None = None
+
+
 def named_in(message: str, names: Iterable[str]) -> dict[str, str]:
     """The resources of a response that its refusal speaks of, each with what is said of it; none if it says nothing of which."""
     found = _NAMED.search(message)

@@ -1,0 +1,98 @@
+"""What becomes of patches that only an Envoy can judge: each new form of an object is on trial until Envoys have taken it.
+
+Envoy refuses a whole listener or table of routes, and with it every later change, a new policy, too. So a form that is refused is taken
+out again, and what it was before is in force: the last form that was taken; nothing, if the object is new; or a form that denies, where
+it can't be known what was in force. Of several forms on trial in one resource the newest is doubted first; what turns out not to have
+been the cause comes back.
+"""
+
+from collections.abc import Collection, Mapping
+
+from msgspec import Struct
+
+from control.envoy.patches.closed import closed
+from control.kinds import Kind, MeshObject, ObjectKey
+
+ON_TRIAL = frozenset({Kind.ENVOY_FILTER})
+"""Kinds whose objects bring Envoy's own configuration with them."""
+Place = tuple[object, str, str]
+"""A resource of a proxy: whose, its type and its name."""
+
+
+class _Trial(Struct):
+    """The form that an object has now. `refused`: Envoy's words, where it is not in force."""
+
+    form: MeshObject
+    taken: set[Place]
+    refused: str = ""
+    retried: bool = False
+
+
+class Trials:
+    """Follows the objects, and hears what Envoys say to resources."""
+
+    def __init__(self) -> None:
+        self._trials: dict[ObjectKey, _Trial] = {}
+        self._good: dict[ObjectKey, MeshObject] = {}
+        """The last form before the present one that was taken."""
+        self._new: set[ObjectKey] = set()
+        """Objects that came while this controller ran: before them there was nothing."""
+        self._doubted: dict[Place, list[ObjectKey]] = {}
+
+    def follow(self, key: ObjectKey, form: MeshObject | None, *, running: bool) -> None:
+        """An object has another form, or is gone (None). `running`: not what was there at the start."""
+        before = self._trials.pop(key, None)
+        if form is None:
+            self._good.pop(key, None)
+            self._new.discard(key)
+            return
+        if before is None and running:
+            self._new.add(key)
+        elif before is not None and before.taken and not before.refused:
+            self._good[key] = before.form
+        self._trials[key] = _Trial(form, set())
+
+    def took(self, place: Place, sources: Collection[ObjectKey]) -> bool:
+        """An Envoy has a resource that these objects shaped; whether that changes what is in force."""
+        for key in self._present(sources):
+            self._trials[key].taken.add(place)
+        chain = self._doubted.pop(place, [])
+        back = [one for key in chain[:-1] if (one := self._trials.get(key)) is not None and one.refused and not one.retried]
+        for one in back:
+            one.refused, one.retried = "", True
+        return bool(back)
+
+    def refuse(self, place: Place, sources: Collection[ObjectKey], words: str) -> bool:
+        """An Envoy refuses a resource that these objects shaped; whether that changes what is in force."""
+        suspects = [key for key in self._present(sources) if place not in self._trials[key].taken]
+        if not suspects:
+            return False
+        key = max(suspects, key=lambda one: (self._trials[one].retried, self._trials[one].form.metadata.age_rank))
+        self._trials[key].refused = words
+        self._doubted.setdefault(place, []).append(key)
+        return True
+
+    @property
+    def stand_ins(self) -> Mapping[ObjectKey, MeshObject | None]:
+        """What is in force instead of forms that are refused."""
+        return {key: self._stand_in(key, one.form) for key, one in self._trials.items() if one.refused}
+
+    @property
+    def refused(self) -> Mapping[ObjectKey, str]:
+        """Which objects' present forms are refused, and what is said of it."""
+        return {key: f"{self._instead(key, one.form)}: Envoy says {one.refused}" for key, one in self._trials.items() if one.refused}
+
+    def _present(self, sources: Collection[ObjectKey]) -> list[ObjectKey]:
+        return [key for key in sources if (one := self._trials.get(key)) is not None and not one.refused]
+
+    def _stand_in(self, key: ObjectKey, form: MeshObject) -> MeshObject | None:
+        if key in self._good:
+            return self._good[key]
+        return None if key in self._new else closed(form)
+
+    def _instead(self, key: ObjectKey, form: MeshObject) -> str:
+        if key in self._good:
+            return "is refused, and its former form holds"
+        if self._stand_in(key, form) is None:
+            return "is refused, and has no effect"
+        return "is refused, and requests are denied in its place"

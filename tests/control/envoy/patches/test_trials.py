@@ -1,0 +1,134 @@
+"""control/envoy/patches/trials.py: which form of an object is in force, as Envoys take and refuse resources."""
+
+from control.envoy.patches.closed import closed
+from control.envoy.patches.trials import Trials
+from control.kinds import EnvoyFilter, ObjectKey
+from control.source import Synced
+from control.validation.document import read_documents
+from tests.control.envoy.patches.envoy_filters import envoy_filter, http_filter, inserted, lua, patch
+from tests.control.model.builders import Config
+
+PLACE = ("waypoint", "Listener", "main_internal")
+ROUTES = ("waypoint", "RouteConfiguration", "cart")
+
+
+def form(code: str, name: str = "one") -> EnvoyFilter:
+    (document,) = read_documents(envoy_filter(name, inserted(lua(code))), "f.yaml", "istio-system")
+    assert isinstance(document.object, EnvoyFilter)
+    return document.object
+
+
+GOOD, BAD, WORSE = form("x = 1"), form("x ="), form("=")
+KEY = GOOD.key
+OTHER = form("y =", "two")
+
+
+def trials(*forms: EnvoyFilter, running: bool = True) -> Trials:
+    found = Trials()
+    for one in forms:
+        found.follow(one.key, one, running=running)
+    return found
+
+
+def test_a_new_object_that_is_refused_has_no_effect() -> None:
+    found = trials(BAD)
+    assert found.stand_ins == {}
+    assert found.refuse(PLACE, (KEY,), "no Lua")
+    assert found.stand_ins == {KEY: None}
+    assert "has no effect: Envoy says no Lua" in found.refused[KEY]
+    assert not found.refuse(PLACE, (KEY,), "again"), "it is out already"
+
+
+def test_the_former_form_holds_until_one_is_taken() -> None:
+    found = trials(GOOD)
+    assert not found.took(PLACE, (KEY,))
+    for bad in (BAD, WORSE):
+        found.follow(KEY, bad, running=True)
+        assert found.stand_ins == {}
+        assert found.refuse(PLACE, (KEY,), "no Lua")
+        assert found.stand_ins == {KEY: GOOD}
+        assert "former form holds" in found.refused[KEY]
+    found.follow(KEY, GOOD, running=True)
+    assert found.stand_ins == {}
+    assert found.refused == {}
+
+
+def test_what_was_there_at_the_start_denies() -> None:
+    """Nobody knows any more what was in force before it."""
+    found = trials(BAD, running=False)
+    found.refuse(PLACE, (KEY,), "no Lua")
+    assert found.stand_ins == {KEY: closed(BAD)}
+    assert "requests are denied" in found.refused[KEY]
+    (decides,) = closed(BAD).spec.config_patches
+    assert decides.patch.value["name"] == "closed"
+    (document,) = read_documents(
+        envoy_filter("b", inserted(http_filter("b", "buffer.v3.Buffer", max_request_bytes=1))), "f.yaml", "istio-system"
+    )
+    assert closed(document.object) is None, "what decides about nothing is missed by nobody"
+
+
+def test_what_was_taken_is_not_doubted() -> None:
+    """A policy that Envoy refuses later, beside it, is not its fault; another resource of the same form may be."""
+    found = trials(GOOD)
+    found.took(PLACE, (KEY,))
+    assert not found.refuse(PLACE, (KEY,), "another's")
+    assert found.refuse(ROUTES, (KEY,), "no such route")
+    assert found.stand_ins == {KEY: None}
+
+
+def test_of_several_the_innocent_come_back() -> None:
+    found = trials(BAD, OTHER)
+    assert found.refuse(PLACE, (KEY, OTHER.key), "no Lua")
+    (first,) = found.stand_ins
+    last = KEY if first == OTHER.key else OTHER.key
+    assert found.refuse(PLACE, (last,), "no Lua")
+    assert found.took(PLACE, ()), "the last that was doubted was the cause: the first is tried again"
+    assert found.stand_ins.keys() == {last}
+    assert not found.took(PLACE, (first,))
+    assert found.stand_ins.keys() == {last}
+    assert not found.refuse(PLACE, (first,), "no Lua"), "it was taken here"
+
+
+def test_what_is_guilty_as_well_goes_again_and_stays_out() -> None:
+    found = trials(BAD, OTHER)
+    found.refuse(PLACE, (KEY, OTHER.key), "no Lua")
+    (first,) = found.stand_ins
+    last = KEY if first == OTHER.key else OTHER.key
+    found.refuse(PLACE, (last,), "no Lua")
+    found.took(PLACE, ())
+    assert found.refuse(PLACE, (first,), "no Lua")
+    assert not found.took(PLACE, ())
+    assert found.stand_ins.keys() == {first, last}
+
+
+def test_an_object_that_goes_leaves_nothing() -> None:
+    found = trials(BAD)
+    found.refuse(PLACE, (KEY,), "no Lua")
+    found.follow(KEY, None, running=True)
+    assert found.stand_ins == {}
+    assert not found.refuse(PLACE, (KEY,), "no Lua")
+    assert not found.took(PLACE, (KEY, ObjectKey(KEY.kind, "shop", "never")))
+
+
+def test_what_comes_unreadable_while_the_controller_runs_has_no_effect() -> None:
+    config = Config()
+    config.mesh.apply([Synced()])
+    broken = envoy_filter("one", inserted(lua("")), patch("HTTP_ROUTE", "MERGE", {"nothing": 1}))
+    for text in (broken, broken.replace("nothing", "another")):
+        config.write("f.yaml", text)
+        assert config.mesh.store.get(KEY) is None
+    config.write("f.yaml", envoy_filter("one", inserted(lua("x = 1"))))
+    config.write("f.yaml", broken)
+    assert config.mesh.store.get(KEY) == GOOD, "what was in force before stays"
+    start = Config(broken)
+    assert start.mesh.store.get(KEY) is not None, "a form that denies"
+
+
+def test_what_can_not_be_read_at_the_start_denies_and_what_is_new_does_not() -> None:
+    unreadable = envoy_filter("one", inserted(lua("")), patch("HTTP_ROUTE", "MERGE", {"nothing": 1}), services=("cart",))
+    (document,) = read_documents(unreadable, "f.yaml", "istio-system")
+    assert document.object is None
+    assert isinstance(document.closed, EnvoyFilter)
+    assert [one.name for one in document.closed.targets] == ["cart"]
+    harmless = envoy_filter("one", patch("HTTP_ROUTE", "MERGE", {"nothing": 1}))
+    assert read_documents(harmless, "f.yaml", "istio-system")[0].closed is None
