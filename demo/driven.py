@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from demo.admin import ask
 from demo.bench.envoy import ENVOY
 from demo.cluster import BIN, Cluster, eventually
 from demo.manifests import Manifest
-from demo.shell import Process
+from demo.shell import Process, run
 from demo.topology import Pod
+from meshapi.wire import PROXY_METRICS_PORT
 
 
 @dataclass
@@ -109,6 +112,12 @@ class Driven(ABC):
     def stat(self, name: str) -> int:
         """A counter of Envoy."""
         return int(self.admin(f"/stats?filter=^{name}$").rpartition(": ")[2] or 0)
+
+    def metric(self, name: str) -> list[dict[str, str]]:
+        """The label sets of a metric that is not 0."""
+        text = run(["curl", "-s", f"http://127.0.0.1:{PROXY_METRICS_PORT}/stats/prometheus"], namespace=self.pod.namespace)
+        samples = (one for family in text_string_to_metric_families(text) for one in family.samples)
+        return [one.labels for one in samples if one.name == name and one.value]
 
 
 D = TypeVar("D", bound=Driven)

@@ -14,6 +14,7 @@ from control.envoy.catalogue import CatalogService, Endpoint
 from control.envoy.messages import Message, new
 from control.envoy.parts import IDENTITY, PEER, SDS_CLUSTER, extension
 from control.kinds.telemetry import Metric
+from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import Workload
 
 SERVICE: Final = "nodemesh.service"
@@ -23,6 +24,7 @@ WORKLOAD: Final = "istio"
 PERIOD_S: Final = 5
 """How often connections that last are reported."""
 _FLUSH_S: Final = 1
+_FIRST_ERROR: Final = 400
 _BUFFER_BYTES: Final = 64 * 1024
 _SEPARATOR: Final = ";"
 _LOG: Final = "envoy.config.accesslog.v3.AccessLog"
@@ -43,6 +45,8 @@ class Tag(StrEnum):
     """Who it must be."""
     EXPECTED = "expected"
     """Who must be at a workload that was dialled itself."""
+    OWN = "own"
+    """Who this proxy is, where it is the one that calls: a gateway."""
     RULES = "rules"
     """Of which there are no metrics, or labels: a `rules_text`."""
     GRPC = "grpc"
@@ -58,6 +62,7 @@ _VALUES: Final = {
     Tag.WORKLOAD: f"%METADATA(UPSTREAM_HOST:{WORKLOAD}:workload)%",
     Tag.IDENTITY: f"%METADATA(UPSTREAM_HOST:{IDENTITY}:identity)%",
     Tag.EXPECTED: f"%METADATA(LISTENER_FILTER_CHAIN:{IDENTITY}:identity)%",
+    Tag.OWN: f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:own)%",
     Tag.RULES: f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:metrics)%",
     Tag.GRPC: "%GRPC_STATUS_NUMBER%",
     Tag.FLAGS: "%RESPONSE_FLAGS%",
@@ -67,6 +72,14 @@ _VALUES: Final = {
 def request_reports() -> Message:
     """The AccessLog of a connection manager."""
     return new(_LOG, **extension("reports", "access_loggers.grpc.v3.HttpGrpcAccessLogConfig", common_config=_common()))
+
+
+def refusal_reports() -> Message:
+    """The AccessLog of who ends tunnels: of those that it refuses alone. Every other carries requests, which are told of themselves."""
+    refused = {"op": "GE", "value": {"default_value": _FIRST_ERROR, "runtime_key": "nodemesh.refused_tunnels"}}
+    found = request_reports()
+    found.filter.MergeFrom(new("envoy.config.accesslog.v3.AccessLogFilter", status_code_filter={"comparison": refused}))
+    return found
 
 
 def connection_reports() -> Message:
@@ -84,6 +97,11 @@ def identity_metadata(identity: str, rules: str = "") -> dict[str, Any]:
     """The metadata of a chain for workloads of one identity; empty: of none that is known."""
     found = {IDENTITY: struct({"identity": identity})} if identity else {}
     return {"filter_metadata": found | ({SERVICE: struct(_stated(rules))} if rules else {})}
+
+
+def gateway_metadata(own: WorkloadIdentity, rules: str = "") -> dict[str, Any]:
+    """The metadata of a gateway's chain."""
+    return {"filter_metadata": {SERVICE: struct({"own": str(own)} | _stated(rules))}}
 
 
 def _stated(rules: str) -> dict[str, str]:

@@ -10,7 +10,8 @@ from control.waypoint.traffic import Protocol, Way
 from meshapi.spiffe import IdentityError, WorkloadIdentity
 
 UNKNOWN: Final = "unknown"
-REPORTER: Final = "waypoint"
+WAYPOINT: Final = "waypoint"
+SOURCE: Final = "source"
 MUTUAL_TLS: Final = "mutual_tls"
 MAX_VALUE_CHARS: Final = 512
 
@@ -30,8 +31,8 @@ class Labels(Struct, frozen=True):
 def labels_of(way: Way) -> Labels:
     """What is missing reads `unknown`."""
     labels = {
-        "reporter": REPORTER,
-        **_source(way.source, way.peer),
+        "reporter": SOURCE if way.own else WAYPOINT,
+        **(_gateway(way.source, way.own) if way.own else _source(way.source, way.peer)),
         **_service(way.called or way.dialled),
         **_destination(way.workload, way.identity),
         "request_protocol": way.protocol,
@@ -64,6 +65,12 @@ def _source(text: str, peer: str) -> dict[str, str]:
         "source_version": revision,
         "source_cluster": cluster,
     }
+
+
+def _gateway(text: str, own: str) -> dict[str, str]:
+    """Of the proxy itself; while the mesh does not know its workload, it is called as its Gateway is."""
+    found = _source(text, own)
+    return found | {"source_workload": found["source_workload"] or own.rpartition("/")[2]}
 
 
 def _service(text: str) -> dict[str, str]:

@@ -9,7 +9,8 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from control.waypoint.labels import labels_of
-from control.waypoint.traffic import Progress, Request, Traffic, Way
+from control.waypoint.refused_tunnels import NAME, RefusedTunnels
+from control.waypoint.traffic import Progress, Refusal, Request, Traffic, Way
 from control.waypoint.workload_names import NOBODY, PATIENCE_S, WorkloadNames
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -156,12 +157,16 @@ class RequestMetrics:
         self._requests = _of_requests()
         self._connections = _of_connections()
         self._evicted = 0
+        self._refused = RefusedTunnels()
 
     def take(self, body: bytes, now_s: float) -> None:
         """Adds a batch of reports; raises DecodeError for what is none."""
         self.settle(now_s)
         for one in self._traffic.read(body, now_s):
-            self._take(one, now_s, now_s + PATIENCE_S)
+            if isinstance(one, Refusal):
+                self._refused.take(one, now_s)
+            else:
+                self._take(one, now_s, now_s + PATIENCE_S)
 
     def settle(self, now_s: float) -> None:
         """Adds what waited for names that are known now, or waited long enough."""
@@ -183,7 +188,8 @@ class RequestMetrics:
     def _named(self, one: Request | Progress, now_s: float, *, waits: bool) -> Way | None:
         """Between whom, by name; None for what is to wait."""
         way = one.way
-        source = self._names.find(one.client, way.peer, now_s)
+        # A gateway is the client of what it calls, at the address at which it was called itself.
+        source = self._names.find(one.server, way.own, now_s) if way.own else self._names.find(one.client, way.peer, now_s)
         # What endpoints are called comes with them; this is for workloads that were dialled themselves.
         workload = way.workload or self._names.find(one.server, way.identity, now_s)
         if waits and (source is None or workload is None):
@@ -209,6 +215,8 @@ class RequestMetrics:
             yield from of_connections.lines()
         yield _head("nodemesh_waypoint_series_evicted_total", "Label sets of a metric that made room for others.", "counter")
         yield f"nodemesh_waypoint_series_evicted_total {self._evicted}\n"
+        yield _head(NAME, "Tunnels that were not let in.", "counter")
+        yield from self._refused.lines()
 
 
 def _head(name: str, text: str, kind: str) -> str:

@@ -53,7 +53,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     names = WorkloadNames()
     metrics, certificates = RequestMetrics(names), GatewaySecrets(identity)
     answering = serving(identity, metrics, settings.socket, certificates)
-    async with answering, serving_metrics(metrics, settings.metrics_listen), asyncio.TaskGroup() as tasks:
+    async with answering, serving_metrics(metrics, settings.admin, settings.metrics_listen), asyncio.TaskGroup() as tasks:
         beside = [
             tasks.create_task(identity.run(), name="identity"),
             tasks.create_task(certificates.run(), name="certificates"),

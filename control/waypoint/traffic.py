@@ -19,6 +19,8 @@ MAX_CONNECTIONS: Final = 100_000
 FORGET_S: Final = 24 * PERIOD_S
 """Reports of a connection that lasts come every `PERIOD_S`: of one that was so long not heard of, the end was lost."""
 NO_FLAGS: Final = "-"
+_CONNECT: Final = 6
+"""In envoy.config.core.v3.RequestMethod."""
 
 
 class Protocol(StrEnum):
@@ -44,6 +46,18 @@ class Way(Struct, frozen=True):
     grpc_status: str = ""
     rules: str = ""
     """Of which there are no metrics, or labels."""
+    own: str = ""
+    """Who this proxy is, where it is the client of what is called."""
+
+
+class Refusal(Struct, frozen=True):
+    """A tunnel that was not let in: from where, by whose certificate (all names that it has), where to, and why."""
+
+    status: int
+    client: str
+    peers: tuple[str, ...]
+    authority: str
+    why: str
 
 
 class Request(Struct, frozen=True):
@@ -95,11 +109,11 @@ class Traffic:
     def open_connections(self) -> int:
         return len(self._open)
 
-    def read(self, body: bytes, now_s: float) -> Iterator[Request | Progress]:
+    def read(self, body: bytes, now_s: float) -> Iterator[Request | Progress | Refusal]:
         """What a batch of reports says; raises DecodeError for what is none."""
         message = message_class(_REPORTS).FromString(body)
         self._forget(now_s)
-        yield from (_request(entry) for entry in message.http_logs.log_entry)
+        yield from (_refusal(entry) if _is_tunnel(entry) else _request(entry) for entry in message.http_logs.log_entry)
         for entry in message.tcp_logs.log_entry:
             if entry.common_properties.intermediate_log_entry:
                 yield from self._lasting(entry, now_s)
@@ -125,6 +139,24 @@ class Traffic:
     def _forget(self, now_s: float) -> None:
         while self._open and next(iter(self._open.values())).at_s < now_s - FORGET_S:
             self._open.popitem(last=False)
+
+
+def _is_tunnel(entry: Message) -> bool:
+    """Requests in tunnels come by no TLS of their own, and gateways, which end TLS, end no tunnels."""
+    common = entry.common_properties
+    return entry.request.request_method == _CONNECT and common.HasField("tls_properties") and Tag.OWN not in common.custom_tags
+
+
+def _refusal(entry: Message) -> Refusal:
+    common = entry.common_properties
+    names = common.tls_properties.peer_certificate_properties.subject_alt_name
+    return Refusal(
+        status=entry.response.response_code.value,
+        client=common.downstream_remote_address.socket_address.address,
+        peers=tuple(one.uri for one in names if one.uri),
+        authority=entry.request.authority,
+        why=entry.response.response_code_details,
+    )
 
 
 def _progress(entry: Message, seen: _Seen | None, *, opened: bool) -> Progress:
@@ -164,6 +196,7 @@ def _way(common: Message, protocol: Protocol, status: int = 0) -> Way:
         status=status,
         grpc_status=_known_status(grpc_status),
         rules=tags.get(Tag.RULES, ""),
+        own=tags.get(Tag.OWN, ""),
     )
 
 

@@ -6,11 +6,9 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from demo import manifests, waypoint
 from demo.manifests import Manifest
-from demo.shell import run
 from demo.topology import Pod
 from demo.waypoint import HBONE_PORT, Waypoint
 from nodeagent.ztunnel.protocol import SetIdentity
@@ -65,13 +63,6 @@ def test_a_service_through_it(mesh: Mesh, gate: Waypoint, bound: None) -> None:
     assert echoes(connection), "TCP"
 
 
-def metric(gate: Waypoint, name: str) -> list[dict[str, str]]:
-    """The label sets of a metric that is not 0."""
-    text = run(["curl", "-s", "http://127.0.0.1:15090/stats/prometheus"], namespace=gate.pod.namespace)
-    samples = (one for family in text_string_to_metric_families(text) for one in family.samples)
-    return [one.labels for one in samples if one.name == name and one.value]
-
-
 def end(side: str, workload: str, app: str, account: str) -> dict[str, str]:
     """The labels of one end of a call, of pods that say what they are by the label `app` alone."""
     return {
@@ -95,11 +86,11 @@ def test_its_metrics_say_who_called_whom(mesh: Mesh, gate: Waypoint, bound: None
     service = {"destination_service": HOST, "destination_service_namespace": "default", "destination_service_name": "front"}
     both = {**source, **service, "reporter": "waypoint", "response_flags": "-", "connection_security_policy": "mutual_tls"}
     request = {**both, **end("destination", str(answered), "api", "api"), "request_protocol": "http", "response_code": "200"}
-    mesh.wait(lambda: request | {"grpc_response_status": ""} in metric(gate, "istio_requests_total"), "a request to be counted")
+    mesh.wait(lambda: request | {"grpc_response_status": ""} in gate.metric("istio_requests_total"), "a request to be counted")
 
     def opened() -> bool:
         wanted = both | {"request_protocol": "tcp"}
-        return any(one.items() >= wanted.items() for one in metric(gate, "istio_tcp_connections_opened_total"))
+        return any(one.items() >= wanted.items() for one in gate.metric("istio_tcp_connections_opened_total"))
 
     mesh.wait(opened, "a connection to be counted")
 
@@ -259,6 +250,8 @@ def test_who_may_come_in_and_whither(mesh: Mesh, gate: Waypoint, bound: None) ->
         assert set(answers.values()) == {404}, answers
     with pytest.raises((OSError, Ended)):
         peer(None)
+    mesh.wait(lambda: {"response_code": "404"} in gate.metric("nodemesh_waypoint_refused_tunnels_total"), "refused tunnels to be counted")
+    assert gate.metric("envoy_server_live") == [{}], "what Envoy says of itself"
 
 
 @pytest.fixture
@@ -294,7 +287,7 @@ def test_workloads_through_it(mesh: Mesh, gate: Waypoint, pair: tuple[Pod, Pod])
     for pod in pair:
         # Ports of workloads do not say what they carry: HTTP is told from the first bytes.
         wanted = {"source_workload": "shop", "destination_workload": pod.name, "response_code": "200", "destination_cluster": "Kubernetes"}
-        counted = lambda wanted=wanted: any(one.items() >= wanted.items() for one in metric(gate, "istio_requests_total"))  # noqa: E731
+        counted = lambda wanted=wanted: any(one.items() >= wanted.items() for one in gate.metric("istio_requests_total"))  # noqa: E731
         mesh.wait(counted, f"requests to {pod.name} to be counted under its name")
     assert echoes(mesh.hold(shop, pair[0].ipv4, ECHO))
 

@@ -19,7 +19,7 @@ from demo.manifests import Manifest
 from demo.topology import Pod
 from nodeagent.linux.namespaces import Namespace
 from tests.control.envoy.authority import Authority
-from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, principal
+from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, principal, spiffe
 
 TEAM, VAULT_PORT, API_PORT = "team", 8443, 8081
 REFUSED = (OSError, ValueError)
@@ -160,6 +160,21 @@ def test_requests_from_outside_reach_pods_through_tunnels(mesh: Mesh, edge: Edge
     )
     assert not tap.contains(SECRET), "what pods are sent is in tunnels"
     assert edge.ask("shop.example", address=edge.gateway.pod.ipv6).status == 200
+
+
+def test_its_metrics_say_that_it_called(mesh: Mesh, edge: Edge) -> None:
+    assert edge.ask("shop.example").status == 200
+    wanted = {
+        "reporter": "source",
+        "source_workload": "edge",
+        "source_workload_namespace": "default",
+        "source_principal": spiffe("edge"),
+        "destination_service": API,
+        "destination_principal": spiffe("api"),
+        "destination_app": "api",
+        "response_code": "200",
+    }
+    mesh.wait(lambda: any(one.items() >= wanted.items() for one in edge.gateway.metric("istio_requests_total")), "a request to be counted")
 
 
 def test_names_and_teams(edge: Edge) -> None:

@@ -33,6 +33,7 @@ from control.envoy.parts import (
     shared_state,
     socket_address,
 )
+from control.envoy.reports import refusal_reports
 from control.envoy.world import World
 from meshapi import wire
 from meshapi.trust import Revocation
@@ -78,6 +79,7 @@ def terminate_listener(world: World, listen: tuple[str, ...]) -> Built:
         upgrade_configs=[{"upgrade_type": "CONNECT"}],
         use_remote_address={"value": False},
         generate_request_id={"value": False},
+        access_log=[refusal_reports()],
     )
     addresses = [_bound(address) for address in listen or ("::",)]
     chain = {"name": TERMINATE, "filters": [manager], "transport_socket": mesh_tls(world.settings, "Downstream")}

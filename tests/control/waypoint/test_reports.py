@@ -64,7 +64,10 @@ def beside(directory: Path) -> Iterator[tuple[Path, int]]:
 
     async def run() -> None:
         metrics, stop = RequestMetrics(WorkloadNames()), asyncio.Event()
-        async with serving(Identity(settings), metrics, settings.socket), serving_metrics(metrics, ("127.0.0.1", 0)) as port:
+        async with (
+            serving(Identity(settings), metrics, settings.socket),
+            serving_metrics(metrics, settings.admin, ("127.0.0.1", 0)) as port,
+        ):
             started.set_result((asyncio.get_running_loop(), stop, port or 0))
             await stop.wait()
 

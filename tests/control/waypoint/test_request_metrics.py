@@ -178,3 +178,61 @@ def test_a_workload_that_was_dialled_itself_has_its_name() -> None:
     answer(names, NAMED)
     ((labels, _),) = samples(metrics, "istio_requests_total")
     assert (labels["destination_workload"], labels["destination_app"], labels["source_workload"]) == ("page", "page", "unknown")
+
+
+GATEWAY = "spiffe://cluster.local/ns/edge/sa/entry"
+
+
+def test_a_gateway_is_the_client_of_what_it_calls() -> None:
+    """Whoever called it is none of the mesh, whatever he says that he is."""
+    names = WorkloadNames()
+    metrics = RequestMetrics(names)
+    entry = request(own=GATEWAY, called="cart.shop;shop;cart", workload="cart;shop;cart;v1;here", identity="spiffe://d/ns/shop/sa/c")
+    entry.common_properties.downstream_local_address.socket_address.address = "10.0.0.9"
+    entry.common_properties.downstream_remote_address.socket_address.address = "10.0.0.7"
+    take(metrics, entry)
+    answer(
+        names,
+        NAMED,
+        Workload(WorkloadUID("e"), "entry-1", "edge", (ip_address("10.0.0.9"),), service_account="entry", canonical_name="entry"),
+    )
+    ((labels, _),) = samples(metrics, "istio_requests_total")
+    wanted = {"reporter": "source", "source_workload": "entry-1", "source_app": "entry", "source_principal": GATEWAY}
+    wanted |= {"source_workload_namespace": "edge", "destination_workload": "cart", "connection_security_policy": "unknown"}
+    assert {name: labels[name] for name in wanted} == wanted
+
+
+def test_a_gateway_that_the_mesh_does_not_know_is_called_as_its_gateway_is() -> None:
+    metrics = RequestMetrics(WorkloadNames())
+    take(metrics, request(own=GATEWAY))
+    ((labels, _),) = samples(metrics, "istio_requests_total")
+    assert (labels["source_workload"], labels["source_workload_namespace"], labels["source_app"]) == ("entry", "edge", "unknown")
+
+
+def tunnel(status: int, authority: str = "10.0.0.1:80", *names: str) -> Message:
+    common = {"tls_properties": {"peer_certificate_properties": {"subject_alt_name": [{"uri": name} for name in names or (PEER,)]}}}
+    asked = {"request_method": "CONNECT", "authority": authority}
+    answered = {"response_code": {"value": status}, "response_code_details": "route_not_found"}
+    return new("envoy.data.accesslog.v3.HTTPAccessLogEntry", common_properties=common, request=asked, response=answered)
+
+
+def test_refused_tunnels_are_counted_and_told_and_are_no_requests(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = RequestMetrics(WorkloadNames())
+    take(metrics, tunnel(404, "10.0.0.1:80\nINFO all is well" + "x" * 1000, PEER, "spiffe://d/two"), *[tunnel(401)] * 30)
+    counted = samples(metrics, "nodemesh_waypoint_refused_tunnels_total")
+    assert counted == [({"response_code": "401"}, 30), ({"response_code": "404"}, 1)]
+    assert samples(metrics, "istio_requests_total") == []
+    assert len(caplog.records) == 20, "a flood of them is counted, and not told"
+    (first, *_) = caplog.messages
+    assert f"{PEER}, spiffe://d/two" in first
+    assert "\n" not in first
+    assert len(first) < 1000
+
+
+def test_a_request_for_a_tunnel_in_a_tunnel_is_a_request() -> None:
+    metrics = RequestMetrics(WorkloadNames())
+    entry = request(403)
+    entry.request.request_method = 6
+    take(metrics, entry)
+    assert len(samples(metrics, "istio_requests_total")) == 1
+    assert samples(metrics, "nodemesh_waypoint_refused_tunnels_total") == []
