@@ -21,6 +21,7 @@ from control.cluster.gateway_objects import Image
 from control.cluster.gateway_status import GatewayStatus
 from control.cluster.root_configmaps import RootConfigMaps
 from control.cluster.root_secret import RootSecret
+from control.cluster.shared_findings import SharedFindings
 from control.cluster.shared_revocations import SharedRevocations
 from control.cluster.shared_tokens import SharedTokens
 from control.cluster.status_writer import StatusWriter
@@ -194,7 +195,9 @@ def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations
             GatewayStatus(parts.client, mesh, lambda: proxies.world, lambda: made.problems if made is not None else {}),
         )
         duties = do_duties(elector, *((made,) if made is not None else ()), *statuses, published)
+        findings = SharedFindings(parts.client, parts.namespace, identity, mesh, time.monotonic)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(findings.run(), name="shared findings")
             tasks.create_task(tokens.follow(), name="follow join tokens")
             tasks.create_task(elector.run(), name="leader election")
             tasks.create_task(published.follow(), name="follow root ConfigMaps")

@@ -11,6 +11,7 @@ from control.model.derivation import ADDRESS, Derived, address_claim, derive, de
 from control.model.published import Published
 from control.model.settings import MeshSettings
 from control.model.store import Store
+from control.model.told import Told
 from control.model.vm import group_of
 from control.resources import Changes, PlacedNode, PlacedPod, Resource, TypeURL
 from control.source import Change, FileFindings, Reject, Remove, Synced, Upsert
@@ -59,6 +60,8 @@ class Mesh:
         """What Envoys refuse of the objects, in their words."""
         self.in_vain: dict[ObjectKey, tuple[str, ...]] = {}
         """What objects ask of Envoys and do not get."""
+        self.told_elsewhere = Told()
+        """The same, of the Envoys that are connected to other replicas."""
         self.derivations: Counter[Kind] = Counter()
         """How often the resources of an object were computed, by kind."""
         self.records: dict[ObjectKey, Record] = {}
@@ -176,6 +179,12 @@ class Mesh:
         """This is what Envoys refuse now."""
         if self.refused != refused:
             self.refused = dict(refused)
+            self.batches += 1
+
+    def take_told_elsewhere(self, told: Told) -> None:
+        """This is what the Envoys of other replicas tell now."""
+        if self.told_elsewhere != told:
+            self.told_elsewhere = told
             self.batches += 1
 
     def watch_batches(self, watcher: Callable[[Batch], None]) -> None:

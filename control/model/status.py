@@ -120,9 +120,9 @@ def findings_in_mesh(mesh: Mesh, key: ObjectKey) -> Iterator[Finding]:
         yield Finding(record.origin, Severity.WARNING, note, "", str(key))
     for note in waypoint_notes(record.object, mesh.store, mesh.settings) if record.object is not None else ():
         yield Finding(record.origin, Severity.WARNING, note, "", str(key))
-    for words in mesh.in_vain.get(key, ()):
+    for words in dict.fromkeys((*mesh.in_vain.get(key, ()), *mesh.told_elsewhere.in_vain.get(key, ()))):
         yield Finding(record.origin, Severity.WARNING, words, "", str(key))
-    for words in mesh.refused.get(key, ()):
+    for words in dict.fromkeys((*mesh.refused.get(key, ()), *mesh.told_elsewhere.refused.get(key, ()))):
         yield Finding(record.origin, Severity.WARNING, words, "what was in force before stays", str(key))
     if (older := mesh.store.policies.older_than(key)) is not None:
         yield Finding(record.origin, Severity.WARNING, f"has no effect: {older} is older and holds for the same workloads", "", str(key))
