@@ -36,7 +36,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module", params=["ebpf", "nftables"])
+@pytest.fixture(scope="module", params=["ebpf", "nftables", "iptables"])
 def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
     with meshes.running(request.param) as made:
         assert made.admin("n1", "/status")["capture"] == request.param
