@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from control.convert import authentication, rbac
+from control.convert import authentication, quota, rbac
 from control.convert.rbac import Enforcement, Place, Roles, convert_binding, denials, enforcement_of
 from control.convert.targets import ConversionError, known_services
 from control.validation.finding import Severity
@@ -61,6 +61,7 @@ class _Converter:
         self._documents = [in_json_names(one) if one.get("apiVersion") in gone else one for one in documents]
         self._notes: list[Note] = []
         self._into = into
+        self._quotas = quota.Quotas({}, {}, (), {}, ())
 
     def run(self) -> Conversion:
         made: list[Manifest] = []
@@ -71,6 +72,10 @@ class _Converter:
             self._notes.append(Note("Service", str(error), error=True))
         roles = Roles(self._of("ServiceRole"), self._of("ServiceRoleBinding"), self._of("RbacConfig") + self._of("ClusterRbacConfig"))
         enforcement = self._enforcement(roles, place)
+        try:
+            self._quotas = quota.gather(self._documents)
+        except ConversionError as error:
+            self._notes.append(Note("quota", str(error), error=True))
         guarded: set[str] = set()
         for document in self._documents:
             try:
@@ -94,6 +99,12 @@ class _Converter:
             guarded |= {policy["metadata"]["namespace"] for policy in policies if "targetRefs" in policy["spec"]}
             self._say(document, f"became {len(policies)} policies", *notes)
             return policies
+        if version == quota.VERSION and kind == "QuotaSpecBinding":
+            limits, notes = quota.convert_binding(document, self._quotas, quota.Place(place.services, place.domain))
+            self._say(document, f"became {len(limits)} RateLimits", *notes)
+            return limits
+        if version == quota.VERSION and self._quotas.has(document):
+            return []
         if isinstance(version, str) and version.endswith(".istio.io/v1alpha2"):
             raise ConversionError(f"{version} has no new form here")
         return [self._renewed(document)]
