@@ -324,9 +324,10 @@ def forged(mesh: Mesh, thief: Pod, victim: Pod, target: Pod, mark: int) -> bool:
 
 def test_an_address_used_again_carries_the_new_identity_only(mesh: Mesh) -> None:
     shop, far = mesh.pods["shop"], mesh.pods["api-2"]
+    begin_s = time.time()
     old = mesh.add_pod("n1", "old", service_account="old")
     reaching, reached = mesh.hold(old, far.ipv4), mesh.hold(far, old.ipv4)
-    assert peers(mesh, "n2", old) == {spiffe("old")}
+    assert peers(mesh, "n2", old, since_s=begin_s) == {spiffe("old")}
     mesh.remove_pod(old)
     gone_s = time.time()
     new = mesh.add_pod("n1", "new", service_account="new")
@@ -342,7 +343,6 @@ def test_an_address_used_again_carries_the_new_identity_only(mesh: Mesh) -> None
         mesh.hold(far, new.ipv4)
         mesh.hold(shop, new.ipv6)
         assert mesh.call(far, new.ipv4).pod == "new"
-        # Ends of the old pod's connections may still stand there, dead, until their pings fail.
         assert peers(mesh, "n2", new, since_s=gone_s) == {spiffe("new")}
         mesh.wait(lambda: denied(mesh, "n2", since_s=gone_s) == {spiffe("new")}, "the denials to be of the new identity alone")
     finally:
@@ -351,7 +351,7 @@ def test_an_address_used_again_carries_the_new_identity_only(mesh: Mesh) -> None
 
 
 def test_another_account_in_the_same_namespace_is_another_pod(mesh: Mesh) -> None:
-    far = mesh.pods["api-2"]
+    far, begin_s = mesh.pods["api-2"], time.time()
     pod = mesh.add_pod("n1", "turns", service_account="first")
     held = mesh.hold(pod, far.ipv4)
     mesh.cluster.apply("pod-turns", [manifests.service_account("second"), manifests.pod(pod, service_account="second", app="turns")])
@@ -360,7 +360,7 @@ def test_another_account_in_the_same_namespace_is_another_pod(mesh: Mesh) -> Non
         mesh.wait(lambda: mesh.workload(pod).get("identity") == spiffe("second") and mesh.workload(pod)["ready"], "the other identity")
         assert not echoes(held)
         mesh.hold(pod, far.ipv4)
-        assert peers(mesh, "n2", pod) == {spiffe("second")}
+        assert peers(mesh, "n2", pod, since_s=begin_s) == {spiffe("second")}
     finally:
         mesh.release()
         mesh.remove_pod(pod)
@@ -371,8 +371,11 @@ def denied(mesh: Mesh, node: str, *, since_s: float) -> set[str]:
     return {one["source"] for one in mesh.admin(node, "/status")["denials"] if one["at_s"] >= since_s}
 
 
-def peers(mesh: Mesh, node: str, pod: Pod, since_s: float = 0.0) -> set[str]:
-    """The identities under which a node's proxy has connections with a pod's address, as either side, opened since then."""
+def peers(mesh: Mesh, node: str, pod: Pod, *, since_s: float) -> set[str]:
+    """The identities under which a node's proxy has connections with a pod's address, as either side, opened since then.
+
+    Ends of a former pod's connections, of the same address, may still stand there, dead, until their pings fail.
+    """
     addresses = {str(pod.ipv4), str(pod.ipv6)}
     found = set()
     for entry in (entry for entry in mesh.admin(node, "/connections") if entry["opened_s"] >= since_s):

@@ -138,6 +138,7 @@ async def test_it_is_put_back_when_the_network_s_agent_rewrites_its_file(places:
         (places.bin_dir / "nodemesh-cni").unlink()
         file.write_text(LIST)
         await until((places.bin_dir / "nodemesh-cni").exists, deadline_s=8)
+        await until(lambda: chain(file) == ["ptp", "nodemesh-cni"], deadline_s=8)
     assert chain(file) == ["ptp", "nodemesh-cni"], "an agent that ends leaves it, so that no pod starts uncaptured"
 
 

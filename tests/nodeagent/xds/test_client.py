@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -32,24 +33,30 @@ class Talker:
 
     def __init__(self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         self._requests = requests
+        self._early: deque[Request] = deque()
         self.context = context
 
     async def hear(self) -> Request:
-        return decode_request(await anext(self._requests))
+        return self._early.popleft() if self._early else decode_request(await anext(self._requests))
 
     async def say(self, response: Response) -> None:
         await self.context.write(encode_response(response))
 
     async def greet(self) -> None:
-        """Answers the first requests of the three types with nothing, and takes the acknowledgements."""
+        """Answers the first requests of the three types with nothing, and takes the acknowledgements.
+
+        A client may ask for more between two acknowledgements; that is heard afterwards.
+        """
         acknowledged = 0
         while acknowledged < len(KINDS):
-            request = await self.hear()
-            if request.node is None:
+            request = decode_request(await anext(self._requests))
+            if request.node is not None:
+                await self.say(Response(request.type_url, f"greeting {request.type_url}"))
+            elif request.nonce:
                 assert request == Request(request.type_url, nonce=f"greeting {request.type_url}")
                 acknowledged += 1
             else:
-                await self.say(Response(request.type_url, f"greeting {request.type_url}"))
+                self._early.append(request)
 
 
 class Server:

@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -35,11 +35,12 @@ def _nonsense_agent(path: Path, answer: bytes) -> Iterator[threading.Event]:
             while True:
                 try:
                     session, _ = listening.accept()
-                    sessions.append(session)
-                    session.sendall(answer)
                 except OSError:
                     return
-                dialled.set()
+                sessions.append(session)
+                with suppress(OSError):  # a proxy that waited too long has gone, and dials again
+                    session.sendall(answer)
+                    dialled.set()
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
