@@ -5,18 +5,19 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from control.analysis.limits import in_words
+from control.analysis.words import calling_words, connection_words, route_words
 from control.envoy.catalogue import CatalogService, Endpoint
-from control.envoy.destinations.rules import holding_rules
+from control.envoy.destinations.rules import holding_rules, policy
 from control.envoy.guarding import authentication_of, authorization_of, limits_of
 from control.envoy.listeners.waypoint import layers
-from control.envoy.naming import Layer
+from control.envoy.naming import ClusterRef, Layer
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
 from control.envoy.routes import http_routes, rules_of
+from control.envoy.routing.api_table import api_rules, ranked_routes
 from control.envoy.routing.delegation import with_delegates
 from control.envoy.world import World
 from control.kinds import AuthorizationPolicy, DestinationRule, ObjectKey, VirtualService
-from control.kinds.routing import Destination, HTTPMatch, HTTPRoute, StringMatch
 from control.kinds.security import PolicyAction
 from control.model.labels import workload_labels
 from control.model.mesh import Mesh
@@ -44,6 +45,7 @@ class Described(Struct, frozen=True):
     routing: tuple[str, ...]
     routes: tuple[str, ...]
     rules: tuple[str, ...]
+    calling: tuple[str, ...]
     subsets: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -67,7 +69,8 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
     tokens = {policy.key: policy for place in places for policy in world.ask(authentication_of, place)}
     limits = {item.key: item for place in places for item in world.ask(limits_of, place)}
     rules = [world.find(DestinationRule, one.namespace, one.name) for one in world.ask(holding_rules, proxy, key)] if proxy else []
-    routing = dict.fromkeys(rule for place in places for rule in rules_of(world, place, service))
+    routing = tuple(dict.fromkeys(rule for place in places for rule in rules_of(world, place, service)))
+    attached = tuple(dict.fromkeys(one for place in places for one in world.ask(api_rules, service.owner, place.port)))
     return Described(
         service=key,
         owner=str(service.owner),
@@ -81,9 +84,10 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
         policies=tuple(_ordered(held.values())),
         agent_policies=tuple(_of_agents(mesh, endpoints)),
         limits=tuple(in_words(limits.values())),
-        routing=tuple(f"{rule}{'' if index == 0 else ' (has no effect: the first one holds)'}" for index, rule in enumerate(routing)),
-        routes=tuple(_routes(world, next(iter(routing), None))),
+        routing=tuple(_routing(routing, attached)),
+        routes=tuple(f"{number}. {words}" for number, words in enumerate(_routes(world, routing, attached), 1)),
         rules=tuple(str(rule.key) for rule in rules if rule is not None),
+        calling=tuple(_calling(world, places, service)),
         subsets=tuple(line for rule in rules if rule is not None for line in _subsets(rule, endpoints)),
         problems=tuple(_problems(world, service, places)),
     )
@@ -137,55 +141,39 @@ def _workloads(mesh: Mesh, endpoints: tuple[Endpoint, ...]) -> Iterator[tuple[Ob
 def _ordered(policies: Iterable[AuthorizationPolicy]) -> Iterator[str]:
     listed = list(policies)
     for action in _ORDER:
-        for policy in listed:
-            if policy.spec.action is action:
-                yield f"{action} {policy.metadata.namespace}/{policy.metadata.name}"
+        for one in listed:
+            if one.spec.action is action:
+                yield f"{action} {one.metadata.namespace}/{one.metadata.name}"
 
 
-def _routes(world: World, key: ObjectKey | None) -> Iterator[str]:
-    """Each route in words, in the order in which they are tried."""
-    service = world.find(VirtualService, key.namespace, key.name) if key is not None else None
+def _routes(world: World, rules: tuple[ObjectKey, ...], routes: tuple[ObjectKey, ...]) -> Iterator[str]:
+    """Each route in words, in the order in which they are tried: of the VirtualService that holds, else of the Gateway API's routes."""
+    service = world.find(VirtualService, rules[0].namespace, rules[0].name) if rules else None
     if service is None:
+        yield from (route_words(owned.route) for owned in ranked_routes(world, routes))
         return
-    for owned in with_delegates(world, service).routes:
-        conditions = " or ".join(_match(match) for match in owned.route.match) or "anything"
-        yield f"{conditions} -> {_action(owned.route)}"
-    for name, routes in (("tls", service.spec.tls), ("tcp", service.spec.tcp)):
-        for route in routes:
-            yield f"{name} -> {', '.join(_destination(one.destination) for one in route.route)}"
+    yield from (route_words(owned.route) for owned in with_delegates(world, service).routes)
+    yield from (connection_words("tls", one.match, [(to.destination, to.weight) for to in one.route]) for one in service.spec.tls)
+    yield from (connection_words("tcp", one.match, [(to.destination, to.weight) for to in one.route]) for one in service.spec.tcp)
 
 
-def _match(match: HTTPMatch) -> str:
-    parts = [f"{name} {_text(value)}" for name in ("uri", "method", "authority", "scheme") if (value := getattr(match, name)) is not None]
-    parts += [f"header {name} {_text(value)}" for name, value in match.headers.items()]
-    parts += [f"no header {name} {_text(value)}" for name, value in match.without_headers.items()]
-    parts += [f"query {name} {_text(value)}" for name, value in match.query_params.items()]
-    parts += [f"port {match.port}"] if match.port else []
-    parts += [f"from {key}={value}" for key, value in match.source_labels.items()]
-    return " and ".join(parts) or "anything"
+def _routing(rules: tuple[ObjectKey, ...], routes: tuple[ObjectKey, ...]) -> Iterator[str]:
+    for index, rule in enumerate((*rules, *routes)):
+        outranked = bool(rules) and index > 0
+        yield f"{rule}{' (has no effect: the first one holds)' if outranked else ''}"
 
 
-def _text(match: StringMatch) -> str:
-    return " ".join(f"{name} {getattr(match, name)}" for name in match.stated) or "present"
-
-
-def _action(route: HTTPRoute) -> str:
-    if route.redirect is not None:
-        return f"redirect to {route.redirect.authority}{route.redirect.uri}"
-    if route.direct_response is not None:
-        return f"answer {route.direct_response.status}"
-    shares = sum(one.weight for one in route.route)
-    words = []
-    for one in route.route:
-        share = f" {100 * one.weight // shares}%" if len(route.route) > 1 and shares else ""
-        words.append(f"{_destination(one.destination)}{share}")
-    extras = [name for name in ("fault", "timeout", "retries", "rewrite", "mirror") if getattr(route, name)]
-    return ", ".join(words) + (f" (with {', '.join(extras)})" if extras else "")
-
-
-def _destination(destination: Destination) -> str:
-    port = f":{destination.port.number}" if destination.port is not None else ""
-    return f"{destination.host}{port}" + (f" subset {destination.subset}" if destination.subset else "")
+def _calling(world: World, places: list[Place], service: CatalogService) -> Iterator[str]:
+    """How its endpoints are called, port by port where they differ."""
+    found: dict[str, list[int]] = {}
+    for place in places:
+        port = service.port(place.port)
+        for layer in layers(port)[:1] if port is not None else ():
+            held = world.ask(policy, place.proxy, ClusterRef(service.key, place.port, layer))
+            if held.sources:
+                found.setdefault(calling_words(held), []).append(place.port)
+    for words, ports in found.items():
+        yield words if len(ports) == len(places) else f"port {', '.join(map(str, ports))}: {words}"
 
 
 def _subsets(rule: DestinationRule, endpoints: tuple[Endpoint, ...]) -> Iterator[str]:

@@ -23,6 +23,7 @@ TITLES = {
     "routing": "routing",
     "routes": "routes",
     "rules": "rules",
+    "calling": "endpoints are",
     "subsets": "subsets",
     "problems": "in vain",
 }

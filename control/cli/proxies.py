@@ -36,8 +36,13 @@ def proxy_status(client: AdminClient, output: str) -> None:
 def proxy_config(client: AdminClient, proxy: str, kind: str, name: str, output: str) -> None:
     """Show what the Envoys of a Gateway are served; with -o json or yaml in full."""
     found = client.call("GET", "/proxies/config", query={"proxy": proxy, "kind": kind, "name": name})
-    rows = [(one["name"], one["summary"], ", ".join(one["sources"]) or "-") for one in found]
+    rows = [row for one in found for row in _resource_rows(one)]
     emit(found, output, ("NAME", "WHAT", "FROM"), rows)
+
+
+def _resource_rows(one: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A line for the resource, and one for each of what it consists of."""
+    return [(one["name"], one["summary"], ", ".join(one["sources"]) or "-"), *(("", f"  {line}", "") for line in one["details"])]
 
 
 def _row(proxy: dict[str, Any]) -> tuple[str, ...]:

@@ -43,8 +43,13 @@ def foreign_rules(world: World, service: ObjectKey, port: int) -> tuple[Problem,
 
 def api_rule_routes(world: World, scope: Scope, keys: tuple[ObjectKey, ...]) -> RouteList:
     """All routes of these, as one table."""
+    return routes_of(world, scope, ranked_routes(world, keys), keys)
+
+
+def ranked_routes(world: World, keys: tuple[ObjectKey, ...]) -> tuple[OwnedRoute, ...]:
+    """The routes of these, oldest first, in the order in which they are tried."""
     ranked = [entry for age, key in enumerate(keys) for entry in _ranked(world, key, age)]
-    return routes_of(world, scope, tuple(one for _, one in sorted(ranked, key=lambda entry: entry[0])), keys)
+    return tuple(one for _, one in sorted(ranked, key=lambda entry: entry[0]))
 
 
 def _ranked(world: World, key: ObjectKey, age: int) -> list[tuple[tuple[Rank, int, int, int], OwnedRoute]]:

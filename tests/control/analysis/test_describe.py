@@ -57,7 +57,7 @@ def test_what_applies_and_in_which_order() -> None:
     assert found.agent_policies == ("ALLOW shop/of-agents",)
     assert found.limits == ("local shop/l: 5/minute for each source.principal", "local shop/l: 1/day of some")
     assert found.routing == ("VirtualService shop/cart", "VirtualService shop/later (has no effect: the first one holds)")
-    assert found.routes == ("anything -> cart:80 subset v1",)
+    assert found.routes == ("1. anything -> cart:80 subset v1",)
     assert found.rules == ("DestinationRule shop/cart", "DestinationRule shop/more")
     assert found.subsets == ("v1 (version=v1): 1 endpoint", "v2 (version=v2): 0 endpoints")
 
@@ -66,8 +66,8 @@ def test_routes_in_words_and_what_they_ask_for_in_vain() -> None:
     parts = [part for part in WELL.split("---") if "kind: VirtualService" not in part]
     found = described("---".join((*parts, f"\n{CANARY}")))
     assert found.routes == (
-        "uri prefix /a and header end-user exact jason or method exact PUT -> answer 418",
-        "anything -> cart subset v1 90%, nowhere 10% (with timeout)",
+        "1. uri prefix /a and header end-user exact jason or method exact PUT -> answer 418",
+        "2. anything -> cart subset v1 90%, nowhere 10% (within 5s)",
     )
     assert any("nowhere" in problem for problem in found.problems)
 
