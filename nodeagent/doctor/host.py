@@ -3,7 +3,9 @@
 import os
 import platform
 import resource
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -11,10 +13,13 @@ from nodeagent.capture.base import Way
 from nodeagent.capture.choice import choose, ways
 from nodeagent.capture.ebpf import DIRECTORY
 from nodeagent.doctor.check import Check, failed, ok, warning
-from nodeagent.linux import cgroups
+from nodeagent.linux import cgroups, libc
 from nodeagent.linux.errors import KernelError
 from nodeagent.ztunnel.supervisor import BUNDLED
 
+MEND_CLOCK: Final = "set the clock, and keep it by a time service (timedatectl set-ntp true)"
+MAX_CLOCK_ERROR_S: Final = 30.0
+_DAY_S: Final = 86400.0
 MIN_FILES: Final = 16_384
 """A proxy needs two descriptors for each connection that it carries."""
 _FULL: Final = 0.9
@@ -32,6 +37,7 @@ def host_checks() -> Iterator[Check]:
     yield proxy()
     yield cgroup()
     yield from captures()
+    yield clock()
     yield files()
     yield conntrack(_CONNTRACK)
     yield mtu(_NET)
@@ -90,6 +96,24 @@ def _tried(way: Way) -> str:
         if pins.is_dir():
             pins.rmdir()
     return ""
+
+
+def clock(now_s: float | None = None) -> Check:
+    """Certificates are judged by it: one that is behind takes good ones for not yet valid, one that is ahead for expired."""
+    now_s = time.time() if now_s is None else now_s
+    moment = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        built_s = Path(__file__).stat().st_mtime
+        uncertain_s = libc.clock_uncertainty_s()
+    except OSError as error:
+        return warning("clock", f"{moment}; whether it is kept can't be told: {error}", MEND_CLOCK)
+    if now_s < built_s - _DAY_S:
+        return failed("clock", f"{moment} is before this program was made", MEND_CLOCK)
+    if uncertain_s is None:
+        return warning("clock", f"{moment}, kept by no time service", MEND_CLOCK)
+    if uncertain_s > MAX_CLOCK_ERROR_S:
+        return warning("clock", f"{moment}, {uncertain_s:.0f} s off at most", MEND_CLOCK)
+    return ok("clock", f"{moment}, kept by a time service")
 
 
 def files() -> Check:

@@ -9,6 +9,11 @@ from nodeagent.linux.errors import KernelError
 CLONE_FILES: Final = 0x00000400
 CLONE_NEWNET: Final = 0x40000000
 _NS_GET_NSTYPE: Final = 0xB703
+_TIMEX_WORDS: Final = 26
+"""Of struct timex, as long words: the mode, offset, frequency, greatest and estimated error (us), status."""
+_MAXERROR_WORD: Final = 3
+_STATUS_WORD: Final = 5
+_STA_UNSYNC: Final = 0x40
 _HINT: Final = "the agent needs CAP_SYS_ADMIN"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,6 +45,15 @@ def mount(kind: str, target: str) -> None:
     """Mounts a file system that has no device, mount(2)."""
     if _libc.mount(kind.encode(), target.encode(), kind.encode(), ctypes.c_ulong(0), None) != 0:
         raise KernelError(ctypes.get_errno(), f"mount {kind} at {target}", _HINT)
+
+
+def clock_uncertainty_s() -> float | None:
+    """By how much the clock may be off at most, as a time service tells the kernel; None if none keeps it: adjtimex(2)."""
+    timex = (ctypes.c_long * _TIMEX_WORDS)()
+    if _libc.adjtimex(timex) < 0:
+        raise KernelError(ctypes.get_errno(), "clock")
+    unsynchronised = timex[_STATUS_WORD] & _STA_UNSYNC
+    return None if unsynchronised else timex[_MAXERROR_WORD] / 1e6
 
 
 def inotify_open() -> int:

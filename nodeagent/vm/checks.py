@@ -28,7 +28,6 @@ PORTS: Final = (*sorted(wire.PROXY_PORTS), 15053, wire.METRICS_PORT, wire.READIN
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 """X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL."""
-_CLOCK: Final = "set the clock, and keep it by a time service (timedatectl set-ntp true)"
 
 
 def joining_checks(bundle: Bundle, run_dir: Path, state_dir: Path) -> Iterator[Check]:
@@ -102,9 +101,9 @@ def _free(port: int) -> bool:
 
 def _bundle(bundle: Bundle, now_s: float) -> Check:
     if now_s < bundle.created_s - SKEW_S:
-        return failed("clock", f"it is {_moment(now_s)} here, and the bundle was made at {_moment(bundle.created_s)}", _CLOCK)
+        return failed("clock", f"it is {_moment(now_s)} here, and the bundle was made at {_moment(bundle.created_s)}", host.MEND_CLOCK)
     if now_s >= bundle.expires_s:
-        mend = "make a new one with `meshctl vm create`; or, if it is not that late, " + _CLOCK
+        mend = "make a new one with `meshctl vm create`; or, if it is not that late, " + host.MEND_CLOCK
         return failed("bundle", f"it was good until {_moment(bundle.expires_s)}", mend)
     return ok("bundle", f"for {bundle.machine.name}, good until {_moment(bundle.expires_s)}")
 
@@ -147,7 +146,7 @@ def _handshake(bundle: Bundle, port: int) -> Check | None:
         leaf = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
     begin, end = (moment.timestamp() for moment in (leaf.not_valid_before_utc, leaf.not_valid_after_utc))
     what = f"it is {_moment(time.time())} here, and the controller's certificate is good from {_moment(begin)} to {_moment(end)}"
-    return failed("clock", what, _CLOCK)
+    return failed("clock", what, host.MEND_CLOCK)
 
 
 def _tls(bundle: Bundle, port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
