@@ -152,7 +152,7 @@ def kubernetes(settings: KubernetesSettings) -> OpenBacking:
             tokens = SharedTokens(client, namespace, metrics)
 
             async def secrets(proxies: Proxies) -> None:
-                await ClusterSecrets(client, metrics).run(proxies.wanted_secrets, proxies.secrets.put)
+                await ClusterSecrets(client, metrics).run(proxies.wanted_secrets, proxies.secrets.put, proxies.secrets.complain)
 
             yield Backing(
                 source=KubernetesSource(client, settings.root_namespace, metrics),

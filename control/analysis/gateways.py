@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from control.analysis.message import Level, Message, about
 from control.envoy.gateways.attached import Route
 from control.envoy.gateways.hosts import narrower
+from control.envoy.gateways.listeners import port_conflicts
 from control.envoy.gateways.servers import servers_of
 from control.envoy.gateways.status import route_state
 from control.envoy.proxies import all_proxies
@@ -26,6 +27,14 @@ def unserved(world: World) -> Iterator[Message]:
             labels = ", ".join(f"{name}={value}" for name, value in sorted(gateway.spec.selector.items())) or "nothing"
             hint = "correct the selector, or add a Gateway of class istio or nodemesh with these labels"
             yield _missing(gateway.key, f"no gateway has the labels that it selects: {labels}", hint)
+
+
+def conflicts(world: World) -> Iterator[Message]:
+    """Ports and names that several servers of one gateway want: the first has them."""
+    for proxy in world.ask(all_proxies):
+        for problem in world.ask(port_conflicts, proxy):
+            hint = f"take another port or name: at the gateway {proxy} the first one holds"
+            yield about(problem.object, "IST0145", Level.ERROR, problem.what, hint)
 
 
 def bindings(world: World) -> Iterator[Message]:

@@ -25,6 +25,7 @@ _OF_WORLDS: Final[tuple[Callable[[World], Iterator[Message]], ...]] = (
     limits.uncounted,
     unreachable.unreachable,
     gateways.unserved,
+    gateways.conflicts,
     gateways.bindings,
     gateways.routes,
     matching.unmatched_tokens,

@@ -17,7 +17,7 @@ _TYPES = {"Cluster": "CLUSTERS", "ClusterLoadAssignment": "ENDPOINTS", "Listener
 @output_option
 @asks_controller
 def proxy_status(client: AdminClient, output: str) -> None:
-    """Say of each connected Envoy how far it is, and what it refused; exit code 1 if anything is refused."""
+    """Say of each connected Envoy how far it is, what it refused, and which certificates it lacks; exit code 1 if there is any of that."""
     found = client.call("GET", "/proxies")
     emit(found, output, ("PROXY", "ENVOY", "SINCE", *_TYPES.values(), "REFUSED"), [_row(one) for one in found])
     problems = [line for one in found for line in _problems(one)]
@@ -63,4 +63,5 @@ def _problems(proxy: dict[str, Any]) -> list[str]:
     for one in proxy["refused"]:
         kind, origin = one["type_url"].rpartition(".")[2], ", ".join(one["sources"]) or "of no object"
         refused.append(f"{proxy['proxy']} refuses {kind} {one['name']} ({origin}): {one['message']}")
-    return refused + [f"{proxy['proxy']}: {name} could not be made: {why}" for name, why in proxy["untranslated"].items()]
+    lacking = [f"{proxy['proxy']}: the secret {name.partition('://')[2]} {why}" for name, why in proxy["secrets"].items()]
+    return refused + [f"{proxy['proxy']}: {name} could not be made: {why}" for name, why in proxy["untranslated"].items()] + lacking

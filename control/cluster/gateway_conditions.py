@@ -3,6 +3,7 @@
 Conditions keep the time of their last change. Of a route's parents those that another controller speaks for stay as they are.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from control.kinds.gateway_routes import ParentReference
 from control.validation.document import Manifest
 
 MAX_MESSAGE = 2000
-_OURS = frozenset({"Accepted", "ResolvedRefs", "Programmed"})
+_OURS = frozenset({"Accepted", "ResolvedRefs", "Programmed", "Conflicted"})
 
 
 class Patch(Struct, frozen=True):
@@ -69,6 +70,28 @@ def route_patch(states: Iterable[ParentState], written: Manifest, now: str) -> P
     if not made and not parents:
         return None
     return _patch({"parents": made}, before, written)
+
+
+def class_patch(written: Manifest, now: str) -> Patch | None:
+    """Of a class that the mesh answers for."""
+    before = _map(written.get("status"))
+    accepted = Said("Accepted", holds=True, reason="Accepted")
+    generation = _map(written.get("metadata")).get("generation")
+    return _patch({"conditions": _conditions((accepted,), _maps(before.get("conditions")), generation, now)}, before, written)
+
+
+def stated_parents(written: Manifest) -> tuple[ParentReference, ...]:
+    """Those that a route names which may be anything but valid; what is no reference is none."""
+    found = []
+    for one in _maps(_map(written.get("spec")).get("parentRefs")):
+        with contextlib.suppress(msgspec.ValidationError):
+            found.append(msgspec.convert(one, ParentReference))
+    return tuple(found)
+
+
+def stated_class(written: Manifest) -> str:
+    """Likewise of a Gateway."""
+    return str(_map(written.get("spec")).get("gatewayClassName", ""))
 
 
 def _speakers(written: Manifest) -> set[str]:

@@ -6,15 +6,26 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from control.cluster.gateway_conditions import Patch, gateway_patch, route_patch
-from control.envoy.gateways.status import ROUTES, gateway_state, route_state, with_problem
+from control.cluster.gateway_conditions import Patch, class_patch, gateway_patch, route_patch, stated_class, stated_parents
+from control.envoy.gateways.status import (
+    ROUTES,
+    GatewayState,
+    gateway_state,
+    is_ours,
+    refused,
+    refused_route,
+    route_state,
+    with_problem,
+)
 from control.envoy.world import World
-from control.kinds import Kind, ObjectKey
-from control.model.mesh import Mesh
+from control.kinds import GatewayClass, Kind, ObjectKey
+from control.model.mesh import Mesh, Record
 from control.source.kubernetes.resources import status_path
-from control.validation.document import Manifest
+from control.validation.finding import Severity
 from kubeapi.client import MERGE_PATCH, APIError, KubeClient
+from meshapi import wire
 
+KINDS: Final = frozenset({Kind.GATEWAY, Kind.GATEWAY_CLASS, *ROUTES})
 A_ROUND: Final = 200
 """What is more waits for the next round."""
 YIELD_EVERY: Final = 20
@@ -54,20 +65,30 @@ class GatewayStatus:
 
     def _patches(self) -> Iterator[tuple[ObjectKey, str, Patch | None]]:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        for key in [key for key in self._mesh.records if key.kind is Kind.GATEWAY or key.kind in ROUTES]:
+        for key in [key for key in self._mesh.records if key.kind in KINDS]:
             record = self._mesh.records.get(key)
-            # One that is refused is told so by its findings; what is in force of it may be an older form.
-            if record is not None and record.object is not None and not record.rejected:
-                yield key, str(record.manifest.get("apiVersion", "")), self._patch(key, record.manifest, now)
+            if record is not None:
+                yield key, str(record.manifest.get("apiVersion", "")), self._patch(key, record, now)
 
-    def _patch(self, key: ObjectKey, manifest: Manifest, now: str) -> Patch | None:
-        if key.kind is Kind.GATEWAY:
-            state = gateway_state(self._world(), key)
-            problem = self._problems().get(key)
-            if state is not None and problem is not None:
-                state = with_problem(state, problem)
-            return gateway_patch(state, manifest, now) if state is not None else None
-        return route_patch(route_state(self._world(), key), manifest, now)
+    def _patch(self, key: ObjectKey, record: Record, now: str) -> Patch | None:
+        why = " ".join(f"{one.what}." for one in record.findings if one.severity is Severity.ERROR) if record.rejected else ""
+        match key.kind:
+            case Kind.GATEWAY:
+                state = self._gateway(key, record, why)
+                return gateway_patch(state, record.manifest, now) if state is not None else None
+            case Kind.GATEWAY_CLASS:
+                item = record.object
+                return class_patch(record.manifest, now) if isinstance(item, GatewayClass) and is_ours(item) else None
+        if record.rejected:
+            return route_patch(refused_route(self._world(), key.namespace, stated_parents(record.manifest), why), record.manifest, now)
+        return route_patch(route_state(self._world(), key), record.manifest, now)
+
+    def _gateway(self, key: ObjectKey, record: Record, why: str) -> GatewayState | None:
+        state = gateway_state(self._world(), key)
+        if record.rejected:
+            return refused(state, why) if stated_class(record.manifest) in wire.GATEWAY_CLASSES | wire.WAYPOINT_CLASSES else None
+        problem = self._problems().get(key)
+        return with_problem(state, problem) if state is not None and problem is not None else state
 
     async def _write(self, key: ObjectKey, api_version: str, patch: Patch) -> bool:
         """Whether that is settled, or the watch will tell of it."""

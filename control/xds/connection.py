@@ -41,7 +41,10 @@ class RefusedResource(Struct, frozen=True):
 
 
 class ProxyStatus(Struct, frozen=True):
-    """One open stream of an Envoy, for the operator. `untranslated`: resources that could not be made, and why."""
+    """One open stream of an Envoy, for the operator. `untranslated`: resources that could not be made, and why.
+
+    `secrets`: certificates that its gateway has not, or not as they are now, by their names in SDS, and why.
+    """
 
     proxy: str
     peer: str
@@ -50,6 +53,7 @@ class ProxyStatus(Struct, frozen=True):
     types: list[TypeStatus]
     refused: list[RefusedResource]
     untranslated: dict[str, str]
+    secrets: dict[str, str]
 
 
 class ClosedError(Exception):
@@ -113,8 +117,8 @@ class Connection:
             for source in self.proxy.sources(TypeURL(one.type_url), one.name):
                 yield source, f"the Envoy of Gateway {self.agent.node} refuses the {kind} {one.name}: {one.message}"
 
-    def proxy_status(self) -> ProxyStatus | None:
-        """None for who is no Envoy, or has not asked for anything yet."""
+    def proxy_status(self, secrets: dict[str, str]) -> ProxyStatus | None:
+        """None for who is no Envoy, or has not asked for anything yet. `secrets`: what the gateway lacks of them."""
         view = self.proxy
         if view is None or not isinstance(self.stream, ProxyStream):
             return None
@@ -130,4 +134,4 @@ class Connection:
         ]
         failed = {f"{type_url.rpartition('.')[2]} {name}": why for (type_url, name), why in view.failed.items()}
         of = self.status()
-        return ProxyStatus(of.node, of.peer, of.client, of.since_s, of.types, refused, failed)
+        return ProxyStatus(of.node, of.peer, of.client, of.since_s, of.types, refused, failed, secrets)

@@ -129,7 +129,8 @@ class Hub:
 
     def proxy_status(self) -> list[ProxyStatus]:
         """Of the Envoys."""
-        found = (connection.proxy_status() for connection in self._connections)
+        lacking = {one.agent.node: one.secrets.problems for one in self._connections if one.secrets is not None}
+        found = (connection.proxy_status(lacking.get(connection.agent.node, {})) for connection in self._connections)
         return sorted((one for one in found if one is not None), key=lambda one: (one.proxy, one.client, one.since_s))
 
     def tick(self) -> None:

@@ -21,6 +21,7 @@ class SecretStore:
 
     def __init__(self) -> None:
         self._held: dict[Name, Data] = {}
+        self._complaints: Mapping[Name, str] = {}
         self._watchers: list[Callable[[Collection[Name]], None]] = []
 
     def __repr__(self) -> str:
@@ -29,6 +30,14 @@ class SecretStore:
     def look(self, namespace: str, name: str) -> Data | None:
         """What a Secret holds."""
         return self._held.get((namespace, name))
+
+    def complain(self, complaints: Mapping[Name, str]) -> None:
+        """Why some can't be read: these, and no others."""
+        self._complaints = complaints
+
+    def complaint(self, namespace: str, name: str) -> str:
+        """Why a Secret can't be read; empty for one that can, or is not there."""
+        return self._complaints.get((namespace, name), "")
 
     def put(self, changed: Mapping[Name, Data | None]) -> None:
         """Takes Secrets that are new, changed or gone (None)."""
@@ -61,6 +70,16 @@ class SecretView:
         self._allowed: frozenset[str] = frozenset()
         self._unwatch = store.watch(self._changed)
         self.refresh()
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What the gateway has not, or not as it is now, by its name in SDS."""
+        missing = (name for name in self._allowed if name not in self._made)
+        return {name: self._why_missing(name) for name in sorted(missing)} | self.failed
+
+    def _why_missing(self, name: str) -> str:
+        found = (self._store.complaint(one.namespace, one.name) for one in needed(name))
+        return next((f"can't be read: {why}" for why in found if why), "is not there")
 
     @property
     def wanted(self) -> frozenset[Name]:

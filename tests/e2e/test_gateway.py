@@ -317,3 +317,17 @@ def test_a_certificate_is_replaced_and_nothing_that_is_open_suffers(mesh: Mesh, 
         assert ask(connection, "shop.example").status == 200, "the connection that was open"
         assert connection.getpeercert(binary_form=True) == first
     assert edge.gateway.stat("listener_manager.total_filter_chains_draining") == 0
+
+
+def test_a_certificate_that_is_missing_is_told_and_taken_when_it_comes(mesh: Mesh, edge: Edge) -> None:
+    https = server(443, "HTTPS", "late.example", "late", mode="SIMPLE", credentialName="late")
+    also = bound("late", ["late.example"], http=[to("api", 80)])
+    also["spec"]["gateways"] = ["default/late"]
+    with mesh.applied("late", istio("Gateway", "late", {"selector": {"istio": "edge"}, "servers": [https]}), also):
+        missing = "default/edge: the secret default/late is not there"
+        mesh.wait(lambda: missing in mesh.cluster.meshctl_answer("proxy-status"), "what it lacks", timeout_s=20)
+        with pytest.raises(REFUSED):
+            edge.ask("late.example")
+        edge.put("late", "late.example")
+        mesh.wait(lambda: edge.works("late.example"), "the late name to be served", timeout_s=20)
+        assert missing not in mesh.cluster.meshctl_answer("proxy-status")

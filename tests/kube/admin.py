@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit
 Manifest = dict[str, Any]
 PLURALS = {"EndpointSlice": "endpointslices", "AuthorizationPolicy": "authorizationpolicies", "NetworkPolicy": "networkpolicies"}
 PLURALS |= {"ServiceEntry": "serviceentries", "WorkloadEntry": "workloadentries", "Ingress": "ingresses"}
-PLURALS |= {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}
+PLURALS |= {"ValidatingAdmissionPolicy": "validatingadmissionpolicies", "GatewayClass": "gatewayclasses"}
 CLUSTER_WIDE = {"Namespace", "Node", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "PriorityClass", "TokenReview"}
 CLUSTER_WIDE |= {"CSIDriver", "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}
 

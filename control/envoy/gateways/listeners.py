@@ -40,11 +40,12 @@ BUFFER: Final = 1 << 20
 
 
 class Port(Struct, frozen=True):
-    """The servers of one port that are served, and why others are not."""
+    """The servers of one port that are served, and why others are not. `conflicts`: because of those that came first."""
 
     number: int
     servers: tuple[Server, ...]
     problems: tuple[Problem, ...] = ()
+    conflicts: tuple[Problem, ...] = ()
 
 
 class _Chain(Struct, frozen=True):
@@ -56,6 +57,7 @@ class _Chain(Struct, frozen=True):
 class _Chains(Struct, frozen=True):
     chains: tuple[_Chain, ...] = ()
     problems: tuple[Problem, ...] = ()
+    conflicts: tuple[Problem, ...] = ()
 
 
 class _Names:
@@ -63,15 +65,15 @@ class _Names:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
-        self.problems: list[Problem] = []
+        self.conflicts: list[Problem] = []
 
     def take(self, server: Server, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Those that are free; the others become problems."""
+        """Those that are free; the others become conflicts."""
         free = tuple(dict.fromkeys(one for one in names if one not in self._taken))
         lost = [one for one in names if one in self._taken]
         self._taken.update((ANY,) if ANY in free else free)
         if lost:
-            self.problems.append(Problem(server.owner, f"port {server.port}: another server has {', '.join(lost)[:200]} already"))
+            self.conflicts.append(Problem(server.owner, f"port {server.port}: another server has {', '.join(lost)[:200]} already"))
         return free
 
 
@@ -79,16 +81,20 @@ def ports_of(world: World, proxy: ProxyKey) -> tuple[Port, ...]:
     """The ports of a gateway. Plaintext HTTP, TCP and TLS do not mix at one: what came first holds."""
     found: dict[int, list[Server]] = {}
     problems: dict[int, list[Problem]] = {}
+    conflicts: dict[int, list[Problem]] = {}
     for server in world.ask(servers_of, proxy):
         there = found.setdefault(server.port, [])
-        told = problems.setdefault(server.port, [])
         if server.problem:
-            told.append(Problem(server.owner, server.problem))
+            problems.setdefault(server.port, []).append(Problem(server.owner, server.problem))
         elif there and (_family(there[0]) != _family(server) or server.carries is Carries.TCP):
+            told = conflicts.setdefault(server.port, [])
             told.append(Problem(server.owner, f"port {server.port} is {there[0].gateway}'s already, as {there[0].carries}"))
         else:
             there.append(server)
-    return tuple(Port(number, tuple(found[number]), tuple(problems[number])) for number in sorted(found))
+    return tuple(
+        Port(number, tuple(servers), tuple(problems.get(number, ())), tuple(conflicts.get(number, ())))
+        for number, servers in sorted(found.items())
+    )
 
 
 def tables(port: Port) -> tuple[tuple[str, tuple[Server, ...]], ...]:
@@ -151,7 +157,15 @@ def port_listener(world: World, proxy: ProxyKey, number: int, listen: tuple[str,
 
 def port_problems(world: World, proxy: ProxyKey) -> tuple[Problem, ...]:
     """What is asked of ports in vain, also of those that have no listener then."""
-    return tuple(one for port in world.ask(ports_of, proxy) for one in (*port.problems, *world.ask(_chains, proxy, port).problems))
+    ports = world.ask(ports_of, proxy)
+    others = (one for port in ports for one in (*port.problems, *world.ask(_chains, proxy, port).problems))
+    return (*others, *world.ask(port_conflicts, proxy))
+
+
+def port_conflicts(world: World, proxy: ProxyKey) -> tuple[Problem, ...]:
+    """Of that, what others have already."""
+    ports = world.ask(ports_of, proxy)
+    return tuple(one for port in ports for one in (*port.conflicts, *world.ask(_chains, proxy, port).conflicts))
 
 
 def listener_name(number: int) -> str:
@@ -191,7 +205,8 @@ def _chains(world: World, proxy: ProxyKey, port: Port) -> _Chains:
         for way in ways(world, proxy, server):
             problems += way.problems
             found += _carrying(world, place, server, way, names)
-    return _Chains(tuple(found), (*names.problems, *problems, *(problem for one in found for problem in one.problems)))
+    problems += [problem for one in found for problem in one.problems]
+    return _Chains(tuple(found), tuple(problems), tuple(names.conflicts))
 
 
 def _carrying(world: World, place: Place, server: Server, way: Way, names: _Names) -> list[_Chain]:

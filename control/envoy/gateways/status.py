@@ -3,7 +3,7 @@
 Of a route's parents only those are ours that are Gateways which this controller configures, or Services; other controllers write theirs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -23,9 +23,12 @@ from control.envoy.world import World
 from control.kinds import Gateway, GatewayClass, GRPCRoute, HTTPRoute, Kind, ObjectKey, Service, TCPRoute, TLSRoute
 from control.kinds.gateway import GROUP, GatewayAddress, GatewayListener
 from control.kinds.gateway_routes import BackendReference, MirrorReference, ParentReference
+from control.model.waypoints import HBONE
+from meshapi import wire
 
 ROUTES: Final = (Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.TLS_ROUTE, Kind.TCP_ROUTE)
 _CONTROLLERS: Final = {"istio": "istio.io/gateway-controller", "nodemesh": "nodemesh.io/gateway-controller"}
+_SPEAKERS: Final = frozenset({*_CONTROLLERS.values(), "istio.io/mesh-controller", "nodemesh.io/mesh-controller"})
 _KINDS: Final = {
     "HTTP": (Kind.HTTP_ROUTE, Kind.GRPC_ROUTE),
     "HTTPS": (Kind.HTTP_ROUTE, Kind.GRPC_ROUTE),
@@ -48,6 +51,11 @@ class ListenerStatus(Struct, frozen=True):
     kinds: tuple[str, ...]
     attached: int
     conditions: tuple[Said, ...]
+
+    @property
+    def served(self) -> bool:
+        """Whether all that should hold does, and nothing else."""
+        return all(one.holds != (one.type == "Conflicted") for one in self.conditions)
 
 
 class GatewayState(Struct, frozen=True):
@@ -73,13 +81,16 @@ def controller_of(world: World, class_name: str) -> str:
 
 
 def gateway_state(world: World, key: ObjectKey) -> GatewayState | None:
-    """Of a Gateway that is served as one; None for those of others, and for waypoints."""
+    """Of a Gateway of the mesh's classes; None for those of others."""
     proxy = world.ask(find_proxy, ProxyKey(key.namespace, key.name))
     gateway = world.find(Gateway, key.namespace, key.name)
-    if gateway is None or proxy is None or proxy.kind is not ProxyKind.GATEWAY:
+    if gateway is None or proxy is None:
         return None
-    listeners = tuple(_listener(world, ProxyKey(key.namespace, key.name), gateway, one) for one in gateway.spec.listeners)
-    served = [one for one in listeners if all(said.holds for said in one.conditions)]
+    if proxy.kind is ProxyKind.WAYPOINT:
+        listeners = tuple(_of_waypoint(one) for one in gateway.spec.listeners)
+    else:
+        listeners = tuple(_listener(world, ProxyKey(key.namespace, key.name), gateway, one) for one in gateway.spec.listeners)
+    served = [one for one in listeners if one.served]
     accepted = Said("Accepted", holds=True, reason="Accepted")
     if len(served) < len(listeners):
         accepted = Said("Accepted", holds=bool(served), reason="ListenersNotValid", message=f"{len(served)} of {len(listeners)} listeners")
@@ -88,6 +99,33 @@ def gateway_state(world: World, key: ObjectKey) -> GatewayState | None:
     if not addresses:
         placed = Said("Programmed", holds=False, reason="AddressNotAssigned", message=_why_nowhere(world, gateway))
     return GatewayState((accepted, placed), listeners, addresses)
+
+
+def refused(state: GatewayState | None, why: str) -> GatewayState:
+    """What is told of a Gateway that is not valid; `state`: of what is in force of it, a former form."""
+    conditions = (Said("Accepted", holds=False, reason="Invalid", message=why), Said("Programmed", holds=False, reason="Invalid"))
+    return replace(state, conditions=conditions) if state is not None else GatewayState(conditions, ())
+
+
+def refused_route(world: World, namespace: str, parents: Iterable[ParentReference], why: str) -> tuple[ParentState, ...]:
+    """Likewise of a route, at each of the parents that it names."""
+    said = (Said("Accepted", holds=False, reason="UnsupportedValue", message=why),)
+    found = ((parent, _speaker(world, parent, parent.namespace or namespace)) for parent in parents)
+    return tuple(ParentState(parent, controller, said) for parent, controller in found if controller)
+
+
+def _speaker(world: World, parent: ParentReference, namespace: str) -> str:
+    """In whose name it is said what becomes of a route at a parent; empty for parents that are not ours."""
+    if (parent.group, parent.kind) == (GROUP, "Gateway"):
+        gateway, proxy = world.find(Gateway, namespace, parent.name), world.ask(find_proxy, ProxyKey(namespace, parent.name))
+        ours = gateway is not None and proxy is not None and proxy.kind is ProxyKind.GATEWAY
+        return controller_of(world, gateway.spec.gateway_class_name) if gateway is not None and ours else ""
+    return _CONTROLLERS["nodemesh"] if parent.kind in {"Service", "ServiceEntry"} else ""
+
+
+def is_ours(item: GatewayClass) -> bool:
+    """Whether the mesh answers for a class: by its name, and by whom it names."""
+    return item.metadata.name in wire.GATEWAY_CLASSES | wire.WAYPOINT_CLASSES and item.spec.controller_name in _SPEAKERS
 
 
 def with_problem(state: GatewayState, problem: str) -> GatewayState:
@@ -107,14 +145,12 @@ def route_state(world: World, key: ObjectKey) -> tuple[ParentState, ...]:
     found = []
     for parent in route.spec.parent_refs:
         where = parent.namespace or key.namespace
-        if (parent.group, parent.kind) == (GROUP, "Gateway"):
-            gateway = world.find(Gateway, where, parent.name)
-            proxy = world.ask(find_proxy, ProxyKey(where, parent.name))
-            if gateway is not None and proxy is not None and proxy.kind is ProxyKind.GATEWAY:
-                controller = controller_of(world, gateway.spec.gateway_class_name)
-                found.append(ParentState(parent, controller, (_accepted(world, key, route, parent, gateway), resolved)))
-        elif parent.kind in {"Service", "ServiceEntry"} and key.kind in {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE}:
-            found.append(ParentState(parent, _CONTROLLERS["nodemesh"], (_at_service(where, key), resolved)))
+        controller = _speaker(world, parent, where)
+        gateway = world.find(Gateway, where, parent.name) if parent.kind == "Gateway" else None
+        if controller and gateway is not None:
+            found.append(ParentState(parent, controller, (_accepted(world, key, route, parent, gateway), resolved)))
+        elif controller and key.kind in {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE}:
+            found.append(ParentState(parent, controller, (_at_service(where, key), resolved)))
     return tuple(found)
 
 
@@ -155,7 +191,18 @@ def _listener(world: World, proxy: ProxyKey, gateway: Gateway, listener: Gateway
     elif not served and not server.problem:
         accepted = Said("Accepted", holds=False, reason="ProtocolConflict", message=f"port {listener.port} is served in another way")
     programmed = Said("Programmed", holds=served, reason="Programmed" if served else "Invalid")
-    return ListenerStatus(listener.name, tuple(one.api_name for one in kinds), len(routes), (accepted, references, programmed))
+    lost = accepted.reason == "ProtocolConflict"
+    conflicted = Said("Conflicted", holds=lost, reason=accepted.reason if lost else "NoConflicts", message=accepted.message if lost else "")
+    conditions = (accepted, references, programmed, conflicted)
+    return ListenerStatus(listener.name, tuple(one.api_name for one in kinds), len(routes), conditions)
+
+
+def _of_waypoint(listener: GatewayListener) -> ListenerStatus:
+    """Routes hold at a waypoint by the services that they name; none attaches to its listener."""
+    served = listener.protocol == HBONE
+    accepted = Said("Accepted", holds=served, reason="Accepted" if served else "UnsupportedProtocol")
+    programmed = Said("Programmed", holds=served, reason="Programmed" if served else "Invalid")
+    return ListenerStatus(listener.name, (), 0, (accepted, Said("ResolvedRefs", holds=True, reason="ResolvedRefs"), programmed))
 
 
 def _kinds(listener: GatewayListener) -> tuple[Kind, ...]:

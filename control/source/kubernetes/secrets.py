@@ -19,6 +19,7 @@ from kubeapi.watching import Delivery, Item, Name, Watching
 PERIOD_S: Final = 1.0
 """How often it is looked which Secrets are needed."""
 Put = Callable[[Mapping[Name, Mapping[str, bytes] | None]], None]
+Complain = Callable[[Mapping[Name, str]], None]
 log = logging.getLogger(__name__)
 
 
@@ -35,21 +36,30 @@ class ClusterSecrets:
     def __init__(self, client: KubeClient, metrics: Metrics) -> None:
         self._client = client
         self._metrics = metrics
+        self._followers: dict[Name, Follower] = {}
         self._watches: dict[Name, asyncio.Task[None]] = {}
 
-    async def run(self, wanted: Callable[[], frozenset[Name]], put: Put) -> None:
-        """Until cancelled; `put` gets what is new, changed or gone (None)."""
+    @property
+    def complaints(self) -> dict[Name, str]:
+        """Why some can't be read."""
+        return {name: one.complaint for name, one in self._followers.items() if one.complaint}
+
+    async def run(self, wanted: Callable[[], frozenset[Name]], put: Put, complain: Complain) -> None:
+        """Until cancelled; `put` gets what is new, changed or gone (None), `complain` which can't be read, and why."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 now = wanted()
                 for name in self._watches.keys() - now:
+                    del self._followers[name]
                     self._watches.pop(name).cancel()
                     put({name: None})
                 for name in now - self._watches.keys():
-                    self._watches[name] = tasks.create_task(self._follow(name, put), name=f"follow secret {'/'.join(name)}")
+                    follower = self._followers[name] = self._follower(name, put)
+                    self._watches[name] = tasks.create_task(follower.run(), name=f"follow secret {'/'.join(name)}")
+                complain(self.complaints)
                 await asyncio.sleep(PERIOD_S)
 
-    async def _follow(self, name: Name, put: Put) -> None:
+    def _follower(self, name: Name, put: Put) -> Follower:
         def deliver(delivery: Delivery) -> None:
             changed: dict[Name, Mapping[str, bytes] | None] = dict.fromkeys((one for one in delivery.gone if one == name), None)
             changed |= {item.key: content(item) for item in delivery.present if item.key == name}
@@ -57,9 +67,8 @@ class ClusterSecrets:
                 put(changed)
 
         path = f"/api/v1/namespaces/{name[0]}/secrets"
-        await Follower(
-            self._client, path, Watching(random.random), deliver, self._metrics, query={"fieldSelector": f"metadata.name={name[1]}"}
-        ).run()
+        query = {"fieldSelector": f"metadata.name={name[1]}"}
+        return Follower(self._client, path, Watching(random.random), deliver, self._metrics, query=query)
 
 
 def content(item: Item) -> Mapping[str, bytes] | None:

@@ -135,6 +135,13 @@ def rate_limit(name: str, service: str, more: str = "") -> str:
             virtual_service("d", "{hosts: [cart.shop.svc.cluster.local], http: [{route: [{destination: {host: cart}}]}]}"),
             [("IST0109", "VirtualService shop/d")],
         ),
+        (
+            f"{EDGE}\n---\n"
+            + EDGE.partition("---\n")[2]
+            .replace("name: edge, namespace", "name: two, namespace")
+            .replace("protocol: HTTP}", "protocol: TCP}"),
+            [("IST0145", "Gateway.networking.istio.io shop/two")],
+        ),
         (destination_rule("a", "{host: carts}"), [("IST0101", "DestinationRule shop/a")]),
         (destination_rule("d", "{host: cart, subsets: [{name: v2, labels: {version: v2}}]}"), [("NM0002", "DestinationRule shop/d")]),
         (destination_rule("d", "{host: cart, subsets: [{name: v1, labels: {app: cart}}]}"), [("IST0137", "DestinationRule shop/d")]),

@@ -90,3 +90,34 @@ async def test_what_is_right_is_not_written_again_and_what_others_say_stays(kube
         kube.admin.apply(made("Gateway", "two", namespace, {"gatewayClassName": "nodemesh", "listeners": [HTTP]}))
         await until(lambda: kube.admin.get(API, "Gateway", "two", namespace).get("status", {}).get("listeners"), "another round")
         assert found()["metadata"]["resourceVersion"] == version
+
+
+async def test_what_is_not_valid_is_told_so_and_classes_are_answered_for(kube: Cluster, tmp_path: Path) -> None:
+    namespace = kube.namespace("edge")
+
+    def stated(kind: str, name: str, where: str = "") -> Stated:
+        return conditions((kube.admin.get(API, kind, name, where).get("status") or {}).get("conditions", []))
+
+    def at_parent() -> list[Any]:
+        parents = (kube.admin.get(API, "HTTPRoute", "r", namespace).get("status") or {}).get("parents", [])
+        return [(one["status"], one["reason"], "mtls.example" in one["message"]) for parent in parents for one in parent["conditions"]]
+
+    async with kube_world(kube, tmp_path):
+        kube.admin.apply(gateway(namespace, HTTP))
+        wrong = route(namespace, "cart")
+        wrong["spec"]["hostnames"] = ["not a mtls.example"]
+        kube.admin.apply(wrong)
+        await until(lambda: at_parent() == [("False", "UnsupportedValue", True)], "why it is not taken")
+        kube.admin.apply(gateway(namespace, {**HTTP, "hostname": "not a host"}))
+        await until(lambda: stated("Gateway", "gate", namespace).get("Accepted") == ("False", "Invalid"), "that it is not taken")
+        ours = {
+            "apiVersion": API,
+            "kind": "GatewayClass",
+            "metadata": {"name": "nodemesh"},
+            "spec": {"controllerName": "nodemesh.io/gateway-controller"},
+        }
+        kube.admin.apply(ours)
+        try:
+            await until(lambda: stated("GatewayClass", "nodemesh").get("Accepted") == ("True", "Accepted"), "that the class is ours")
+        finally:
+            kube.admin.delete(API, "GatewayClass", "nodemesh")

@@ -126,3 +126,15 @@ def test_rules_for_calls_have_secrets_of_the_proxys_own_namespace_alone(tmp_path
     pair = found.pair("client.example")
     found.store.put({("infra", "client"): {**pair, "ca.crt": found.authority.root.read_bytes()}, ("shop", "client"): pair})
     assert found.names == {"kubernetes://infra/client", "kubernetes://infra/client-cacert"}
+
+
+def test_what_it_lacks_is_told_with_the_reason(tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = Gateway(tmp_path_factory, simple("cart"))
+    assert found.view.problems == {NAME: "is not there"}
+    found.store.complain({("infra", "cart"): "403 Forbidden"})
+    assert found.view.problems == {NAME: "can't be read: 403 Forbidden"}
+    found.store.complain({})
+    found.store.put({("infra", "cart"): {"tls.crt": b"x", "tls.key": b"y"}})
+    assert found.view.problems == {NAME: "its certificate is no PEM"}
+    found.store.put({("infra", "cart"): found.pair("a")})
+    assert found.view.problems == {}

@@ -2,9 +2,13 @@
 
 import pytest
 
-from control.envoy.gateways.status import gateway_state, route_state
-from control.kinds import Kind, ObjectKey
+from control.envoy.gateways.status import gateway_state, is_ours, refused, refused_route, route_state
+from control.kinds import GatewayClass, Kind, ObjectKey
+from control.kinds.gateway import GatewayClassSpec
+from control.kinds.gateway_routes import ParentReference
+from control.kinds.metadata import Meta
 from tests.control.envoy.gateways.test_gateway import LISTENERS, Edge, api_route, backend, gateway
+from tests.control.envoy.test_waypoint import service
 
 EDGE = ObjectKey(Kind.GATEWAY, "infra", "edge")
 
@@ -32,8 +36,9 @@ def test_listeners_and_what_is_attached_to_them() -> None:
     found = {one.name: one for one in state.listeners}
     assert {name: one.attached for name, one in found.items()} == {"web": 2, "own": 0, "tls": 0, "far": 0, "pass": 1, "tcp": 1}
     assert found["web"].kinds == ("HTTPRoute", "GRPCRoute")
-    assert said(found["web"].conditions) == {"Accepted": "Accepted", "ResolvedRefs": "ResolvedRefs", "Programmed": "Programmed"}
-    assert said(found["far"].conditions) == {"Accepted": "Accepted", "ResolvedRefs": "!RefNotPermitted", "Programmed": "!Invalid"}
+    fine = {"Accepted": "Accepted", "ResolvedRefs": "ResolvedRefs", "Programmed": "Programmed", "Conflicted": "!NoConflicts"}
+    assert said(found["web"].conditions) == fine
+    assert said(found["far"].conditions) == fine | {"ResolvedRefs": "!RefNotPermitted", "Programmed": "!Invalid"}
 
 
 def test_two_listeners_in_conflict() -> None:
@@ -41,6 +46,7 @@ def test_two_listeners_in_conflict() -> None:
     state = gateway_state(edge.world, EDGE)
     assert state is not None
     assert [said(one.conditions)["Accepted"] for one in state.listeners] == ["Accepted", "!ProtocolConflict"]
+    assert [said(one.conditions)["Conflicted"] for one in state.listeners] == ["!NoConflicts", "ProtocolConflict"]
 
 
 def test_gateways_of_others_are_theirs_to_tell_of() -> None:
@@ -72,3 +78,42 @@ def test_what_becomes_of_a_route(spec: str, section: str, accepted: str, resolve
 def test_a_route_of_a_service() -> None:
     attached = api_route("one", backend("web")).replace("{name: edge, namespace: infra}", "{group: '', kind: Service, name: cart}")
     assert route(Edge(attached), "one") == [{"Accepted": "Accepted", "ResolvedRefs": "ResolvedRefs"}]
+
+
+def test_a_waypoint() -> None:
+    edge = Edge(
+        own=gateway("[{name: mesh, port: 15008, protocol: HBONE}, {name: web, port: 80, protocol: HTTP}]").replace(
+            "nodemesh", "istio-waypoint"
+        )
+    )
+    edge.write("service.yaml", service("edge", "10.96.0.7", "[{port: 15008}]").replace("namespace: shop", "namespace: infra"))
+    state = gateway_state(edge.world, EDGE)
+    assert state is not None
+    assert said(state.conditions) == {"Accepted": "ListenersNotValid", "Programmed": "Programmed"}
+    assert [said(one.conditions)["Accepted"] for one in state.listeners] == ["Accepted", "!UnsupportedProtocol"]
+    assert [one.value for one in state.addresses] == ["edge.infra.svc.cluster.local"]
+
+
+def test_what_is_not_valid() -> None:
+    edge = Edge(own=gateway(LISTENERS))
+    found = refused(gateway_state(edge.world, EDGE), "it is not.")
+    assert said(found.conditions) == {"Accepted": "!Invalid", "Programmed": "!Invalid"}
+    assert found.listeners, "of what is in force"
+    parents = [ParentReference("edge", namespace="infra"), ParentReference("other"), ParentReference("cart", group="", kind="Service")]
+    told = refused_route(edge.world, "shop", parents, "it is not.")
+    assert [(one.parent.name, said(one.conditions)) for one in told] == [
+        (name, {"Accepted": "!UnsupportedValue"}) for name in ("edge", "cart")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "controller", "ours"),
+    [
+        ("nodemesh", "nodemesh.io/gateway-controller", True),
+        ("istio-waypoint", "istio.io/mesh-controller", True),
+        ("istio", "example.com/other", False),
+        ("other", "nodemesh.io/gateway-controller", False),
+    ],
+)
+def test_classes(name: str, controller: str, ours: bool) -> None:
+    assert is_ours(GatewayClass(metadata=Meta(name, ""), spec=GatewayClassSpec(controller))) == ours
