@@ -23,6 +23,8 @@ IDENTITY_STATE: Final = "envoy.network.upstream_subject_alt_names"
 """The filter state of who the other end must be: checked in the handshake, and part of the key of a pool."""
 PEER: Final = "io.istio.peer_principal"
 """The filter state that holds the client's SPIFFE id, for whoever decides by it."""
+PEER_ADDRESS: Final = f"{DESTINATION}.remote_ip"
+"""The one that holds the address of a tunnel's client: connections inside of Envoy come from an address of Envoy's own."""
 _EXTENSIONS: Final = "envoy.extensions"
 # As the node proxy has them: a tunnel must not be held back by a small window.
 HTTP2: Final[dict[str, Any]] = {

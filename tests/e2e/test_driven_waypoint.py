@@ -119,6 +119,27 @@ def test_its_policies_judge_requests_and_nobody_goes_around_them(mesh: Mesh, gat
     )
 
 
+@pytest.mark.parametrize("blocks", ["ipBlocks", "remoteIpBlocks"])
+def test_its_policies_know_the_clients_addresses(mesh: Mesh, gate: Waypoint, bound: None, blocks: str) -> None:
+    shop, near = mesh.pods["shop"], mesh.pods["api-1"]
+    rule = {"from": [{"source": {blocks: [f"{near.ipv4}/32", f"{near.ipv6}/128"]}}]}
+    policy = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "not-from-there", "namespace": "default"},
+        "spec": {"targetRefs": [{"kind": "Service", "name": "front"}], "action": "DENY", "rules": [rule]},
+    }
+    with mesh.applied("policy", policy):
+        for vip in VIPS:
+            mesh.wait(lambda vip=vip: asked(mesh, near, vip) == 403, f"calls to {vip} to be refused", timeout_s=20)
+        assert asked(mesh, shop, VIPS[0]) == asked(mesh, shop, VIPS[1]) == 200
+        if blocks == "ipBlocks":
+            with pytest.raises(ConnectionError):
+                mesh.hold(near, VIPS[0], ECHO)
+            assert echoes(mesh.hold(shop, VIPS[0], ECHO)), "TCP"
+    mesh.wait(lambda: asked(mesh, near, VIPS[0]) == 200, "all to be open again", timeout_s=20)
+
+
 def asked(mesh: Mesh, source: Pod, host: str, method: str = "GET") -> int:
     """The status of a request; 0 if there is no answer."""
     try:

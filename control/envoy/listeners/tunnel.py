@@ -22,6 +22,7 @@ from control.envoy.parts import (
     IDENTITY,
     IDENTITY_STATE,
     PEER,
+    PEER_ADDRESS,
     VIA,
     ads,
     extension,
@@ -59,7 +60,7 @@ def terminate_listener(world: World, listen: tuple[str, ...]) -> Built:
     """Takes tunnels, at these addresses or at all."""
     states = [
         shared_state(f"{DESTINATION}.local_ip", "%REQ(:AUTHORITY)%"),
-        shared_state(f"{DESTINATION}.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+        shared_state(PEER_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS%"),
         # To be read as text by whoever decides: RBAC, logs, headers.
         shared_state(PEER, "%DOWNSTREAM_PEER_URI_SAN%", "envoy.string"),
     ]

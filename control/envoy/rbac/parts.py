@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from control.envoy.messages import new, packed
-from control.envoy.parts import PEER
+from control.envoy.parts import PEER, PEER_ADDRESS
 from control.envoy.rbac.matchers import (
     PERMISSION,
     PRINCIPAL,
@@ -65,7 +65,7 @@ def source(item: PolicySource, place: Place) -> tuple[Message, list[str]]:
         *PRINCIPAL.listed(item.principals, item.not_principals, lambda text: _peer(string(text, ahead=_SCHEME), place)),
         *PRINCIPAL.listed(item.namespaces, item.not_namespaces, lambda text: _namespace(text, place)),
         *PRINCIPAL.listed(item.service_accounts, item.not_service_accounts, lambda text: _account(text, place)),
-        *PRINCIPAL.listed(item.ip_blocks, item.not_ip_blocks, lambda text: PRINCIPAL.of(direct_remote_ip=cidr(values.block(text)))),
+        *PRINCIPAL.listed(item.ip_blocks, item.not_ip_blocks, lambda text: _own_address(text, place)),
     ]
     by_request: tuple[tuple[str, Sequence[str], Sequence[str], Callable[[str], Message]], ...] = (
         ("requestPrincipals", item.request_principals, item.not_request_principals, _token_of),
@@ -135,7 +135,7 @@ def _of_source(key: str, place: Place) -> Callable[[str], Message] | None:
         case "source.serviceAccount":
             return lambda text: _account(text, place)
         case "source.ip":
-            return lambda text: PRINCIPAL.of(direct_remote_ip=cidr(values.block(text)))
+            return lambda text: _own_address(text, place)
     return _of_request(key, place) if place.requests else None
 
 
@@ -172,9 +172,18 @@ def _account(text: str, place: Place) -> Message:
     return _peer(regex(f"{_SCHEME}[^/]+/ns/{escape(account.namespace)}/sa/{escape(account.service_account)}"), place)
 
 
+def _own_address(text: str, place: Place) -> Message:
+    """Of whoever connects; at a waypoint of the tunnel's client."""
+    block = values.block(text)
+    if place.callers.identity is Identity.TUNNEL:
+        wanted = {"address_prefix": str(block.network_address), "prefix_len": {"value": block.prefixlen}}
+        return PRINCIPAL.of(filter_state={"key": PEER_ADDRESS, "address_match": {"ranges": [wanted]}})
+    return PRINCIPAL.of(direct_remote_ip=cidr(block))
+
+
 def _remote(text: str, place: Place) -> Message:
     """The address for which a request is made: what X-Forwarded-For says, where whoever calls is believed, else his own."""
-    said, own = PRINCIPAL.of(remote_ip=cidr(values.block(text))), PRINCIPAL.of(direct_remote_ip=cidr(values.block(text)))
+    said, own = PRINCIPAL.of(remote_ip=cidr(values.block(text))), _own_address(text, place)
     if place.callers.identity is Identity.TLS:
         return said
     if not place.callers.relays:

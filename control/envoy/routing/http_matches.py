@@ -4,7 +4,7 @@ import re
 from typing import Any, Final
 
 from control.envoy.messages import Message, new
-from control.envoy.parts import DESTINATION, PEER
+from control.envoy.parts import PEER, PEER_ADDRESS
 from control.envoy.routing.api_model import SeparatedPrefix
 from control.envoy.routing.clients import Clients
 from control.envoy.routing.scope import Scope, full_gateway
@@ -56,7 +56,7 @@ def _from(clients: Clients) -> list[Message]:
         return [new(_STATE, key=PEER, string_match={"exact": "nobody"})]
     ranges = [{"address_prefix": str(one), "prefix_len": {"value": one.max_prefixlen}} for one in clients.addresses]
     names = {"safe_regex": {"regex": "|".join(re.escape(str(one)) for one in clients.identities)}}
-    return [new(_STATE, key=PEER, string_match=names), new(_STATE, key=f"{DESTINATION}.remote_ip", address_match={"ranges": ranges})]
+    return [new(_STATE, key=PEER, string_match=names), new(_STATE, key=PEER_ADDRESS, address_match={"ranges": ranges})]
 
 
 def _path(uri: StringMatch | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from control.envoy.parts import PEER
+from control.envoy.parts import PEER, PEER_ADDRESS
 from control.envoy.rbac.filters import http_judges, network_judges
 from control.envoy.rbac.parts import Callers, Identity
 from control.kinds import AuthorizationPolicy
@@ -315,7 +315,11 @@ def network_filters(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 def listener(name: str, filters: list[dict[str, Any]], ahead: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     made = http_listener(name, filters, [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}])
-    made["filter_chains"][0]["filters"][:0] = ahead
+    # As the tunnel leaves it there.
+    text = {"text_format_source": {"inline_string": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"}}
+    kind = f"{EXTENSIONS}.filters.network.set_filter_state.v3.Config"
+    address = {"@type": kind, "on_new_connection": [{"object_key": PEER_ADDRESS, "format_string": text}]}
+    made["filter_chains"][0]["filters"][:0] = [{"name": "address", "typed_config": address}, *ahead]
     return made
 
 
