@@ -6,7 +6,7 @@ counted with all others of which nothing is.
 
 from typing import Final
 
-from control.envoy.parts import PEER
+from control.envoy.parts import PEER, PEER_ADDRESS
 from control.envoy.rbac.parts import Callers, Identity
 from meshapi.spiffe import WorkloadIdentity
 
@@ -16,7 +16,7 @@ _IDENTITIES: Final = {
 }
 _SAYS: Final = {
     # Whom to believe is a matter of who calls, and at a gateway it is Envoy's own.
-    Identity.TUNNEL: 'relays[id or ""] and info:downstreamRemoteAddress() or info:downstreamDirectRemoteAddress()',
+    Identity.TUNNEL: f'relays[id or ""] and info:downstreamRemoteAddress() or info:filterState():get("{PEER_ADDRESS}")',
     Identity.TLS: "info:downstreamRemoteAddress()",
 }
 _CODE: Final = """

@@ -7,7 +7,7 @@ import pytest
 
 from control.envoy.limits.client_code import client_code
 from control.envoy.messages import new
-from control.envoy.parts import PEER, extension
+from control.envoy.parts import PEER, PEER_ADDRESS, extension
 from control.envoy.rbac.parts import Callers, Identity
 from tests.control.envoy.real_envoy import RealEnvoy, as_json, http_listener, running
 
@@ -27,14 +27,15 @@ def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEnvoy]:
     listeners = []
     for name, (identity, callers) in CALLERS.items():
         value = {"object_key": PEER, "factory_key": "envoy.string", "format_string": {"text_format_source": {"inline_string": identity}}}
-        peer = extension("peer", "filters.http.set_filter_state.v3.Config", on_request_headers=[value])
+        # As the tunnel leaves it there.
+        address = {"text_format_source": {"inline_string": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"}}
+        values = [*([value] if identity else ()), {"object_key": PEER_ADDRESS, "format_string": address}]
+        peer = extension("peer", "filters.http.set_filter_state.v3.Config", on_request_headers=values)
         code = {"inline_string": client_code(callers, "noted", "namespace", "address")}
         noting = extension("noting", "filters.http.lua.v3.Lua", default_source_code=code)
         header = {"header": {"key": "noted", "value": SHOWN}}
         answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200}, "response_headers_to_add": [header]}
-        listeners.append(
-            http_listener(name, [as_json(new(FILTER, **one)) for one in ((peer, noting) if identity else (noting,))], [answer])
-        )
+        listeners.append(http_listener(name, [as_json(new(FILTER, **one)) for one in (peer, noting)], [answer]))
     with running(tmp_path_factory.mktemp("envoy"), listeners) as found:
         yield found
 
