@@ -58,6 +58,9 @@ SOURCE_HELP = "From where a token may be shown: from its own node only, or from 
 @click.option("--cluster", default=wire.DEFAULT_CLUSTER, help="Name of the cluster; agents must claim the same.")
 @click.option("--root-namespace", default=wire.DEFAULT_ROOT_NAMESPACE, help="Policies here hold for the whole mesh.")
 @click.option("--jwks-host", "key_hosts", multiple=True, help="Host from which waypoints may fetch keys of tokens; *.suffix for any below.")
+@click.option(
+    "--wasm-source", "wasm_sources", multiple=True, help="Host (*.suffix for any below) or /directory that modules may come from."
+)
 @click.option("--scope-gateways/--no-scope-gateways", help="Istio's Gateways choose gateways of their own namespace alone.")
 @click.option("--max-certificate-ttl", "max_ttl_s", type=Duration(), default="24h", help="Longest life of a workload's certificate.")
 @click.option("--vm-grace", "grace_s", type=Duration(), default="60s", help="How long a virtual machine that is gone stays registered.")
@@ -84,6 +87,7 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
     log_to(sys.stderr, program="meshctl", level=log_level.upper())
     about_backing = {name: options.pop(name) for name in BACKING}
     key_hosts, scope_gateways = frozenset(options.pop("key_hosts")), options.pop("scope_gateways")
+    wasm_sources = frozenset(options.pop("wasm_sources"))
     settings = Settings(state_dir=state, authority_dir=ca_dir, root_namespace=root_namespace, **options)
     backing = _backing(about_backing, settings, root_namespace)
     try:
@@ -96,6 +100,7 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
         cluster=settings.cluster,
         root_namespace=root_namespace,
         key_hosts=key_hosts,
+        wasm_sources=wasm_sources,
         scope_gateways=scope_gateways,
     )
     failures: list[str] = []

@@ -17,6 +17,7 @@ KINDS: Final = POLICIES | {
     Kind.VIRTUAL_SERVICE,
     Kind.DESTINATION_RULE,
     Kind.ENVOY_FILTER,
+    Kind.WASM_PLUGIN,
     Kind.TELEMETRY,
     Kind.RATE_LIMIT,
 }

@@ -17,7 +17,9 @@ from control.envoy.patches.http_filters import Entry, Patched, Rank, patch_http_
 from control.envoy.patches.spot import spot_at
 from control.envoy.place import Place
 from control.envoy.security import http_parts, network_parts, token_parts
+from control.envoy.wasm.plugins import plugins_in
 from control.envoy.world import World
+from control.kinds.wasm_plugin import PluginPhase
 
 CORS: Final = "envoy.filters.http.cors"
 FAULT: Final = "envoy.filters.http.fault"
@@ -29,13 +31,16 @@ class Phase(IntEnum):
     """The order in which a request meets filters. CORS comes first, because a browser's preflight carries no credentials."""
 
     CORS = 0
-    AUTHENTICATION = 1
-    AUTHORIZATION = 2
-    LIMITS = 3
-    FAULTS = 4
-    EXTENSIONS = 5
-    STATISTICS = 6
-    ROUTER = 7
+    PLUGINS_AUTHENTICATION = 1
+    AUTHENTICATION = 2
+    PLUGINS_AUTHORIZATION = 3
+    AUTHORIZATION = 4
+    LIMITS = 5
+    FAULTS = 6
+    PLUGINS_STATISTICS = 7
+    STATISTICS = 8
+    PLUGINS = 9
+    ROUTER = 10
 
 
 Producer = Callable[[World, Place], Parts]
@@ -54,11 +59,15 @@ def _always(name: str, kind: str, **fields: Any) -> Producer:
 
 HTTP_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = (
     (Phase.CORS, _always(CORS, "filters.http.cors.v3.Cors")),
+    (Phase.PLUGINS_AUTHENTICATION, plugins_in(PluginPhase.AUTHN)),
     (Phase.AUTHENTICATION, token_parts),
+    (Phase.PLUGINS_AUTHORIZATION, plugins_in(PluginPhase.AUTHZ)),
     (Phase.AUTHORIZATION, http_parts),
     (Phase.LIMITS, limit_parts),
     (Phase.FAULTS, _always(FAULT, "filters.http.fault.v3.HTTPFault")),
+    (Phase.PLUGINS_STATISTICS, plugins_in(PluginPhase.STATS)),
     (Phase.STATISTICS, _always(GRPC_STATS, "filters.http.grpc_stats.v3.FilterConfig", stats_for_all_methods={"value": False})),
+    (Phase.PLUGINS, plugins_in(PluginPhase.UNSPECIFIED_PHASE)),
     (Phase.ROUTER, lookup_parts),
     (Phase.ROUTER, _always(ROUTER, "filters.http.router.v3.Router")),
 )
@@ -69,12 +78,15 @@ NETWORK_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = ((Phase.AUTHORIZA
 
 _RANKS: Final = {
     Phase.CORS: Rank.PREFLIGHT,
+    Phase.PLUGINS_AUTHENTICATION: Rank.AUTHENTICATES,
     Phase.AUTHENTICATION: Rank.AUTHENTICATES,
+    Phase.PLUGINS_AUTHORIZATION: Rank.AUTHORIZES,
     Phase.AUTHORIZATION: Rank.AUTHORIZES,
     Phase.LIMITS: Rank.FIXED,
     Phase.FAULTS: Rank.OPEN,
-    Phase.EXTENSIONS: Rank.FIXED,
+    Phase.PLUGINS_STATISTICS: Rank.FIXED,
     Phase.STATISTICS: Rank.COUNTS,
+    Phase.PLUGINS: Rank.FIXED,
     Phase.ROUTER: Rank.FIXED,
 }
 """What patches may do beside the filters of each phase, and to them."""

@@ -10,6 +10,7 @@ from control.envoy.gateway import gateway_recipes
 from control.envoy.incremental import Held
 from control.envoy.patches.clusters import added_clusters
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
+from control.envoy.wasm.plugins import module_servers
 from control.envoy.waypoint import waypoint_recipes
 from control.envoy.world import World
 from control.kinds import ObjectKey
@@ -32,7 +33,8 @@ def recipes(world: World, key: ProxyKey, listen: tuple[str, ...]) -> tuple[Recip
         case _:
             return ()
     taken = {one.name for one in found if one.type_url == CLUSTER}
-    return (*found, *(one for one in world.ask(added_clusters, key) if one.name not in taken))
+    more = (*world.ask(added_clusters, key), *world.ask(module_servers, key))
+    return (*found, *(one for one in more if one.name not in taken))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from control.kinds.routing import VirtualService
 from control.kinds.security import AuthorizationPolicy, PeerAuthentication
 from control.kinds.telemetry import Telemetry
 from control.kinds.tokens import RequestAuthentication
+from control.kinds.wasm_plugin import WasmPlugin
 
 MeshObject = (
     Namespace
@@ -39,6 +40,7 @@ MeshObject = (
     | VirtualService
     | DestinationRule
     | EnvoyFilter
+    | WasmPlugin
     | Gateway
     | GatewayClass
     | HTTPRoute
@@ -78,6 +80,7 @@ __all__ = [
     "TLSRoute",
     "Telemetry",
     "VirtualService",
+    "WasmPlugin",
     "WorkloadEntry",
     "WorkloadGroup",
 ]

@@ -167,6 +167,11 @@ class EnvoyFilter(Object, frozen=True, rename="camel"):
     spec: EnvoyFilterSpec = EnvoyFilterSpec()
 
     @property
+    def labels(self) -> dict[str, str] | None:
+        """Of the proxies that it is for; None where it says none."""
+        return self.spec.workload_selector.labels if self.spec.workload_selector is not None else None
+
+    @property
     def targets(self) -> tuple[PolicyTarget, ...]:
         """What it is for, where that is not proxies by their labels."""
         return self.spec.target_refs

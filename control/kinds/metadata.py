@@ -1,6 +1,7 @@
 """What every object has: kind, name, namespace, labels and age."""
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -24,6 +25,7 @@ class Kind(StrEnum):
     VIRTUAL_SERVICE = "VirtualService"
     DESTINATION_RULE = "DestinationRule"
     ENVOY_FILTER = "EnvoyFilter"
+    WASM_PLUGIN = "WasmPlugin"
     GATEWAY = "Gateway"
     GATEWAY_CLASS = "GatewayClass"
     HTTP_ROUTE = "HTTPRoute"
@@ -42,6 +44,10 @@ class Kind(StrEnum):
     def api_name(self) -> str:
         """What manifests call it."""
         return self.partition(".")[0]
+
+
+BRINGING: Final = frozenset({Kind.ENVOY_FILTER, Kind.WASM_PLUGIN})
+"""Kinds whose objects bring Envoy's own configuration with them: Envoy judges it."""
 
 
 class ObjectKey(Struct, frozen=True, order=True):
@@ -70,6 +76,8 @@ class Meta(Struct, frozen=True, rename="camel"):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     creation_timestamp: str = ""
+    generation: int = 0
+    """How often what it asks for was written; 1 = never changed. Files have none."""
     deletion_timestamp: str = ""
     owner_references: tuple[OwnerReference, ...] = ()
 

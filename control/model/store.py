@@ -232,6 +232,7 @@ class Store:
                 | Kind.VIRTUAL_SERVICE
                 | Kind.DESTINATION_RULE
                 | Kind.ENVOY_FILTER
+                | Kind.WASM_PLUGIN
                 | Kind.GATEWAY_CLASS
                 | Kind.HTTP_ROUTE
                 | Kind.GRPC_ROUTE

@@ -37,6 +37,7 @@ from control.kinds import (
     Telemetry,
     TLSRoute,
     VirtualService,
+    WasmPlugin,
     WorkloadEntry,
     WorkloadGroup,
 )
@@ -68,6 +69,7 @@ KINDS: Final[dict[tuple[str, str], type[MeshObject]]] = {
     **{(version, "VirtualService"): VirtualService for version in _NETWORKING},
     **{(version, "DestinationRule"): DestinationRule for version in _NETWORKING},
     ("networking.istio.io/v1alpha3", "EnvoyFilter"): EnvoyFilter,
+    ("extensions.istio.io/v1alpha1", "WasmPlugin"): WasmPlugin,
     **{(version, "Gateway"): IstioGateway for version in _NETWORKING},
     **{(version, "Gateway"): Gateway for version in _GATEWAY},
     **{(version, "GatewayClass"): GatewayClass for version in _GATEWAY},
@@ -87,6 +89,7 @@ STRICT_KINDS: Final = frozenset(
         Kind.VIRTUAL_SERVICE,
         Kind.DESTINATION_RULE,
         Kind.ENVOY_FILTER,
+        Kind.WASM_PLUGIN,
         Kind.ISTIO_GATEWAY,
         Kind.HTTP_ROUTE,
         Kind.GRPC_ROUTE,

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from control.envoy.patches.closed import closed_filter
+from control.envoy.patches.closed import closed_filter, closed_plugin
 from control.kinds import (
     AuthorizationPolicy,
     EnvoyFilter,
@@ -18,6 +18,7 @@ from control.kinds import (
     RateLimit,
     RequestAuthentication,
     Telemetry,
+    WasmPlugin,
     mesh_config,
 )
 from control.kinds.metadata import Meta
@@ -47,6 +48,7 @@ from control.validation import (
     routing_checks,
     telemetry_checks,
     token_checks,
+    wasm_checks,
 )
 from control.validation.decoding import KINDS, beyond, decode, object_key
 from control.validation.finding import Finding, Origin, Remark, Severity
@@ -72,6 +74,7 @@ _CHECKS: Final[dict[Kind, Callable[[Any], Iterator[Remark]]]] = {
     Kind.VIRTUAL_SERVICE: routing_checks.virtual_service_remarks,
     Kind.DESTINATION_RULE: destination_checks.destination_rule_remarks,
     Kind.ENVOY_FILTER: envoy_filter_checks.envoy_filter_remarks,
+    Kind.WASM_PLUGIN: wasm_checks.wasm_plugin_remarks,
     Kind.WORKLOAD_GROUP: group_checks.workload_group_remarks,
     Kind.AUTHORIZATION_POLICY: policy_checks.authorization_remarks,
     Kind.GATEWAY: gateway_checks.gateway_remarks,
@@ -190,7 +193,7 @@ def object_remarks(item: MeshObject, root_namespace: str) -> Iterator[Remark]:
         yield from policy_checks.peer_authentication_remarks(item, root_namespace)
     elif item.kind_of in _CHECKS:
         yield from _CHECKS[item.kind_of](item)
-    if isinstance(item, AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit | EnvoyFilter):
+    if isinstance(item, AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit | EnvoyFilter | WasmPlugin):
         yield from target_remarks(item, root_namespace)
 
 
@@ -210,6 +213,8 @@ def closed_form(key: ObjectKey, manifest: Manifest) -> MeshObject | None:
         return RateLimit(Meta(key.name, key.namespace), RateLimitSpec(targets))
     if key.kind is Kind.ENVOY_FILTER:
         return closed_filter(key, spec, targets)
+    if key.kind is Kind.WASM_PLUGIN:
+        return closed_plugin(key, spec, selector, targets)
     if key.kind is not Kind.AUTHORIZATION_POLICY or spec.get("action") == "AUDIT":
         return None
     meta = Meta(key.name, key.namespace, annotations={policy_checks.DRY_RUN: "true"} if _is_dry_run(manifest) else {})

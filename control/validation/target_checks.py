@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from control.kinds import AuthorizationPolicy, EnvoyFilter, RateLimit, RequestAuthentication, Telemetry
+from control.kinds import AuthorizationPolicy, EnvoyFilter, RateLimit, RequestAuthentication, Telemetry, WasmPlugin
 from control.kinds.security import PolicyTarget
 from control.validation import values
 from control.validation.core_checks import Path, attempt
@@ -20,7 +20,7 @@ TARGET_GROUPS: Final = {
 _MAX_TARGETS: Final = 16
 
 
-Targeting = AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit | EnvoyFilter
+Targeting = AuthorizationPolicy | RequestAuthentication | Telemetry | RateLimit | EnvoyFilter | WasmPlugin
 """What names what it is for."""
 
 

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 from control.ca.revocations import Revocations
-from control.envoy.patches.trials import ON_TRIAL, Trials
+from control.envoy.patches.trials import Trials
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.view import ProxyView
 from control.envoy.world import World
 from control.kinds import ObjectKey
+from control.kinds.metadata import BRINGING
 from control.model.mesh import Batch, Mesh
 from control.resources import Changes, TypeURL
 from control.xds.refusals import MAX_TEXT, Verdict
@@ -39,7 +40,7 @@ class Proxies:
         self._trials = Trials()
         self._told: dict[ObjectKey, tuple[str, ...]] = {}
         for key, record in mesh.records.items():
-            if key.kind in ON_TRIAL:
+            if key.kind in BRINGING:
                 self._trials.follow(key, record.object, running=False)
         mesh.watch_batches(self._follow)
 
@@ -145,7 +146,7 @@ class Proxies:
 
     def _follow(self, batch: Batch) -> None:
         for key in batch.objects:
-            if key.kind in ON_TRIAL:
+            if key.kind in BRINGING:
                 self._trials.follow(key, self.mesh.store.get(key), running=self.mesh.running)
         if self._world is not None:
             self._world.stand_in(self._trials.stand_ins)

@@ -169,6 +169,7 @@ OWN_CLUSTERS: Final = frozenset(
     )
 )
 """Clusters of the path itself, to which nothing may be sent but by the path."""
+_OURS: Final = ("nodemesh.", "extensions.istio.io/")
 SECURING: Final = frozenset(
     (
         "envoy.filters.http.jwt_authn",
@@ -240,7 +241,8 @@ def _repeated(field: Any) -> bool:
 
 
 def _entry(field: Any, key: Any, value: Any, path: str) -> None:
-    if field.name == "typed_per_filter_config" and key in SECURING:
+    # A plugin may decide about requests, too.
+    if field.name == "typed_per_filter_config" and (key in SECURING or key.startswith(_OURS)):
         raise PatchError(f"{path}: what secures requests is not configured by patches")
     if field.message_type.fields_by_name["value"].message_type is not None:
         _message(value, path)

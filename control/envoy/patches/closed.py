@@ -4,10 +4,11 @@ from typing import Any, Final
 
 import msgspec
 
-from control.kinds import EnvoyFilter, MeshObject, ObjectKey
+from control.kinds import EnvoyFilter, MeshObject, ObjectKey, WasmPlugin
 from control.kinds.envoy_filter import ApplyTo, ConfigPatch, EnvoyFilterSpec, FilterClass, Operation, Patch, WorkloadSelector
 from control.kinds.metadata import Meta
-from control.kinds.security import PolicyTarget
+from control.kinds.security import PolicyTarget, Selector
+from control.kinds.wasm_plugin import FailStrategy, WasmPluginSpec
 
 DECIDING: Final = ("Lua", "ExtAuthz", "ExternalProcessor", "RBAC", "JwtAuthentication", "ApiKeyAuth", "BasicAuth")
 """Filters that may be there to refuse requests, by the end of their types."""
@@ -20,6 +21,9 @@ _DENIAL: Final = ConfigPatch(
 
 def closed(item: MeshObject) -> MeshObject | None:
     """An object's form that denies; None if it decides about nothing."""
+    if isinstance(item, WasmPlugin):
+        missed = item.spec.fail_strategy is FailStrategy.FAIL_OPEN
+        return None if missed else msgspec.structs.replace(item, spec=msgspec.structs.replace(item.spec, url=""))
     if not isinstance(item, EnvoyFilter):
         return None
     decides = any(_decides(one.patch.value) for one in item.spec.config_patches)
@@ -36,6 +40,13 @@ def closed_filter(key: ObjectKey, spec: dict[str, Any], targets: tuple[PolicyTar
         selector = None
     meta = Meta(key.name, key.namespace)
     return EnvoyFilter(meta, EnvoyFilterSpec(selector if selector and selector.labels else None, targets, (_DENIAL,)))
+
+
+def closed_plugin(key: ObjectKey, spec: dict[str, Any], selector: Selector | None, targets: tuple[PolicyTarget, ...]) -> WasmPlugin | None:
+    """Likewise of a plugin, unless it may be missed."""
+    if spec.get("failStrategy") == FailStrategy.FAIL_OPEN:
+        return None
+    return WasmPlugin(metadata=Meta(key.name, key.namespace), spec=WasmPluginSpec("", None if targets else selector, target_refs=targets))
 
 
 def _decides(value: Any) -> bool:

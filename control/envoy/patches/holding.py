@@ -4,18 +4,21 @@ Those of the root namespace hold everywhere, those of a proxy's namespace at tha
 reaches what is another's, and nobody's script runs in another's proxy.
 """
 
+from typing import TypeVar
+
 from msgspec import Struct
 
 from control.envoy.patches.reading import ReadPatch, read_patch
 from control.envoy.patches.spot import Spot
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
 from control.envoy.world import World
-from control.kinds import EnvoyFilter, Gateway, ObjectKey
+from control.kinds import EnvoyFilter, Gateway, ObjectKey, WasmPlugin
 from control.kinds.envoy_filter import ApplyTo, ConfigPatch, PatchContext
 from control.model.labels import selects
 from control.model.waypoint_guards import ClassTarget, target_of
 from meshapi import wire
 
+P = TypeVar("P", EnvoyFilter, WasmPlugin)
 _CONTEXTS = {ProxyKind.WAYPOINT: PatchContext.WAYPOINT, ProxyKind.GATEWAY: PatchContext.GATEWAY}
 
 
@@ -32,27 +35,35 @@ class Bound(Struct, frozen=True):
         return f"configPatches[{self.number}]"
 
 
-def patches_of(world: World, proxy: ProxyKey) -> tuple[ObjectKey, ...]:
-    """The objects that hold at a proxy, whatever they are for there."""
+def held_by(world: World, kind: type[P], proxy: ProxyKey) -> tuple[ObjectKey, ...]:
+    """The objects of a kind that hold at a proxy, whatever they are for there: by priority, the root namespace's first, oldest first."""
     found = world.ask(find_proxy, proxy)
     if found is None:
         return ()
     root = world.settings.root_namespace
     namespaces = {root, proxy.namespace}
-    held = [one for one in world.objects(EnvoyFilter) if one.metadata.namespace in namespaces and _is_for(world, one, found)]
-    # Oldest first within a namespace, as `objects` has them.
+    held = [one for one in world.objects(kind) if one.metadata.namespace in namespaces and _is_for(world, one, found)]
+    # Within a namespace `objects` has them by age.
     return tuple(one.key for one in sorted(held, key=lambda one: (one.spec.priority, one.metadata.namespace != root)))
+
+
+def names_place(world: World, item: EnvoyFilter | WasmPlugin, spot: Spot) -> bool:
+    """Whether an object that could hold at a spot's proxy is for the traffic there, whose owner may be another."""
+    if item.metadata.namespace not in {spot.owner, world.settings.root_namespace}:
+        return False
+    if not item.targets:
+        return True
+    found = {target_of(one, item.metadata.namespace, world.settings.root_namespace) for one in item.targets}
+    return spot.proxy.owner in found or spot.target in found - {None} or any(isinstance(one, ClassTarget) for one in found)
 
 
 def patches_at(world: World, spot: Spot, *kinds: ApplyTo) -> tuple[Bound, ...]:
     """The patches of some kinds that hold at a spot; what they match is still to be asked."""
     found: list[Bound] = []
-    for key in world.ask(patches_of, ProxyKey(spot.proxy.namespace, spot.proxy.name)):
-        if key.namespace not in {spot.owner, world.settings.root_namespace}:
-            continue
-        if not world.ask(_names, key, spot.target, spot.proxy.owner):
-            continue
-        found += [one for one in world.ask(patches_in, key) if one.patch.apply_to in kinds and _in_context(one.patch, spot.proxy)]
+    for key in world.ask(held_by, EnvoyFilter, ProxyKey(spot.proxy.namespace, spot.proxy.name)):
+        item = world.find(EnvoyFilter, key.namespace, key.name)
+        if item is not None and names_place(world, item, spot):
+            found += [one for one in world.ask(patches_in, key) if one.patch.apply_to in kinds and _in_context(one.patch, spot.proxy)]
     return tuple(found)
 
 
@@ -63,11 +74,10 @@ def patches_in(world: World, key: ObjectKey) -> tuple[Bound, ...]:
     return tuple(Bound(key, number, read_patch(patch)) for number, patch in enumerate(patches))
 
 
-def _is_for(world: World, item: EnvoyFilter, proxy: Proxy) -> bool:
+def _is_for(world: World, item: EnvoyFilter | WasmPlugin, proxy: Proxy) -> bool:
     """Whether an object could hold at a proxy: by its labels, or because it names it, its class, or a service."""
-    selector = item.spec.workload_selector
-    if selector is not None:
-        return selects(selector.labels, {**proxy.labels, wire.LABEL_GATEWAY_NAME: proxy.name})
+    if item.labels is not None:
+        return selects(item.labels, {**proxy.labels, wire.LABEL_GATEWAY_NAME: proxy.name})
     if not item.targets:
         return True
     gateway = world.find(Gateway, proxy.namespace, proxy.name)
@@ -79,15 +89,6 @@ def _is_for(world: World, item: EnvoyFilter, proxy: Proxy) -> bool:
         elif (target is not None and target in {proxy.owner}) or reference.kind in {"Service", "ServiceEntry"}:
             return True
     return False
-
-
-def _names(world: World, key: ObjectKey, target: ObjectKey | None, gateway: ObjectKey) -> bool:
-    """Whether an object, which could hold at this proxy, is for this service there."""
-    item = world.find(EnvoyFilter, key.namespace, key.name)
-    if item is None or not item.targets:
-        return item is not None
-    found = {target_of(one, key.namespace, world.settings.root_namespace) for one in item.targets}
-    return gateway in found or target in found - {None} or any(isinstance(one, ClassTarget) for one in found)
 
 
 def _in_context(patch: ReadPatch, proxy: Proxy) -> bool:

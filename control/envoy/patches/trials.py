@@ -1,9 +1,9 @@
 """What becomes of patches that only an Envoy can judge: each new form of an object is on trial until Envoys have taken it.
 
 Envoy refuses a whole listener or table of routes, and with it every later change, a new policy, too. So a form that is refused is taken
-out again, and what it was before is in force: the last form that was taken; nothing, if the object is new; or a form that denies, where
-it can't be known what was in force. Of several forms on trial in one resource the newest is doubted first; what turns out not to have
-been the cause comes back.
+out again, and what it was before is in force: the last form that was taken; nothing, if the object is new or was never changed; or a form
+that denies, where it can't be known what was in force, because the controller started since. Of several forms on trial in one resource
+the newest is doubted first; what turns out not to have been the cause comes back.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,10 +11,8 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 
 from control.envoy.patches.closed import closed
-from control.kinds import Kind, MeshObject, ObjectKey
+from control.kinds import MeshObject, ObjectKey
 
-ON_TRIAL = frozenset({Kind.ENVOY_FILTER})
-"""Kinds whose objects bring Envoy's own configuration with them."""
 Place = tuple[object, str, str]
 """A resource of a proxy: whose, its type and its name."""
 
@@ -88,7 +86,7 @@ class Trials:
     def _stand_in(self, key: ObjectKey, form: MeshObject) -> MeshObject | None:
         if key in self._good:
             return self._good[key]
-        return None if key in self._new else closed(form)
+        return None if key in self._new or form.metadata.generation == 1 else closed(form)
 
     def _instead(self, key: ObjectKey, form: MeshObject) -> str:
         if key in self._good:

@@ -64,6 +64,7 @@ CUSTOM: Final = {
     "virtualservices.networking.istio.io": Kind.VIRTUAL_SERVICE,
     "destinationrules.networking.istio.io": Kind.DESTINATION_RULE,
     "envoyfilters.networking.istio.io": Kind.ENVOY_FILTER,
+    "wasmplugins.extensions.istio.io": Kind.WASM_PLUGIN,
     "gateways.networking.istio.io": Kind.ISTIO_GATEWAY,
     "gatewayclasses.gateway.networking.k8s.io": Kind.GATEWAY_CLASS,
     "gateways.gateway.networking.k8s.io": Kind.GATEWAY,
@@ -76,6 +77,7 @@ CUSTOM: Final = {
 """By the name of their definition: they are read where it is there."""
 VERSIONS: Final = {
     "security.istio.io": ("v1", "v1beta1"),
+    "extensions.istio.io": ("v1alpha1",),
     "telemetry.istio.io": ("v1", "v1alpha1"),
     "nodemesh.io": ("v1alpha1",),
     "networking.istio.io": ("v1", "v1beta1", "v1alpha3"),

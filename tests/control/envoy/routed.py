@@ -125,10 +125,12 @@ def routed(
     secrets: Sequence[dict[str, Any]] = (),
     dns_port: int = 0,
     moving: Sequence[str] = (),
+    hosts: Mapping[str, str] | None = None,
 ) -> Iterator[Routed]:
     """`addresses`: which server stands for the endpoint with an address; `secrets`: Envoy's, by the names that SDS has them.
 
     `dns_port`: where on loopback names are looked up; `moving`: services whose endpoints will change.
+    `hosts`: addresses of hosts that are called beside the services.
     """
 
     known = {one["name"] for one in secrets}
@@ -147,6 +149,7 @@ def routed(
         tell(short)
     names = [name for name in served.of(CLUSTER) if name.startswith("inbound-vip") or name == NOBODY]
     clusters = [_cluster(served, name, ports, files.get(name)) for name in names]
+    clusters += [_found(one, hosts or {}) for name, one in served.of(CLUSTER).items() if name.startswith("keys|") and hosts]
     listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
     listeners += _tcp_listeners(served)
     found = [*(adapted(one) for one in clusters), _NO_SECRETS]
@@ -203,6 +206,16 @@ def _write_endpoints(file: Path, assignment: Message) -> None:
     resource = {"@type": f"type.googleapis.com/{assignment.DESCRIPTOR.full_name}", **as_json(assignment)}
     file.with_suffix(".new").write_text(json.dumps({"resources": [resource]}))
     file.with_suffix(".new").replace(file)
+
+
+def _found(cluster: Message, hosts: Mapping[str, str]) -> Message:
+    """A cluster of a host, at its address."""
+    changed = type(cluster).FromString(cluster.SerializeToString())
+    changed.type = changed.DiscoveryType.Value("STATIC")
+    for one in (one for place in changed.load_assignment.endpoints for one in place.lb_endpoints):
+        socket = one.endpoint.address.socket_address
+        socket.address = hosts[socket.address]
+    return changed
 
 
 def _http_listener(served: Served, name: str, routes: Message) -> Message:
