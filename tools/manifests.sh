@@ -8,6 +8,7 @@ trap 'rm -rf "$made"' EXIT
 for template in chart/templates/*.yaml; do
   name=$(basename "$template")
   [ "$name" != uninstall.yaml ] || continue  # a hook of Helm's: elsewhere, meshctl uninstall does it
+  [ "$name" != rate-limit-server.yaml ] || continue  # off by default
   "$helm" template nodemesh chart --kube-version 1.30.0 --namespace nodemesh-system --show-only "templates/$name" | sed '/^# Source: /d' | sed '1{/^---$/d}' >"$made/$name"
 done
 if [ "${1:-}" = --check ]; then

@@ -5,7 +5,7 @@ FROM ${BASE} AS install
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv
 COPY dist/nodemesh-*.whl /tmp/
 RUN python3 -m venv /opt/nodemesh \
- && /opt/nodemesh/bin/pip install --no-cache-dir --disable-pip-version-check /tmp/nodemesh-*.whl \
+ && /opt/nodemesh/bin/pip install --no-cache-dir --disable-pip-version-check "$(ls /tmp/nodemesh-*.whl)[redis]" \
  && /opt/nodemesh/bin/pip uninstall --yes --disable-pip-version-check pip setuptools \
  && rm -rf /opt/nodemesh/lib/python3.*/site-packages/nodeagent /opt/nodemesh/bin/nodeagent
 

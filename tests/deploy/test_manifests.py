@@ -63,7 +63,8 @@ def test_the_base_follows_from_the_chart() -> None:
     done = subprocess.run([ROOT / "tools/manifests.sh", "--check"], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     files = {path.name for path in BASE.glob("*.yaml")} - {"kustomization.yaml"}
-    assert files == {path.name for path in (CHART / "templates").glob("*.yaml")} - {"uninstall.yaml"} | {"namespace.yaml"}
+    apart = {"uninstall.yaml", "rate-limit-server.yaml"}
+    assert files == {path.name for path in (CHART / "templates").glob("*.yaml")} - apart | {"namespace.yaml"}
 
 
 def test_kustomize_builds_all_of_the_base() -> None:
@@ -87,6 +88,32 @@ def test_an_unknown_field_would_be_refused(kube: Cluster) -> None:
     broken = only(documents((BASE / "namespace.yaml").read_text()), "Namespace") | {"nonsense": True}
     with pytest.raises(Exception, match="nonsense"):
         kube.admin.apply(broken, dry_run=True)
+
+
+COUNTING = {"enabled": True, "replicas": 3, "redisSecret": "counts", "configMap": "limits", "extraArgs": ["--max-keys=1000"]}
+
+
+@pytest.mark.usefixtures("installed_into")
+@pytest.mark.parametrize("values", [{"enabled": True}, COUNTING], ids=["alone", "with Redis"])
+def test_the_rate_limit_server_is_a_workload_of_the_mesh(kube: Cluster, values: dict[str, Any]) -> None:
+    found = [item for item in rendered({"rateLimitServer": values}) if item["metadata"]["name"] == "nodemesh-ratelimit"]
+    assert [item["kind"] for item in found] == ["ServiceAccount", "Service", "Deployment"]
+    kube.admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}})
+    for item in found:
+        assert item["metadata"]["namespace"] == "istio-system"
+        kube.admin.apply(item, dry_run=True)
+    template = found[2]["spec"]["template"]
+    assert template["metadata"]["labels"]["istio.io/dataplane-mode"] == "ambient"
+    (container,) = template["spec"]["containers"]
+    counts = {"--redis-url-file=/redis/url", "--config=/limits", "--max-keys=1000"}
+    assert counts & set(container["args"]) == (counts if values is COUNTING else set())
+
+
+def test_rate_limit_servers_that_would_let_too_much_through_are_refused() -> None:
+    with pytest.raises(AssertionError, match="redisSecret"):
+        rendered({"rateLimitServer": {"enabled": True, "replicas": 2}})
+    with pytest.raises(AssertionError, match="never in the mesh"):
+        rendered({"rateLimitServer": {"enabled": True, "namespace": NAMESPACE}})
 
 
 def test_values_reach_where_they_belong() -> None:
