@@ -4,9 +4,10 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from control.ca.private_files import make_private_directory
@@ -32,9 +33,9 @@ from control.metrics import Metrics
 from control.model.mesh import Mesh
 from control.source import Source
 from control.source.directory import DirectorySource
-from control.source.kubernetes.secrets import ClusterSecrets
+from control.source.kubernetes.secrets import ClusterSecrets, Kept
 from control.source.kubernetes.source import KubernetesSource
-from control.source.secret_files import SecretFiles
+from control.source.secret_files import Name, SecretFiles
 from control.vm.cluster_entries import ClusterEntries
 from control.vm.kept_entries import KeptEntries
 from control.vm.plan import Terms as MachineTerms
@@ -127,7 +128,14 @@ def directory(settings: DirectorySettings) -> OpenBacking:
 
         async def secrets(proxies: Proxies) -> None:
             if settings.secrets is not None:
-                await SecretFiles(settings.secrets).run(proxies.secrets.put)
+                stores = proxies.stores
+
+                def put(changed: Mapping[Name, Mapping[str, bytes] | None]) -> None:
+                    stores.secrets.put(changed)
+                    # There is no difference between the two in a directory.
+                    stores.config_maps.put(changed)
+
+                await SecretFiles(settings.secrets).run(put)
 
         yield Backing(entries, authority_dir=settings.authority_dir, work=work, secrets=secrets)
 
@@ -152,7 +160,11 @@ def kubernetes(settings: KubernetesSettings) -> OpenBacking:
             tokens = SharedTokens(client, namespace, metrics)
 
             async def secrets(proxies: Proxies) -> None:
-                await ClusterSecrets(client, metrics).run(proxies.wanted_secrets, proxies.secrets.put, proxies.secrets.complain)
+                async with asyncio.TaskGroup() as tasks:
+                    for kept, store in ((Kept.SECRETS, proxies.stores.secrets), (Kept.CONFIG_MAPS, proxies.stores.config_maps)):
+                        wanted = partial(proxies.wanted_secrets, config_maps=kept is Kept.CONFIG_MAPS)
+                        following = ClusterSecrets(client, metrics, kept).run(wanted, store.put, store.complain)
+                        tasks.create_task(following, name=f"{kept} of gateways")
 
             yield Backing(
                 source=KubernetesSource(client, settings.root_namespace, metrics),

@@ -1,8 +1,8 @@
 """Certificates of gateways as Envoy's secrets: what a Secret of Kubernetes holds, in the two layouts that Istio knows.
 
 `kubernetes.io/tls`: `tls.crt`, `tls.key` and perhaps `ca.crt`, `ca.crl`; generic: `cert`, `key`, `cacert`, `crl`. The roots for `name` are
-those of the Secret `name-cacert`, or else of `name` itself. What can't be used is nothing, with the reason: Envoy would refuse it as late
-as with a connection.
+those of the Secret `name-cacert`, or else of `name` itself; a ConfigMap has roots alone. What can't be used is nothing, with the reason:
+Envoy would refuse it as late as with a connection.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,13 +15,12 @@ from msgspec import Struct
 from control.envoy.messages import Message, new
 
 SCHEME = "kubernetes://"
+CONFIG_MAP_SCHEME = "configmap://"
 ROOTS_SUFFIX = "-cacert"
 MAX_BYTES = 1 << 20
 """As much as Kubernetes lets a Secret hold."""
 _MESSAGE = "envoy.extensions.transport_sockets.tls.v3.Secret"
 Data = Mapping[str, bytes]
-Look = Callable[[str, str], Data | None]
-"""What the Secret with a namespace and a name holds; None where there is none."""
 
 
 class CredentialError(ValueError):
@@ -29,23 +28,31 @@ class CredentialError(ValueError):
 
 
 class Credential(Struct, frozen=True):
-    """The name of a secret: `kubernetes://namespace/name`, of which the roots are `name-cacert`."""
+    """A Secret, or a ConfigMap, by what stands in the name of a secret of Envoy's."""
 
     namespace: str
     name: str
+    config_map: bool = False
+
+
+Look = Callable[[Credential], Data | None]
+"""What one holds; None where there is none."""
 
 
 def parse(name: str) -> Credential | None:
-    """None for what is no such name."""
-    namespace, _, rest = name.removeprefix(SCHEME).partition("/")
-    return Credential(namespace, rest) if name.startswith(SCHEME) and namespace and rest and "/" not in rest else None
+    """Of `kubernetes://namespace/name`, of which the roots are `name-cacert`, or `configmap://namespace/name`; None for what is neither."""
+    scheme = next((one for one in (SCHEME, CONFIG_MAP_SCHEME) if name.startswith(one)), "")
+    namespace, _, rest = name.removeprefix(scheme).partition("/")
+    return Credential(namespace, rest, scheme == CONFIG_MAP_SCHEME) if scheme and namespace and rest and "/" not in rest else None
 
 
 def needed(name: str) -> tuple[Credential, ...]:
-    """The Secrets that may hold what is asked for by a name, the first that is there counts."""
+    """What may hold what is asked for by a name, the first that is there counts."""
     found = parse(name)
     if found is None:
         return ()
+    if found.config_map:
+        return (found,)
     own = found.name.removesuffix(ROOTS_SUFFIX)
     return (found, Credential(found.namespace, own)) if own and own != found.name else (found,)
 
@@ -53,11 +60,13 @@ def needed(name: str) -> tuple[Credential, ...]:
 def secret(name: str, look: Look) -> Message | None:
     """Envoy's Secret of a name; None where there is none. Raises CredentialError."""
     for index, one in enumerate(needed(name)):
-        data = look(one.namespace, one.name)
+        data = look(one)
         if data is None:
             continue
         if sum(len(value) for value in data.values()) > MAX_BYTES:
             raise CredentialError("is too long")
+        if one.config_map:
+            return _roots(name, data)
         # A Secret may well be called x-cacert and hold a certificate.
         if index == 0 and _pair(data) is not None:
             return _certificate(name, data)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from control.kinds import Gateway
-from control.kinds.gateway import FrontendValidation, GatewayListener, GatewaySpec, LabelSelector, ListenerTLS
+from control.kinds.gateway import FrontendValidation, GatewayListener, GatewaySpec, LabelSelector, ListenerTLS, ObjectReference
 from control.validation import values
 from control.validation.core_checks import Path, attempt, attempt_port, label_remarks
 from control.validation.finding import Remark, warning
@@ -69,6 +69,8 @@ def _validation_remarks(validation: FrontendValidation | None, path: Path) -> It
         yield Remark((*path, "mode"), f"{validation.mode[:40]!r} is none of {', '.join(_CLIENT_MODES)}")
     if not validation.ca_certificate_refs:
         yield Remark((*path, "caCertificateRefs"), "is empty: no client could be verified", "name a ConfigMap with ca.crt")
+    for index, one in enumerate(validation.ca_certificate_refs):
+        yield from _reference_remarks(one, (*path, "caCertificateRefs", index))
 
 
 def _listener_remarks(listener: GatewayListener, path: Path) -> Iterator[Remark]:
@@ -92,11 +94,14 @@ def _tls_remarks(tls: ListenerTLS, protocol: str, path: Path) -> Iterator[Remark
         yield Remark((*path, "certificateRefs"), "needs a certificate", "name a Secret of type kubernetes.io/tls")
     yield from _validation_remarks(tls.frontend_validation, (*path, "frontendValidation"))
     for index, one in enumerate(tls.certificate_refs):
-        here: Path = (*path, "certificateRefs", index)
-        yield from attempt(values.object_name, one.name, (*here, "name"))
-        if one.namespace:
-            yield from attempt(values.label_name, one.namespace, (*here, "namespace"))
+        yield from _reference_remarks(one, (*path, "certificateRefs", index))
     yield from _option_remarks(tls.options, (*path, "options"))
+
+
+def _reference_remarks(reference: ObjectReference, path: Path) -> Iterator[Remark]:
+    yield from attempt(values.object_name, reference.name, (*path, "name"))
+    if reference.namespace:
+        yield from attempt(values.label_name, reference.namespace, (*path, "namespace"))
 
 
 def _option_remarks(options: dict[str, str], path: Path) -> Iterator[Remark]:

@@ -16,7 +16,7 @@ from control.model.mesh import Batch, Mesh
 from control.resources import Changes, TypeURL
 from control.xds.refusals import MAX_TEXT, Verdict
 from control.xds.secrets import Name as SecretName
-from control.xds.secrets import SecretStore, SecretView
+from control.xds.secrets import SecretView, Stores
 from meshapi import discovery
 from meshapi.trust import Revocation
 
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 class Proxies:
     """The views. Nothing is translated before the first Envoy asks."""
 
-    def __init__(self, mesh: Mesh, secrets: SecretStore | None = None) -> None:
-        """`secrets`: those that gateways may be given."""
+    def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self.secrets = secrets or SecretStore()
+        self.stores = Stores()
+        """What gateways may be given of Secrets and ConfigMaps."""
         self._secret_views: set[SecretView] = set()
         self._world: World | None = None
         self._views: dict[tuple[ProxyKey, tuple[str, ...]], _Shared] = {}
@@ -73,7 +73,7 @@ class Proxies:
 
     def join_secrets(self, key: ProxyKey, watcher: Watcher) -> SecretView:
         """The secrets of a proxy; `watcher` is told of changes until `leave_secrets`."""
-        view = SecretView(self.world, self.secrets, key)
+        view = SecretView(self.world, self.stores, key)
         view.watch(watcher)
         self._secret_views.add(view)
         return view
@@ -83,9 +83,10 @@ class Proxies:
         self._secret_views.discard(view)
         view.close()
 
-    def wanted_secrets(self) -> frozenset[SecretName]:
-        """The Secrets that the connected gateways need."""
-        return frozenset(name for view in self._secret_views for name in view.wanted)
+    def wanted_secrets(self, *, config_maps: bool = False) -> frozenset[SecretName]:
+        """The Secrets, or the ConfigMaps, that the connected gateways need."""
+        wanted = (one for view in self._secret_views for one in view.wanted)
+        return frozenset((one.namespace, one.name) for one in wanted if one.config_map == config_maps)
 
     def exists(self, key: ProxyKey) -> bool:
         """Whether there is such a proxy."""

@@ -1,11 +1,14 @@
-"""Secrets for gateways: what is held of them, and the view of one gateway, which has those that its servers name and no others."""
+"""Secrets for gateways: what is held of them, and the view of one gateway, which has those that its servers name and no others.
+
+Roots of clients may be in ConfigMaps, too, which are held likewise.
+"""
 
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 
 from control.envoy.built import SECRET
-from control.envoy.credentials import CredentialError, Data, needed, secret
+from control.envoy.credentials import Credential, CredentialError, Data, needed, secret
 from control.envoy.proxies import ProxyKey
 from control.envoy.secrets import secrets_of
 from control.envoy.world import World
@@ -17,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class SecretStore:
-    """What is known of Secrets; never shown to anybody but to the views."""
+    """What is known of Secrets, or of ConfigMaps; never shown to anybody but to the views."""
 
     def __init__(self) -> None:
         self._held: dict[Name, Data] = {}
@@ -55,12 +58,28 @@ class SecretStore:
         return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
 
 
+class Stores:
+    """Both of them."""
+
+    def __init__(self) -> None:
+        self.secrets = SecretStore()
+        self.config_maps = SecretStore()
+
+    def of(self, credential: Credential) -> SecretStore:
+        """Where it would be."""
+        return self.config_maps if credential.config_map else self.secrets
+
+    def look(self, credential: Credential) -> Data | None:
+        """What it holds."""
+        return self.of(credential).look(credential.namespace, credential.name)
+
+
 class SecretView:
     """A ResourceView for one gateway. What can't be used is kept as it was, so that a bad renewal drops nobody, and is told in `failed`."""
 
-    def __init__(self, world: World, store: SecretStore, proxy: ProxyKey) -> None:
+    def __init__(self, world: World, stores: Stores, proxy: ProxyKey) -> None:
         self._world = world
-        self._store = store
+        self._stores = stores
         self._proxy = proxy
         self._made: dict[str, Resource] = {}
         self._watchers: list[Callable[[Changes], None]] = []
@@ -68,7 +87,7 @@ class SecretView:
         """Why a secret can't be used, by its name."""
         world.hold(secrets_of, proxy)
         self._allowed: frozenset[str] = frozenset()
-        self._unwatch = store.watch(self._changed)
+        self._unwatch = (stores.secrets.watch(self._changed), stores.config_maps.watch(self._changed))
         self.refresh()
 
     @property
@@ -78,17 +97,18 @@ class SecretView:
         return {name: self._why_missing(name) for name in sorted(missing)} | self.failed
 
     def _why_missing(self, name: str) -> str:
-        found = (self._store.complaint(one.namespace, one.name) for one in needed(name))
+        found = (self._stores.of(one).complaint(one.namespace, one.name) for one in needed(name))
         return next((f"can't be read: {why}" for why in found if why), "is not there")
 
     @property
-    def wanted(self) -> frozenset[Name]:
-        """The Secrets that may hold what the gateway needs."""
-        return frozenset((one.namespace, one.name) for name in self._allowed for one in needed(name))
+    def wanted(self) -> frozenset[Credential]:
+        """The Secrets and ConfigMaps that may hold what the gateway needs."""
+        return frozenset(one for name in self._allowed for one in needed(name))
 
     def close(self) -> None:
         """Keeps nothing any more."""
-        self._unwatch()
+        for unwatch in self._unwatch:
+            unwatch()
         self._world.release(secrets_of, self._proxy)
         self._made.clear()
 
@@ -115,7 +135,7 @@ class SecretView:
         if name not in self._allowed:
             return self._made.pop(name, None) is not None
         try:
-            message = secret(name, self._store.look)
+            message = secret(name, self._stores.look)
         except CredentialError as error:
             self.failed[name] = str(error)
             log.warning("the secret %s of gateway %s can't be used: it %s", name, self._proxy, error)

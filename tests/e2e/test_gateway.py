@@ -54,7 +54,20 @@ SERVERS = [
     server(443, "TLS", "vault.example", "vault", mode="PASSTHROUGH"),
     server(ECHO, "TCP", "*"),
 ]
-LISTENER = {"name": "api", "port": API_PORT, "protocol": "HTTP"}
+CLIENTS_PORT = 8444
+LISTENERS: tuple[dict[str, Any], ...] = (
+    {"name": "api", "port": API_PORT, "protocol": "HTTP"},
+    {
+        "name": "clients",
+        "port": CLIENTS_PORT,
+        "protocol": "HTTPS",
+        "hostname": "clients.example",
+        "tls": {
+            "certificateRefs": [{"name": "clients"}],
+            "frontendValidation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "client-roots"}]},
+        },
+    },
+)
 CONFIGURATION: list[Manifest] = [
     {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}},
     istio("Gateway", "edge", {"selector": {"istio": "edge"}, "servers": SERVERS}),
@@ -100,9 +113,9 @@ class Edge:
             found.load_cert_chain(*self.authority.issue(*client))
         return found
 
-    def dial(self, name: str, *client: str, address: object = None) -> ssl.SSLSocket:
+    def dial(self, name: str, *client: str, address: object = None, port: int = 443) -> ssl.SSLSocket:
         """TLS to the gateway, by name; raises OSError where that is refused."""
-        raw = self.mesh.dial(self.mesh.outside, address or self.gateway.pod.ipv4, 443)
+        raw = self.mesh.dial(self.mesh.outside, address or self.gateway.pod.ipv4, port)
         return self.context(*client).wrap_socket(raw, server_hostname=name)
 
     def ask(self, name: str, *client: str, path: str = "/", address: object = None) -> Answer:
@@ -132,7 +145,7 @@ def ask(connection: socket.socket, name: str, path: str = "/") -> Answer:
 
 @pytest.fixture(scope="module")
 def edge(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    with gateway.running(mesh.cluster, LISTENER, ports=(80, 443, ECHO, API_PORT)) as made:
+    with gateway.running(mesh.cluster, *LISTENERS, ports=(80, 443, ECHO, API_PORT, CLIENTS_PORT)) as made:
         mesh.cluster.apply("edge-rules", CONFIGURATION)
         try:
             found = Edge(mesh, made, Authority(tmp_path_factory.mktemp("authority")))
@@ -194,6 +207,19 @@ def test_client_certificates(edge: Edge, tmp_path: Path) -> None:
     raw = edge.mesh.dial(edge.mesh.outside, edge.gateway.pod.ipv4, 443)
     with pytest.raises(REFUSED), context.wrap_socket(raw, server_hostname="partner.example") as connection:
         ask(connection, "partner.example")
+
+
+def test_clients_below_the_roots_of_a_config_map(mesh: Mesh, edge: Edge) -> None:
+    edge.put("clients", "clients.example")
+    mesh.cluster.write_secret("client-roots", {"ca.crt": edge.authority.root.read_bytes()})
+
+    def status(*client: str) -> int:
+        with contextlib.suppress(*REFUSED), edge.dial("clients.example", *client, port=CLIENTS_PORT) as connection:
+            return ask(connection, "clients.example").status
+        return 0
+
+    mesh.wait(lambda: status("one.example") == 200, "it to be served", timeout_s=20)
+    assert [status() for _ in range(3)] == [0] * 3
 
 
 def test_redirect_tcp_and_the_gateway_api(mesh: Mesh, edge: Edge) -> None:

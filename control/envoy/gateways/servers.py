@@ -8,12 +8,13 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from control.envoy.credentials import CONFIG_MAP_SCHEME
 from control.envoy.destinations.client_tls import credential
 from control.envoy.proxies import ProxyKey, ProxyKind, chosen_by, find_proxy
 from control.envoy.routing.grants import Reference, granted
 from control.envoy.world import World
 from control.kinds import Gateway, IstioGateway, ObjectKey
-from control.kinds.gateway import GROUP, GatewayListener, ListenerTLS, ObjectReference
+from control.kinds.gateway import GROUP, FrontendValidation, GatewayListener, ListenerTLS, ObjectReference
 from control.kinds.istio_gateway import Server as IstioServer
 from control.kinds.istio_gateway import ServerTLS, TLSMode, TLSVersion
 from control.validation.gateway_checks import TERMINATE_MODE
@@ -197,16 +198,34 @@ def _listener_terms(world: World, gateway: Gateway, listener: GatewayListener, t
     names = [_secret(world, gateway, one) for one in tls.certificate_refs]
     problem = next((text for name, text in names if not name), "")
     asks, own = mode != "SIMPLE", mode == "ISTIO_MUTUAL"
+    certificates = tuple(name for name, _ in names if name)
     validation = tls.frontend_validation or _common_validation(gateway, listener.port)
     if validation is not None:
-        # ConfigMaps with roots are no secrets, and come in another way.
-        problem = problem or f"the listener {listener.name}: roots of clients are taken from a Secret alone, by the option {TERMINATE_MODE}"
-    certificates = tuple(name for name, _ in names if name)
+        roots, refused = _client_roots(world, gateway, validation)
+        if asks:
+            refused = f"the listener {listener.name}: by what clients are verified is said twice, also by the option {TERMINATE_MODE}"
+        return Terms(certificates, roots=roots, asks=True, requires=True), problem or refused
     roots = f"{certificates[0]}-cacert" if asks and not own and certificates else ""
     return Terms(certificates, roots=roots, asks=asks, requires=asks and mode != "OPTIONAL_MUTUAL", own=own), problem
 
 
-def _common_validation(gateway: Gateway, port: int) -> object | None:
+def _client_roots(world: World, gateway: Gateway, validation: FrontendValidation) -> tuple[str, str]:
+    """The name of the secret with the roots of clients, or why it may not be had."""
+    own, (reference, *others) = gateway.metadata.namespace, validation.ca_certificate_refs
+    where = reference.namespace or own
+    if validation.mode != "AllowValidOnly":
+        return (
+            "",
+            f"{validation.mode} is not served: it lets in whatever certificate there is (the option {TERMINATE_MODE}: OPTIONAL_MUTUAL)",
+        )
+    if others or (reference.group, reference.kind) not in {("", "ConfigMap"), ("core", "ConfigMap")}:
+        return "", "roots of clients are those of one ConfigMap"
+    if not world.ask(granted, Reference(GROUP, "Gateway", own, "", "ConfigMap", where, reference.name)):
+        return "", f"no ReferenceGrant of namespace {where} lets it name ConfigMap {where}/{reference.name}"
+    return f"{CONFIG_MAP_SCHEME}{where}/{reference.name}", ""
+
+
+def _common_validation(gateway: Gateway, port: int) -> FrontendValidation | None:
     asked = gateway.spec.tls.frontend if gateway.spec.tls is not None else None
     if asked is None:
         return None

@@ -1,4 +1,7 @@
-"""Certificates of gateways from Kubernetes: each Secret that a connected gateway needs is watched by its name, and no other is read."""
+"""Certificates of gateways from Kubernetes: each Secret that a connected gateway needs is watched by its name, and no other is read.
+
+So are ConfigMaps with the roots of clients.
+"""
 
 import asyncio
 import base64
@@ -6,6 +9,7 @@ import binascii
 import logging
 import random
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -27,13 +31,26 @@ class _Secret(Struct, frozen=True):
     data: dict[str, str] | None = None
 
 
+class _ConfigMap(Struct, frozen=True):
+    data: dict[str, str] | None = None
+
+
+class Kept(StrEnum):
+    """In what they are kept, as the API server calls it."""
+
+    SECRETS = "secrets"
+    CONFIG_MAPS = "configmaps"
+
+
 _decoder: Final = msgspec.json.Decoder(_Secret)
+_map_decoder: Final = msgspec.json.Decoder(_ConfigMap)
 
 
 class ClusterSecrets:
     """The watches, one for each Secret. A controller that may not read one is told so by the API server, again and again, and goes on."""
 
-    def __init__(self, client: KubeClient, metrics: Metrics) -> None:
+    def __init__(self, client: KubeClient, metrics: Metrics, kept: Kept = Kept.SECRETS) -> None:
+        self._kept = kept
         self._client = client
         self._metrics = metrics
         self._followers: dict[Name, Follower] = {}
@@ -55,18 +72,19 @@ class ClusterSecrets:
                     put({name: None})
                 for name in now - self._watches.keys():
                     follower = self._followers[name] = self._follower(name, put)
-                    self._watches[name] = tasks.create_task(follower.run(), name=f"follow secret {'/'.join(name)}")
+                    self._watches[name] = tasks.create_task(follower.run(), name=f"follow {self._kept} {'/'.join(name)}")
                 complain(self.complaints)
                 await asyncio.sleep(PERIOD_S)
 
     def _follower(self, name: Name, put: Put) -> Follower:
         def deliver(delivery: Delivery) -> None:
             changed: dict[Name, Mapping[str, bytes] | None] = dict.fromkeys((one for one in delivery.gone if one == name), None)
-            changed |= {item.key: content(item) for item in delivery.present if item.key == name}
+            read = content if self._kept is Kept.SECRETS else map_content
+            changed |= {item.key: read(item) for item in delivery.present if item.key == name}
             if changed:
                 put(changed)
 
-        path = f"/api/v1/namespaces/{name[0]}/secrets"
+        path = f"/api/v1/namespaces/{name[0]}/{self._kept}"
         query = {"fieldSelector": f"metadata.name={name[1]}"}
         return Follower(self._client, path, Watching(random.random), deliver, self._metrics, query=query)
 
@@ -78,4 +96,14 @@ def content(item: Item) -> Mapping[str, bytes] | None:
         return {key: base64.b64decode(value, validate=True) for key, value in data.items()}
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError):
         log.warning("the Secret %s/%s is not what a Secret is", item.namespace, item.name)
+        return None
+
+
+def map_content(item: Item) -> Mapping[str, bytes] | None:
+    """What a ConfigMap holds, likewise."""
+    try:
+        data = _map_decoder.decode(item.raw).data or {}
+        return {key: value.encode() for key, value in data.items()}
+    except (msgspec.DecodeError, UnicodeError):
+        log.warning("the ConfigMap %s/%s is not what a ConfigMap is", item.namespace, item.name)
         return None

@@ -19,7 +19,7 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def made(name: str, **secrets: Data):
-    return secret(name, lambda namespace, which: secrets.get(which) if namespace == "infra" else None)
+    return secret(name, lambda one: secrets.get(one.name) if one.namespace == "infra" and not one.config_map else None)
 
 
 def test_both_layouts(pems: dict[str, bytes]) -> None:
@@ -31,7 +31,7 @@ def test_both_layouts(pems: dict[str, bytes]) -> None:
 
 def test_roots_of_a_secret_of_their_own_or_beside_the_certificate(pems: dict[str, bytes]) -> None:
     pair = {"tls.crt": pems["cert"], "tls.key": pems["key"]}
-    own = secret(f"{NAME}-cacert", lambda _, which: {"cart-cacert": {"ca.crt": pems["root"]}, "cart": pair}.get(which))
+    own = secret(f"{NAME}-cacert", lambda one: {"cart-cacert": {"ca.crt": pems["root"]}, "cart": pair}.get(one.name))
     beside = made(f"{NAME}-cacert", cart={**pair, "ca.crt": pems["root"]})
     for found in (own, beside):
         assert found.validation_context.trusted_ca.inline_bytes == pems["root"]

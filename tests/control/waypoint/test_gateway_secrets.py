@@ -99,7 +99,7 @@ async def test_a_certificate_comes_and_is_renewed_and_nobody_elses_comes(world: 
 def held(world: World) -> SecretStore:
     """Where the controller has its secrets from."""
     assert world.proxies is not None
-    return world.proxies.secrets
+    return world.proxies.stores.secrets
 
 
 async def test_roots_that_are_gone_let_nobody_in(world: World, tmp_path: Path) -> None:

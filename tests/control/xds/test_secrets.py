@@ -2,9 +2,9 @@
 
 import pytest
 
-from control.envoy.built import SECRET
+from control.envoy.built import LISTENER, SECRET
 from control.envoy.messages import message_class
-from control.xds.secrets import SecretStore, SecretView
+from control.xds.secrets import SecretView, Stores
 from tests.control.envoy.authority import Authority
 from tests.control.envoy.gateways.test_gateway import EDGE, Edge, bound, gateway, https, istio_gateway
 
@@ -19,8 +19,9 @@ class Gateway:
     def __init__(self, tmp_path_factory: pytest.TempPathFactory, *texts: str) -> None:
         self.authority = Authority(tmp_path_factory.mktemp("authority"))
         self.edge = Edge(*texts)
-        self.store = SecretStore()
-        self.view = SecretView(self.edge.world, self.store, EDGE)
+        self.stores = Stores()
+        self.store = self.stores.secrets
+        self.view = SecretView(self.edge.world, self.stores, EDGE)
         self.told: list[tuple[str, ...]] = []
         self.view.watch(lambda changes: self.told.append(tuple(changes[SECRET])))
 
@@ -138,3 +139,44 @@ def test_what_it_lacks_is_told_with_the_reason(tmp_path_factory: pytest.TempPath
     assert found.view.problems == {NAME: "its certificate is no PEM"}
     found.store.put({("infra", "cart"): found.pair("a")})
     assert found.view.problems == {}
+
+
+def validating(reference: str, mode: str = "AllowValidOnly", more: str = "") -> str:
+    asked = f"frontendValidation: {{caCertificateRefs: [{reference}], mode: {mode}}}"
+    return gateway(f"[{{name: s, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: cart}}], {asked}{more}}}}}]")
+
+
+ROOTS = "configmap://infra/roots"
+
+
+def test_roots_of_clients_from_a_config_map(tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = Gateway(tmp_path_factory)
+    found.edge.write("base.yaml", validating("{kind: ConfigMap, name: roots}"))
+    found.write("")
+    roots = {"ca.crt": found.authority.root.read_bytes()}
+    found.store.put({("infra", "cart"): found.pair("a"), ("infra", "roots"): roots})
+    assert found.names == {NAME}, "a Secret of that name is another thing"
+    found.stores.config_maps.put({("infra", "roots"): roots, ("infra", "cart"): found.pair("b")})
+    assert found.names == {NAME, ROOTS}
+    served = found.view.get(SECRET, ROOTS)
+    assert served is not None
+    message = message_class(SECRET.partition("/")[2]).FromString(served.body)
+    assert message.validation_context.trusted_ca.inline_bytes == roots["ca.crt"]
+    assert {(one.name, one.config_map) for one in found.view.wanted} == {("cart", False), ("roots", True)}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (validating("{kind: ConfigMap, name: roots, namespace: shop}"), "no ReferenceGrant"),
+        (validating("{kind: Secret, name: roots}"), "one ConfigMap"),
+        (validating("{kind: ConfigMap, name: a}, {kind: ConfigMap, name: b}"), "one ConfigMap"),
+        (validating("{kind: ConfigMap, name: roots}", "AllowInsecureFallback"), "is not served"),
+        (validating("{kind: ConfigMap, name: roots}", more=", options: {gateway.istio.io/tls-terminate-mode: MUTUAL}"), "said twice"),
+    ],
+)
+def test_roots_that_can_not_be_taken_leave_the_listener_closed(tmp_path_factory: pytest.TempPathFactory, text: str, why: str) -> None:
+    found = Gateway(tmp_path_factory)
+    found.edge.write("base.yaml", text)
+    assert any(why in problem for problem in found.edge.problems), found.edge.problems
+    assert "0.0.0.0_443" not in found.edge.view.names(LISTENER)

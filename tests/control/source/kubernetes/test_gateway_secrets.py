@@ -12,7 +12,7 @@ from control.waypoint.settings import Controllers, Settings
 from tests.control.cluster.test_replicas import until
 from tests.control.envoy.authority import Authority
 from tests.control.kube_controller import KubeWorld, kube_world
-from tests.control.waypoint.test_gateway_secrets import Asking, beside, key_of, pair
+from tests.control.waypoint.test_gateway_secrets import Asking, answer, beside, key_of, pair
 from tests.kube.admin import APIError, Manifest
 from tests.kube.cluster import Cluster
 from tests.kube.objects import secret
@@ -22,7 +22,9 @@ CART, OTHER = "kubernetes://{}/cart", "kubernetes://{}/other"
 
 
 def https_gateway(namespace: str) -> Manifest:
-    listener = {"name": "s", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "cart"}]}}
+    validation = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "roots"}]}
+    tls = {"certificateRefs": [{"name": "cart"}], "frontendValidation": validation}
+    listener = {"name": "s", "port": 443, "protocol": "HTTPS", "tls": tls}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
@@ -62,14 +64,20 @@ async def test_a_secret_is_read_where_the_operator_lets_it_be_and_nowhere_else(
         async with asking(world, tmp_path, namespace) as (envoy, certificates):
             asked, in_vain = await envoy.ask(CART.format(namespace)), await envoy.ask(OTHER.format(namespace))
             with caplog.at_level(logging.WARNING):
-                await until(lambda: [one for one in caplog.messages if namespace in one and "403" in one], "that it may not be read")
-            assert '"cart"' in next(one for one in caplog.messages if namespace in one and "403" in one)
+                told = '403 Forbidden: secrets "cart"'
+                await until(lambda: [one for one in caplog.messages if namespace in one and told in one], "that it may not be read")
             let(kube, world.namespace, CERTIFICATES, namespace)
             assert await key_of(asked) == first["tls.key"]
             kube.admin.apply(secret(namespace, "cart", second))
             assert await key_of(asked) == second["tls.key"]
             assert certificates.get(OTHER.format(namespace)) is None, "no server names it, though the right would reach that far"
             in_vain.cancel()
+            roots = await envoy.ask(f"configmap://{namespace}/roots")
+            pem = authority.root.read_text()
+            kube.admin.create(
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "roots", "namespace": namespace}, "data": {"ca.crt": pem}}
+            )
+            assert (await answer(roots)).validation_context.trusted_ca.inline_bytes == pem.encode()
 
 
 async def test_the_right_to_certificates_ends_at_the_namespace(kube: Cluster, tmp_path: Path) -> None:
