@@ -81,9 +81,7 @@ test: setup envoy kube
 	@$(BIN)/python tools/preflight.py
 	cd $(PROXY) && cargo test --locked --quiet --workspace
 	cd $(CNI_PLUGIN) && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/cni cargo test --locked --quiet
-	@$(BIN)/pytest -q --numprocesses=$(TEST_WORKERS) --dist=loadfile || { \
-		echo "what failed is run again, alone: beside others on a busy machine a deadline may pass; what fails alone is wrong"; \
-		$(BIN)/pytest -q --last-failed --last-failed-no-failures=none; }
+	@$(BIN)/pytest -q --numprocesses=$(TEST_WORKERS) --dist=loadfile
 
 # The newest kernels of these flavours that the machine's package sources have; more: make test-kernels KERNELS="cloud-amd64 rt-amd64"
 KERNELS ?= cloud-amd64

@@ -78,7 +78,7 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
         ports=tuple(f"{port.number} {port.name or '-'} {port.protocol.name}" for port in service.ports),
         endpoints=_endpoints(endpoints),
         mutual_tls=tuple(_modes(mesh, endpoints)),
-        waypoint=f"{proxy}" if proxy is not None else f"none: {binding.message}" if binding.message else "none",
+        waypoint=_waypoint(bound),
         gateways=_gateways(bound, service),
         tokens=tuple(str(one) for one in tokens),
         policies=tuple(_ordered(held.values())),
@@ -91,6 +91,15 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
         subsets=tuple(line for rule in rules if rule is not None for line in _subsets(rule, endpoints)),
         problems=tuple(_problems(world, service, places)),
     )
+
+
+def _waypoint(bound: Bound) -> str:
+    binding = bound.binding
+    if binding.waypoint is not None:
+        return f"{binding.waypoint.key.namespace}/{binding.waypoint.key.name}"
+    closed = "no connection is taken for it: policies hold that only a waypoint enforces" if bound.guarded else ""
+    why = "; ".join(part for part in (binding.message, closed) if part)
+    return f"none: {why}" if why else "none"
 
 
 def _gateways(bound: Bound, service: CatalogService) -> str:

@@ -54,6 +54,7 @@ CODES: Final[dict[str, str]] = {
     "NM0005": "a service that selects nothing",
     "NM0006": "a form of former versions",
     "NM0007": "limits for all, and nobody who counts",
+    "NM0008": "others have the account of a waypoint",
 }
 """Each with what it is about."""
 

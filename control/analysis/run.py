@@ -33,6 +33,7 @@ _OF_WORLDS: Final[tuple[Callable[[World], Iterator[Message]], ...]] = (
 _SORTS: Final = (
     ("no waypoint enforces it", ("NM0004", Level.ERROR)),
     ("is not reached through a waypoint", ("NM0003", Level.WARNING)),
+    ("they pass wherever only it may", ("NM0008", Level.WARNING)),
     ("does not exist", ("IST0101", Level.ERROR)),
     ("is never reached", ("IST0130", Level.WARNING)),
     ("is a former form of", ("NM0006", Level.INFO)),

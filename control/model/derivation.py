@@ -36,8 +36,8 @@ from control.model.services import (
 )
 from control.model.settings import MeshSettings
 from control.model.store import Store
-from control.model.waypoint_guards import guard
-from control.model.waypoint_reach import guard_ports
+from control.model.waypoint_guards import guard, guard_everywhere
+from control.model.waypoint_reach import admitted
 from control.model.workloads import entry_workload, inline_workloads, pod_workload, slice_workloads
 from control.resources import TypeURL
 from control.validation import values
@@ -156,9 +156,10 @@ def _guard(item: Service | ServiceEntry | Gateway, store: Store) -> tuple[Candid
     bound = store.waypoints.of(item.key)
     if not bound.guarded:
         return ()
+    if not isinstance(item, Gateway):
+        return (_policy(guard(item.key, admitted(store, item))),)
     own = bound.binding.waypoint
-    ports = guard_ports(store, item) if not isinstance(item, Gateway) else None
-    return (_policy(guard(item.key, own.principals if own is not None else (), ports)),)
+    return (_policy(guard_everywhere(item.key, own.principals if own is not None else ())),)
 
 
 def _with_handed_out(service: workload.Service, store: Store, settings: MeshSettings) -> workload.Service:

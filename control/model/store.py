@@ -38,6 +38,7 @@ from control.model.services import (
 from control.model.settings import MeshSettings
 from control.model.waypoint_guards import guard_key
 from control.model.waypoint_store import WaypointStore
+from control.model.waypoints import SERVICE_KINDS
 from control.model.workloads import Surroundings, node_locality
 from meshapi import wire
 from meshapi.vm import GroupName
@@ -99,15 +100,20 @@ class Store:
 
     def put(self, key: ObjectKey, new: MeshObject | None) -> set[ObjectKey]:
         """Replaces an object; None removes it."""
-        old = self._objects.pop(key, None)
+        old = self._objects.get(key)
+        parted = self._beside(_services_of(key, old))
         if new is not None:
             self._objects[key] = new
+        else:
+            self._objects.pop(key, None)
         affected = {key} | self._reindex(key, old, new)
         self._listed.put(key, old, new)
         self.edges.put(key, new)
         touched = self.waypoints.put(key, old, new)
         workloads = (self.served_by(one) for one in touched.reguarded)
-        return affected.union(touched.changed, self._guards_with_ports_of(old, new), *workloads)
+        beside = self._beside(_services_of(key, new) | {one for one in touched.changed if one.kind in SERVICE_KINDS})
+        rivals = {one for one in parted | beside if self.waypoints.of(one).guarded}
+        return affected.union(touched.changed, self._guards_with_ports_of(old, new), rivals, *workloads)
 
     def surroundings(self, item: Pod | WorkloadEntry | ServiceEntry) -> Surroundings:
         """What the workloads of a pod or an entry depend on beside it."""
@@ -141,8 +147,17 @@ class Store:
         owners = (self._slice_owner(one) for one in slices if isinstance(one, EndpointSlice))
         return [one for one in owners if one is not None]
 
+    def beside(self, service: ObjectKey) -> set[ObjectKey]:
+        """Other services that share workloads with one."""
+        items = ((one, self._objects.get(one)) for one in self.served_by(service))
+        found = (self.serving(one, workload_labels(item)) for one, item in items if item is not None)
+        return {one.key for serving in found for one in serving} - {service}
+
+    def _beside(self, services: Iterable[ObjectKey]) -> set[ObjectKey]:
+        return set().union(*(self.beside(one) for one in services)) if self.waypoints.guards else set()
+
     def _guards_with_ports_of(self, *items: MeshObject | None) -> set[ObjectKey]:
-        """Guarded services whose ports depend on these workloads, or slices."""
+        """Guarded services whose ports, or whom they share workloads with, depend on these workloads, or slices."""
         if not self.waypoints.guards:
             return set()
         found: set[ObjectKey] = set()
@@ -150,7 +165,7 @@ class Store:
             match item:
                 case Pod() | WorkloadEntry():
                     serving = (*self.serving(item.key, workload_labels(item)), *self._listing(item))
-                    found |= {one.key for one in serving if _names_ports(one)}
+                    found |= {one.key for one in serving if _names_ports(one) or len(serving) > 1}
                 case EndpointSlice():
                     found.add(ObjectKey(Kind.SERVICE, item.metadata.namespace, item.service_name))
         return {key for key in found if self.waypoints.of(key).guarded}
@@ -322,6 +337,16 @@ class Store:
 
 def _as(kind: type[O], item: MeshObject | None) -> O | None:
     return item if isinstance(item, kind) else None
+
+
+def _services_of(key: ObjectKey, item: MeshObject | None) -> set[ObjectKey]:
+    """The service that an object is, or is a part of."""
+    match item:
+        case Service() | ServiceEntry():
+            return {key}
+        case EndpointSlice():
+            return {ObjectKey(Kind.SERVICE, key.namespace, item.service_name)}
+    return set()
 
 
 def _names_ports(service: Service | ServiceEntry) -> bool:

@@ -20,6 +20,7 @@ from control.model.settings import MeshSettings
 from control.model.store import Store
 from control.model.waypoint_guards import ClassTarget, target_of
 from control.model.waypoint_reach import gates_of, rivals, without_tunnels
+from control.model.waypoint_store import account_of
 from meshapi import wire
 
 _OPT_OUT: Final = f"{wire.LABEL_DATAPLANE_MODE}=none"
@@ -31,16 +32,31 @@ def waypoint_notes(item: MeshObject, store: Store, settings: MeshSettings) -> It
     if bound.binding.message and not (bound.binding.reason == "UnsupportedTrafficType" and _is_inherited(item)):
         yield f"is not reached through a waypoint: {bound.binding.message}"
     if bound.guarded and isinstance(item, Service | ServiceEntry):
-        for rival in sorted(rivals(store, item.key)):
-            yield f"shares workloads with {rival}, which is behind another waypoint: policies protect both, so each keeps the other's out"
+        for rival, gate in rivals(store, item.key).items():
+            name = f"{gate.key.namespace}/{gate.key.name}"
+            yield f"shares workloads with {rival}: at ports of both what comes through its waypoint {name} meets its policies, not these"
     match item:
-        case Gateway() if captured := _captured(item, store):
-            yield f"{captured} of its workloads are captured themselves, and take no tunnels for others: label them {_OPT_OUT}"
+        case Gateway():
+            yield from _gateway_notes(item, store)
         case AuthorizationPolicy() | RequestAuthentication() | RateLimit():
             for target in item.targets:
                 yield from _target_notes(item, target, store, settings)
     if isinstance(item, AuthorizationPolicy) and not item.for_waypoint:
         yield from _client_notes(item, store)
+
+
+def _gateway_notes(item: Gateway, store: Store) -> Iterator[str]:
+    if captured := _captured(item, store):
+        yield f"{captured} of its workloads are captured themselves, and take no tunnels for others: label them {_OPT_OUT}"
+    if (waypoint := store.waypoints.waypoint(item.key)) is None:
+        return
+    name, run_by = item.metadata.name, store.waypoints.run_by(item.key)
+    accounts = {key: account for key in store.selected(item.metadata.namespace, {}) if (account := account_of(store.get(key)))}
+    if strange := sum(accounts.get(key, name) != name for key in run_by):
+        yield f"{strange} of its workloads run as another account than {name}: they get no configuration"
+    passing = {principal.rpartition("/")[2] for principal in waypoint.principals}
+    if others := sum(account in passing for key, account in accounts.items() if key not in run_by):
+        yield f"{others} other workloads run as its account, which is all that can be asked for: they pass wherever only it may"
 
 
 def _captured(gateway: Gateway, store: Store) -> int:

@@ -3,7 +3,7 @@
 A guard is a DENY policy for node agents, stock ones included. Where no waypoint could enforce the policies, it denies everyone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -53,15 +53,27 @@ def guard_key(key: ObjectKey) -> str:
     return f"{key.namespace}/{_name(key)}"
 
 
-def guard(key: ObjectKey, principals: Iterable[str], ports: tuple[int, ...] | None) -> Policy:
-    """The guard of an object: on these ports, or all (None), only these principals are let in."""
-    only = tuple(Exact(principal) for principal in principals)
-    match = Match(not_principals=only, destination_ports=ports or ())
-    if ports is not None and not ports:
-        rules: tuple[tuple[tuple[Match, ...], ...], ...] = ()
-    else:
-        # No clause rather than an empty match, which Istio's agents take for one that never holds.
-        rules = ((),) if match == Match() else (((match,),),)
+def guard(key: ObjectKey, admitted: Mapping[int, tuple[str, ...]]) -> Policy:
+    """The guard of a service: on each of these ports only those principals are let in."""
+    ports: dict[tuple[str, ...], list[int]] = {}
+    for port, principals in sorted(admitted.items()):
+        ports.setdefault(principals, []).append(port)
+    matches = (Match(not_principals=_exactly(principals), destination_ports=tuple(at)) for principals, at in ports.items())
+    return _denying(key, tuple(((match,),) for match in matches))
+
+
+def guard_everywhere(key: ObjectKey, principals: Iterable[str]) -> Policy:
+    """The guard of workloads: on all ports only these principals are let in."""
+    only = _exactly(principals)
+    # No clause rather than an empty match, which Istio's agents take for one that never holds.
+    return _denying(key, (((Match(not_principals=only),),),) if only else ((),))
+
+
+def _exactly(principals: Iterable[str]) -> tuple[Exact, ...]:
+    return tuple(Exact(principal) for principal in principals)
+
+
+def _denying(key: ObjectKey, rules: tuple[tuple[tuple[Match, ...], ...], ...]) -> Policy:
     return Policy(_name(key), key.namespace, PolicyScope.WORKLOAD_SELECTOR, Action.DENY, rules)
 
 

@@ -5,7 +5,7 @@ from control.model.labels import workload_labels
 from control.model.services import entry_ports, pod_ports, slice_ports
 from control.model.settings import MeshSettings
 from control.model.store import Store
-from control.model.waypoints import SERVICE_KINDS
+from control.model.waypoints import SERVICE_KINDS, Waypoint
 from control.model.workloads import entry_workload, pod_workload
 from meshapi.workload import TunnelProtocol
 
@@ -26,15 +26,25 @@ def gates_of(store: Store, key: ObjectKey) -> set[ObjectKey]:
     return {way.binding.waypoint.key for way in ways if way.binding.waypoint is not None}
 
 
-def rivals(store: Store, service: ObjectKey) -> set[ObjectKey]:
-    """Guarded services that share workloads with this one, and a waypoint with others."""
+def rivals(store: Store, service: ObjectKey) -> dict[ObjectKey, Waypoint]:
+    """Guarded services that share workloads with this one, and their waypoints, which are others than its own."""
     own = store.waypoints.of(service).binding.waypoint
-    found: set[ObjectKey] = set()
-    for key in store.served_by(service):
-        item = store.get(key)
-        found |= {one.key for one in store.serving(key, workload_labels(item))} if item is not None else set()
-    held = {one: store.waypoints.of(one) for one in found - {service}}
-    return {one for one, bound in held.items() if bound.guarded and (gate := bound.binding.waypoint) and own and gate.key != own.key}
+    held = {one: store.waypoints.of(one) for one in store.beside(service)}
+    gates = {one: bound.binding.waypoint for one, bound in held.items() if bound.guarded}
+    return {one: gate for one, gate in sorted(gates.items()) if gate is not None and own is not None and gate.key != own.key}
+
+
+def admitted(store: Store, service: Service | ServiceEntry) -> dict[int, tuple[str, ...]]:
+    """Who is let in by the guard of a service, by port: its waypoint, and at ports that it shares with another guarded service of the same
+    workloads that one's waypoint, too, whose own policies hold there."""
+    own = store.waypoints.of(service.key).binding.waypoint
+    found = {port: set(own.principals if own is not None else ()) for port in guard_ports(store, service)}
+    for key, gate in rivals(store, service.key).items():
+        rival = store.get(key)
+        for port in guard_ports(store, rival) if isinstance(rival, Service | ServiceEntry) else ():
+            if port in found:
+                found[port].update(gate.principals)
+    return {port: tuple(sorted(principals)) for port, principals in found.items()}
 
 
 def without_tunnels(store: Store, target: ObjectKey, settings: MeshSettings) -> int:

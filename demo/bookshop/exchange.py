@@ -1,4 +1,4 @@
-"""HTTP/1.1 for the bookshop's services: a server, and a client that keeps its connections. Bodies have a content-length."""
+"""HTTP/1.1 for the bookshop's services: a server, and a client that keeps its connections."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ class Request:
     method: str
     target: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ async def serve_connection(handle: Handler, reader: asyncio.StreamReader, writer
     """Answers request after request, until the client has no more."""
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, BadMessageError):
         while True:
-            first, headers, _body = await _read(reader)
+            first, headers, body = await _read(reader)
             method, target, _version = _three(first)
-            response = await handle(Request(method, target, headers))
+            response = await handle(Request(method, target, headers, body))
             lines = [f"HTTP/1.1 {response.status} -", *(f"{name}: {value}" for name, value in response.headers.items())]
             head = "\r\n".join([*lines, f"content-length: {len(response.body)}", "", ""])
             writer.write(head.encode("latin-1") + response.body)
@@ -114,10 +115,32 @@ async def _read(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], byte
         raise BadMessageError(str(error)) from error
     first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MAX_BODY_BYTES or "transfer-encoding" in headers:
-        raise BadMessageError(f"a body of {length} bytes, {headers.get('transfer-encoding', 'in one piece')}")
-    return first, headers, await reader.readexactly(int(length))
+    if "transfer-encoding" in headers:
+        return first, headers, await _chunks(reader)
+    return first, headers, await reader.readexactly(_length(headers.get("content-length", "0"), base=10))
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    """A body in pieces, each with its length before it (RFC 9112, 7.1); trailers are none of ours."""
+    body = b""
+    while length := _length((await reader.readuntil(b"\r\n")).decode("latin-1").partition(";")[0].strip(), base=16):
+        body += await reader.readexactly(length)
+        await reader.readexactly(len(b"\r\n"))
+        if len(body) > MAX_BODY_BYTES:
+            raise BadMessageError(f"a body of {len(body)} bytes and more")
+    while await reader.readuntil(b"\r\n") != b"\r\n":
+        pass
+    return body
+
+
+def _length(text: str, *, base: int) -> int:
+    try:
+        length = int(text, base)
+    except ValueError as error:
+        raise BadMessageError(f"a length of {text[:20]!r}") from error
+    if not 0 <= length <= MAX_BODY_BYTES:
+        raise BadMessageError(f"a body of {length} bytes")
+    return length
 
 
 def _three(line: str) -> tuple[str, str, str]:

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 from demo.bookshop.exchange import Request, Response
 
 PORT: Final = 9080
-HANDED_ON: Final = ("end-user", "x-request-id", "traceparent", "tracestate", "b3")
+B3: Final = tuple(f"x-b3-{name}" for name in ("traceid", "spanid", "parentspanid", "sampled", "flags"))
+HANDED_ON: Final = ("end-user", "x-request-id", "traceparent", "tracestate", *B3)
 """Headers of a request that the calls bear which are made for it."""
 ADMIN: Final = "/admin"
 STARS: Final = {"v1": "no stars", "v2": "black stars", "v3": "red stars"}

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -147,6 +147,25 @@ class Bookshop:
     def eventually(self, check: Callable[[], T], what: str, *, timeout_s: float = IN_FORCE_S) -> T:
         """What `check` says once it is true."""
         return eventually(check, what, timeout_s=timeout_s * self.cluster.patience)
+
+    @contextmanager
+    def neighbour(self, name: str, node: str, vip: str, ports: Mapping[str, int], command: Sequence[str]) -> Iterator[Pod]:
+        """Another workload of the mesh for the length of a block, not behind the waypoint, with a service of its name."""
+        pod = self.cluster.topology.add_pod(node, name)
+        process = Process(name, command, self.cluster.directory / f"{name}.log", pod.namespace, {"PYTHONPATH": str(SOURCE)})
+        listed = [{"name": port, "port": number, "targetPort": number} for port, number in ports.items()]
+        service = manifests.service(name, app=name, vips=(vip,), spec={"ports": listed})
+        service["metadata"]["labels"] = {"istio.io/use-waypoint": "none"}
+        try:
+            self.cluster.apply(name, [manifests.service_account(name), manifests.pod(pod, service_account=name, app=name), service])
+            self.cluster.enrol(pod, service_account=name)
+            process.start()
+            yield pod
+        finally:
+            process.stop()
+            self.cluster.unlist(pod)
+            self.cluster.delete(name)
+            self.cluster.topology.remove_pod(pod)
 
     # ---- rules
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from demo.bookshop.chapters import accounts, failures, ingress, security, traffic
+from demo.bookshop.chapters import accounts, failures, ingress, limits, security, tracing, traffic
 from demo.bookshop.rules import show
 from demo.bookshop.shop import STANDING, Bookshop
 from demo.cluster import Cluster
@@ -22,6 +22,8 @@ CHAPTERS: Final[Mapping[str, Callable[[Bookshop, Report], None]]] = {
     "callers": security.callers,
     "tokens": security.tokens,
     "paths": security.paths,
+    "limits": limits.limits,
+    "tracing": tracing.tracing,
     "ingress": ingress.ingress,
     "metrics": accounts.metrics,
     "log": accounts.access_log,

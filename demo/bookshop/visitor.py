@@ -16,6 +16,7 @@ from nodeagent.linux.namespaces import Namespace
 
 TIMEOUT_S: Final = 15.0
 WORKERS: Final = 4
+DISTRUSTED: Final = "the certificate is not trusted"
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,15 @@ def _ask(connection: "_Connection", path: str, headers: Mapping[str, str]) -> An
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
-        return Answer(0, took_s=time.monotonic() - begin_s, error=f"{type(error).__name__}: {error}".rstrip(": ").partition(" (_ssl")[0])
+        return Answer(0, took_s=time.monotonic() - begin_s, error=_words(error))
     found = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, body, found, time.monotonic() - begin_s)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{DISTRUSTED}: {error.verify_message}"
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 class _Connection(http.client.HTTPConnection):

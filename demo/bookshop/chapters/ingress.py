@@ -10,7 +10,7 @@ from demo.bookshop.authority import Authority
 from demo.bookshop.chapters.traffic import told
 from demo.bookshop.rules import show
 from demo.bookshop.shop import Bookshop
-from demo.bookshop.visitor import Place, Visitor, statuses
+from demo.bookshop.visitor import DISTRUSTED, Place, Visitor, statuses
 from demo.cluster import TRUST_DOMAIN
 from demo.driven import driven
 from demo.gateway import Gateway
@@ -69,7 +69,7 @@ def _show_refusals(report: Report, outside: Visitor, https: Place) -> None:
     stranger = outside.get(replace(https, host="library.example"), "/productpage")
     report.claim("another name gets no certificate and no answer", held=stranger.status == 0, seen=stranger.seen)
     distrustful = outside.get(replace(https, tls=ssl.create_default_context()), "/productpage")
-    report.claim("who does not know the authority is warned", held="CERTIFICATE_VERIFY_FAILED" in distrustful.error, seen=distrustful.seen)
+    report.claim("who does not know the authority is warned", held=DISTRUSTED in distrustful.error, seen=distrustful.seen)
 
 
 def _show_rotation(shop: Bookshop, report: Report, outside: Visitor, https: Place, authority: Authority) -> None:
@@ -79,7 +79,7 @@ def _show_rotation(shop: Bookshop, report: Report, outside: Visitor, https: Plac
     shop.eventually(lambda: outside.get(renewed, "/productpage").status == 200, "the next certificate")
     former = outside.get(https, "/productpage")
     report.claim(
-        "the secret is replaced: a certificate of another authority at once, no restart", held=former.status == 0, seen=former.seen
+        "the secret is replaced: a certificate of another authority at once, no restart", held=DISTRUSTED in former.error, seen=former.seen
     )
     shop.cluster.write_secret(SECRET, authority.certificate(HOST))
 

@@ -74,7 +74,7 @@ def test_routes_in_words_and_what_they_ask_for_in_vain() -> None:
 
 def test_without_a_waypoint_only_connections_are_judged() -> None:
     found = described(WELL.replace("labels: {istio.io/use-waypoint: waypoint}", "labels: {}"))
-    assert found.waypoint == "none"
+    assert found.waypoint == "none: no connection is taken for it: policies hold that only a waypoint enforces"
     assert found.policies == found.routes == ()
 
 

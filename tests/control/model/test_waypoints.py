@@ -400,14 +400,36 @@ def test_a_policy_says_when_nothing_keeps_callers_from_going_around() -> None:
     ]
 
 
-def test_services_of_two_waypoints_with_the_same_workloads_say_that_they_lock_each_other_out() -> None:
+def test_services_of_two_waypoints_with_the_same_workloads_let_in_both_where_they_share_a_port() -> None:
     second = API.replace("name: api", "name: twin").replace("10.96.0.1", "10.96.0.2") % "istio.io/use-waypoint: other"
     other = gateway(name="other") + GATE_SERVICE.replace("name: gate", "name: other").replace("10.96.0.9", "10.96.0.8") % "shop"
-    config = Config(NAMESPACE % "" + API % USE + second + pod() + waypoint() + other + policy())
+    config = Config(NAMESPACE % "" + API % USE + pod() + waypoint() + other + policy())
+
+    def let_in() -> dict[tuple[int, ...], set[str]]:
+        """By ports: whom the guard of the first service lets in."""
+        matches = [match for rule in config.policy(GUARD).rules for clause in rule for match in clause]
+        return {one.destination_ports: {name.value.rpartition("/")[2] for name in one.not_principals} for one in matches}
+
+    config.write("second.yaml", second)
     assert said(config, "Service", "api") == []
+    assert let_in() == {(8080,): {"gate"}}, "nothing protects the other one: its waypoint is a way around"
     config.write("twin.yaml", policy(name="twin").replace("name: p,", "name: q,"))
+    assert let_in() == {(8080,): {"gate", "other"}}
     (words,) = said(config, "Service", "api")
-    assert words.startswith("shares workloads with Service shop/twin, which is behind another waypoint")
+    assert words.startswith("shares workloads with Service shop/twin: at ports of both what comes through its waypoint shop/other meets")
+    config.write("second.yaml", second.replace("targetPort: 8080", "targetPort: 9102"))
+    assert let_in() == {(8080,): {"gate"}}, "no port of both"
+    config.write("second.yaml", second)
+    assert let_in() == {(8080,): {"gate", "other"}}
+    config.write("a.yaml", NAMESPACE % "" + API % USE + pod(labels="app: elsewhere") + waypoint() + other + policy())
+    assert let_in() == {(8080,): {"gate"}}, "no workload of both"
+    config.write("a.yaml", NAMESPACE % "" + API % USE + pod() + waypoint() + other + policy())
+    assert let_in() == {(8080,): {"gate", "other"}}
+    config.write("second.yaml", "")
+    assert let_in() == {(8080,): {"gate"}}
+    config.write("second.yaml", second)
+    config.write("twin.yaml", "")
+    assert let_in() == {(8080,): {"gate"}}
 
 
 def test_a_gateway_says_that_its_pods_must_not_be_captured() -> None:
@@ -417,6 +439,17 @@ def test_a_gateway_says_that_its_pods_must_not_be_captured() -> None:
     ]
     config.write("a.yaml", NAMESPACE % "" + waypoint().replace("labels: {is: gate}", "labels: {is: gate, istio.io/dataplane-mode: none}"))
     assert said(config, "Gateway", "gate") == []
+
+
+def test_a_gateway_says_who_else_has_its_account_and_which_of_its_workloads_have_not() -> None:
+    own = waypoint().replace("labels: {is: gate}", "labels: {is: gate, istio.io/dataplane-mode: none}")
+    config = Config(NAMESPACE % "" + own)
+    config.write("other.yaml", POD % ("thief", "shop", "app: thief", "gate", "10.0.0.7"))
+    assert said(config, "Gateway", "gate") == [
+        "1 other workloads run as its account, which is all that can be asked for: they pass wherever only it may"
+    ]
+    config.write("other.yaml", POD % ("gate-2", "shop", "is: gate, istio.io/dataplane-mode: none", "default", "10.0.0.7"))
+    assert said(config, "Gateway", "gate") == ["1 of its workloads run as another account than gate: they get no configuration"]
 
 
 def test_a_policy_for_waypoints_counts_who_is_behind_them() -> None:

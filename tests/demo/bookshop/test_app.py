@@ -121,3 +121,35 @@ async def test_what_is_no_request_is_closed(sent: bytes) -> None:
         with suppress(ConnectionError):
             assert await reader.read() == b""
         writer.close()
+
+
+CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+async def exchanged(sent: bytes) -> tuple[bytes, list[bytes]]:
+    """What is answered, and the bodies that were understood."""
+    bodies: list[bytes] = []
+
+    async def keep(request: Request) -> Response:
+        bodies.append(request.body)
+        return Response(200)
+
+    async with Server(keep) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(sent)
+        writer.write_eof()
+        answered = await reader.read()
+        writer.close()
+    return answered, bodies
+
+
+async def test_bodies_in_pieces() -> None:
+    whole = b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nok"
+    answered, bodies = await exchanged(CHUNKED + b"3\r\nabc\r\n0A;x=y\r\n0123456789\r\n0\r\nlast: one\r\n\r\n" + whole)
+    assert bodies == [b"abc0123456789", b"ok"]
+    assert answered.count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.parametrize("body", [b"zz\r\nabc\r\n", b"-3\r\nabc\r\n", b"100001\r\n", b"5\r\nabc"])
+async def test_pieces_that_are_none(body: bytes) -> None:
+    assert await exchanged(CHUNKED + body) == (b"", [])

@@ -60,9 +60,12 @@ def counted(capture: Capture, pod: Side, *names: str) -> tuple[int, ...]:
 
 
 def talk(made: socket.socket) -> bytes:
+    """What comes back; raises OSError also where the other side ends in order: it may have, ahead of what it was sent."""
     made.settimeout(5)
     made.sendall(b"hello")
-    return made.recv(100)
+    if not (answer := made.recv(100)):
+        raise ConnectionAbortedError("nothing came back")
+    return answer
 
 
 def test_they_are_marked_with_addresses_as_they_were_and_no_state_in_the_kernel(
