@@ -73,7 +73,7 @@ demo-vm: setup
 
 # A bookshop behind a waypoint, an Envoy; one chapter of it: make demo-l7 ONLY=canary
 demo-l7: setup envoy
-	@$(BIN)/python -m demo --l7 $(addprefix --only=,$(ONLY))
+	@$(BIN)/python -m demo --l7 $(addprefix --only=,$(ONLY)) $(if $(KEEP),--keep)
 
 # Files of tests share nothing, and wait more than they compute: three at once take the time of the longest ones.
 TEST_WORKERS ?= 3

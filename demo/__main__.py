@@ -1,10 +1,9 @@
-"""`python -m demo [--vm | --l7 | --keep]`: the whole mesh on this machine, step by step; exit code 0 only if all was told and held."""
+"""`python -m demo [--vm | --l7] [--keep]`: the whole mesh on this machine, step by step; exit code 0 only if all was told and held."""
 
 import argparse
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from demo.bookshop.story import CHAPTERS, BookshopStory
@@ -15,11 +14,10 @@ from demo.topology import Topology
 from demo.vm_story import VMStory
 
 
-def look_around(cluster: Cluster, report: Report) -> None:
-    """Says how to look around, and waits for Ctrl-C."""
+def ways(cluster: Cluster) -> list[str]:
+    """Commands that show the mesh of the usual story."""
     shop = cluster.topology.hosts["n1"].pods["shop"]
-    report.console.print("\n[bold]The mesh is still running; Ctrl-C ends it.[/bold] In another terminal, as root:")
-    for line in (
+    return [
         f"export PATH={BIN}:$PATH",
         *(f"nodeagent --run-dir {cluster.node_directory(node)}/run status" for node in ("n1", "n2")),
         f"nodeagent --run-dir {cluster.node_directory('n1')}/run explain default/shop api.default.svc.cluster.local:80",
@@ -27,10 +25,7 @@ def look_around(cluster: Cluster, report: Report) -> None:
         f"meshctl agents --admin-socket {cluster.admin_socket}",
         f"ls {cluster.config}    # manifests: edit one, or add one",
         f"ip netns exec {cluster.topology.router} tcpdump -ni to-n2 tcp",
-    ):
-        report.console.print(f"   {line}", markup=False)
-    with suppress(KeyboardInterrupt):
-        signal.pause()
+    ]
 
 
 def main() -> int:
@@ -39,9 +34,11 @@ def main() -> int:
     stories = parser.add_mutually_exclusive_group()
     stories.add_argument("--vm", action="store_true", help="the story of a virtual machine that joins a mesh")
     stories.add_argument("--l7", action="store_true", help="the story of a bookshop behind a waypoint and a gateway")
-    stories.add_argument("--keep", action="store_true", help="leave the mesh of the usual story running at the end, until Ctrl-C")
+    parser.add_argument("--keep", action="store_true", help="leave the mesh running at the end, until Ctrl-C")
     parser.add_argument("--only", action="append", choices=tuple(CHAPTERS), help="of the bookshop's story, this chapter; may be repeated")
     options = parser.parse_args()
+    if options.vm and options.keep:
+        parser.error("--keep is not for the machine's story, which ends with its leaving")
     if options.only and not options.l7:
         parser.error("--only is for the bookshop's story")
     preflight = Path(__file__).parent.parent / "tools" / "preflight.py"
@@ -52,12 +49,11 @@ def main() -> int:
     try:
         with Topology() as topology, Cluster(topology) as cluster:
             if options.l7:
-                BookshopStory(cluster, report, options.only or tuple(CHAPTERS)).tell()
+                BookshopStory(cluster, report, options.only or tuple(CHAPTERS)).tell(keep=options.keep)
             else:
                 (VMStory if options.vm else Story)(cluster, report).tell()
-            if options.keep:
-                report.table()
-                look_around(cluster, report)
+            if options.keep and not options.l7:
+                report.look_around(ways(cluster))
     except KeyboardInterrupt:
         report.say("interrupted; everything is cleaned up")
         return 128 + signal.SIGINT

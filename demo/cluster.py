@@ -71,8 +71,12 @@ class Cluster:
 
     def apply(self, name: str, documents: Sequence[Manifest]) -> None:
         """Writes (or replaces) one file of manifests, atomically."""
+        self.write(name, yaml.safe_dump_all(documents, sort_keys=False))
+
+    def write(self, name: str, text: str) -> None:
+        """The same of manifests as somebody wrote them."""
         draft = self.config / f".{name}.draft"
-        draft.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+        draft.write_text(text)
         draft.rename(self.config / f"{name}.yaml")
 
     def delete(self, name: str) -> None:

@@ -1,8 +1,9 @@
 """What the demo says: steps in plain words as they happen, and the table of what held at the end."""
 
+import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -75,3 +76,12 @@ class Report:
             table.add_row("[green]held[/green]" if claim.held else "[red]FAILED[/red]", escape(claim.text), escape(claim.seen))
         self.console.print()
         self.console.print(table)
+
+    def look_around(self, ways: Sequence[str]) -> None:
+        """Shows the table and commands to go on with, and waits for Ctrl-C."""
+        self.table()
+        self.console.print("\n[bold]The mesh is still running; Ctrl-C ends it.[/bold] In another terminal, as root:")
+        for line in ways:
+            self.console.print(f"   {line}", markup=False)
+        with suppress(KeyboardInterrupt):
+            signal.pause()

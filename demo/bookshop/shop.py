@@ -82,12 +82,10 @@ class App:
 
     @contextmanager
     def misbehaving(self, conduct: Conduct) -> Iterator[None]:
-        """For the length of a block."""
+        """For the length of a block; if it fails, so does the story, and nobody is there any more to be told."""
         self.behave(conduct)
-        try:
-            yield
-        finally:
-            self.behave(Conduct())
+        yield
+        self.behave(Conduct())
 
 
 @dataclass
@@ -116,7 +114,7 @@ class Bookshop:
         self.proxies.append(gate)
         self.cluster.apply("mesh", [*_mesh(pods, visitor), *gate.objects()])
         for name in STANDING:
-            (self.cluster.config / f"{name}.yaml").write_text(self.text(name))
+            self.cluster.write(name, self.text(name))
         say(f"{len(pods)} services, a visitor and a waypoint, each in a pod of its own, on two nodes")
         for name, role in ROLES.items():
             self.apps[name] = self._start(pods[name], role)
@@ -175,13 +173,10 @@ class Bookshop:
 
     @contextmanager
     def in_force(self, name: str, text: str) -> Iterator[None]:
-        """A manifest for the length of a block, within which every proxy goes by it."""
-        file = self.cluster.config / f"{name}.yaml"
-        self.change(lambda: file.write_text(text))
-        try:
-            yield
-        finally:
-            self.change(file.unlink)
+        """A manifest for the length of a block, within which every proxy goes by it; a block that fails ends the story."""
+        self.change(lambda: self.cluster.write(name, text))
+        yield
+        self.change(lambda: self.cluster.delete(name))
 
     def change(self, make: Callable[[], object]) -> None:
         """Makes a change that concerns a proxy; returns once they have all taken what came of it."""

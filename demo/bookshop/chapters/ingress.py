@@ -94,7 +94,7 @@ class _Edge(Gateway):
 @contextmanager
 def _gateway(shop: Bookshop) -> Iterator[Gateway]:
     """For the length of the block it runs."""
-    (shop.cluster.config / "ingress.yaml").write_text(shop.text("ingress"))
+    shop.cluster.write("ingress", shop.text("ingress"))
     try:
         with driven(_Edge(shop.cluster, shop.cluster.topology.add_pod("n2", NAME), NAME, VIP, ports=(80, 443))) as gateway:
             yield gateway
