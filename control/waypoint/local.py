@@ -72,6 +72,7 @@ def _secrets(identity: Identity, certificates: GatewaySecrets) -> RPCHandler:
                     for name in state.names:
                         certificates.want(name)
                     wake.set()
+                await _gone(context)
                 writer.cancel()
         except* DecodeError:
             log.error("envoy asks for secrets in words that are none")  # noqa: TRY400 -- there is no more to tell
@@ -80,6 +81,18 @@ def _secrets(identity: Identity, certificates: GatewaySecrets) -> RPCHandler:
                 end()
 
     return grpc.method_handlers_generic_handler(SDS_SERVICE, {SDS_METHOD: grpc.stream_stream_rpc_method_handler(stream)})
+
+
+async def _gone(context: "aio.ServicerContext[bytes, bytes]") -> None:
+    """Waits until a client that has said all it has to say is gone.
+
+    Envoy's own streams stay open to both sides. What asks once and waits for the whole answer is a request that passes Envoy, a script's
+    say: it never gets to see one, for none ever ends.
+    """
+    gone = asyncio.Event()
+    # The stubs want an instance of a class of theirs, where any callable will do.
+    context.add_done_callback(lambda _: gone.set())  # type: ignore[arg-type]
+    await gone.wait()
 
 
 async def _write_secrets(
@@ -132,7 +145,7 @@ def _configuration(identity: Identity) -> RPCHandler:
 async def _upward(call: "aio.StreamStreamCall[bytes, bytes]", context: "aio.ServicerContext[bytes, bytes]") -> None:
     while (body := await context.read()) is not END_OF_STREAM:
         await call.write(body)
-    await call.done_writing()
+    await _gone(context)
 
 
 def _first(group: BaseExceptionGroup[aio.AioRpcError]) -> str:

@@ -18,6 +18,7 @@ from control.waypoint.local import serving
 from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Controllers, Settings
 from control.waypoint.workload_names import WorkloadNames
+from meshapi import discovery
 from tests.control.agent import WAIT_S, Discovery
 from tests.control.model.builders import Config
 from tests.control.world import TD, World, running, until
@@ -113,6 +114,27 @@ async def test_envoy_is_given_its_secrets_again_when_they_change(world: World, t
         assert first == identity.svid.chain_pem
         identity._renew.set()
         assert await chain() != first
+
+
+@pytest.mark.parametrize("method", [SECRETS, discovery.DELTA_METHOD])
+async def test_who_asks_once_for_a_whole_answer_never_has_one(world: World, tmp_path: Path, method: str) -> None:
+    """As requests do that a script has Envoy send to the process beside it: there is a key in the answer."""
+    settings = await settings_of(world, tmp_path)
+    async with (
+        kept(settings) as identity,
+        serving(identity, RequestMetrics(WorkloadNames()), settings.socket),
+        aio.insecure_channel(f"unix:{settings.socket}") as channel,
+    ):
+        call = channel.stream_stream(method)()
+        asked = new("envoy.service.discovery.v3.DiscoveryRequest", resource_names=["default"]).SerializeToString()
+        await call.write(asked if method == SECRETS else discovery.encode_request(discovery.Request(CLUSTER)))
+        async with asyncio.timeout(WAIT_S):
+            await call.done_writing()
+            assert isinstance(await call.read(), bytes)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await call.code()
+    # It ends with the process, which does not wait for it.
 
 
 async def test_envoys_configuration_is_carried_through(world: World, tmp_path: Path) -> None:
