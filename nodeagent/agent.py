@@ -2,18 +2,11 @@
 
 import asyncio
 import logging
-import resource
-import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptography import x509
-
-from meshapi.discovery import Node
-from meshapi.spiffe import AgentIdentity
 from meshapi.trust import Revocation as TrustRevocation
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE, NAMES_TYPE, TRUST_TYPE
 from nodeagent.admin.explaining import Explainer
@@ -24,7 +17,8 @@ from nodeagent.capture.ebpf import DIRECTORY, EbpfCapture
 from nodeagent.capture.host import AgentsOwn, WithHost
 from nodeagent.capture.outside import OutsideDestinations
 from nodeagent.capture.units import UnitCapture, WithUnits
-from nodeagent.config import Config, ConfigError, JoinedMachine, LogFormat, Outside
+from nodeagent.config import Config, JoinedMachine, LogFormat, Outside
+from nodeagent.control_link import ControlLink, read_roots
 from nodeagent.dns.directory import Directory
 from nodeagent.dns.endpoints import HeadlessEndpoints
 from nodeagent.dns.held import HeldNames
@@ -33,9 +27,7 @@ from nodeagent.dns.server import Knowledge
 from nodeagent.enrolment import records
 from nodeagent.enrolment.owner import Enrolment
 from nodeagent.feed import Feed
-from nodeagent.identity.agent import AgentCredential
-from nodeagent.identity.authority import AGENT_VALIDITY_S, CertificateService, SpentToken
-from nodeagent.identity.controller import Controller
+from nodeagent.identity.authority import CertificateService
 from nodeagent.identity.keeper import IdentityKeeper
 from nodeagent.identity.trust import Trust
 from nodeagent.linux import memory
@@ -59,18 +51,14 @@ from nodeagent.subscriptions import Subscriptions
 from nodeagent.telemetry.access_log import AccessLog
 from nodeagent.telemetry.kernel.owner import KernelTelemetry
 from nodeagent.telemetry.recorder import Recorder
-from nodeagent.telemetry.records import Record, as_json, as_text
-from nodeagent.telemetry.sinks import Entries, Lines, RotatedFile, Sink, StandardOutput
+from nodeagent.telemetry.records import as_json, as_text
+from nodeagent.telemetry.sinks import sink_of
 from nodeagent.turn import Turn
-from nodeagent.xds.channel import Dial
-from nodeagent.xds.client import XDSClient
-from nodeagent.xds.core import Core
 from nodeagent.ztunnel import transport
 from nodeagent.ztunnel.protocol import Revocation, Settings, SetTrust
 from nodeagent.ztunnel.proxy_process import ProxyPaths
 from nodeagent.ztunnel.sessions import Sessions
 from nodeagent.ztunnel.supervisor import BUNDLED, ProxySupervisor
-from systemdapi import journal
 from systemdapi.notify import ServiceManager
 
 if TYPE_CHECKING:
@@ -81,9 +69,6 @@ log = logging.getLogger(__name__)
 DECISIONS_SOCKET: Final = "decisions.sock"
 PROXY_LOCK: Final = "proxy.lock"
 PROXY_LOG: Final = "proxy.log"
-EXIT_FAILED: Final = 1
-PROGRAM: Final = "nodeagent"
-"""As the journal has it."""
 NAMES_OFF: Final = "switched off"
 UNINSTALL_DRAIN_S: Final = 5.0
 """What open connections have when the mesh is taken off."""
@@ -98,16 +83,15 @@ class Agent:
         self._ending = asyncio.Event()
         self._yielded = False
         self._is_down = False
-        self._alone_until_s = 0.0
         private_directory(config.run_dir)
         self.state = StateDirectory(config.state_dir)
         self.state.prepare()
         self.store = SnapshotStore(Snapshot(root_namespace=config.root_namespace))
-        self.trust = Trust(config.trust_domain, _read_roots(config.root_ca))
+        self.trust = Trust(config.trust_domain, read_roots(config.root_ca))
         self.names = Directory()
         self.feed = Feed(self.store, self.trust, self.names, self._on_configuration)
         self._connect_controller()
-        self.subscriptions = Subscriptions(self.client, self.store, interest=Interest(), connected=self._connected)
+        self.subscriptions = Subscriptions(self.client, self.store, interest=Interest(), connected=lambda: self.link.connected)
         self.keeper = Keeper(self.state, lambda: self.feed.collect(self.client.wanted, self.client.rejected))
         self._observe()
         self._choose_capture()
@@ -123,56 +107,13 @@ class Agent:
     # ---- putting it together
 
     def _connect_controller(self) -> None:
-        config = self.config
-        address = config.controller
-        self.controller = Controller(address.token_target, address.certificate_target, config.cluster, self.trust, address.server_name)
-        self.credential = self._own_credential()
-        # A controller of another make has no bundles of ours: with its token the file's roots hold.
-        ours = {TRUST_TYPE} if self.credential is not None else set()
-        node = _node(config)
-        self.client = XDSClient(Core(node, required={ADDRESS_TYPE, AUTHORIZATION_TYPE} | ours), self._dial, self.feed)
-
-    def _own_credential(self) -> AgentCredential | None:
-        token = self.config.join_token
-        joined = isinstance(self.config.runtime, JoinedMachine)
-        if token is None and not joined:
-            return None
-        return AgentCredential(
-            AgentIdentity(self.config.trust_domain, self.config.node),
-            IdentityFiles(self.state),
-            self.trust,
-            joining=SpentToken()
-            if token is None
-            else CertificateService(lambda: self.controller.by_token(token), validity_s=AGENT_VALIDITY_S),
-            renewing=CertificateService(self._dial, validity_s=AGENT_VALIDITY_S),
-            on_rotated=self._redial,
-        )
-
-    def _joining(self, token: Path) -> CertificateService:
-        return CertificateService(lambda: self.controller.by_token(token), validity_s=AGENT_VALIDITY_S)
-
-    def _dial(self) -> Dial:
-        """How to reach the controller now; raises OSError or ValueError while there is nothing to prove ourselves by."""
-        if time.monotonic() < self._alone_until_s:
-            raise ValueError("the machine is leaving the mesh")
-        if self.credential is not None:
-            return self.controller.by_certificate(self.credential.current())
-        if self.config.token is None:
-            raise ValueError("neither a certificate nor a token")
-        return self.controller.by_token(self.config.token)
-
-    def _connected(self) -> bool:
-        return self.client.status.connected_since_s is not None
-
-    def _redial(self) -> None:
-        """New credentials: whoever waits because the old ones were refused tries at once."""
-        self.client.redial()
-        self.identities.retry_now()
+        self.link = ControlLink(self.config, self.state, self.trust, self.feed, on_rotated=self._on_rotated)
+        self.client, self.credential = self.link.client, self.link.credential
 
     def _observe(self) -> None:
         config = self.config
         render = as_json if config.log_format is LogFormat.JSON else as_text
-        self.access_log = AccessLog(_sink(config.access_log, render), render)
+        self.access_log = AccessLog(sink_of(config.access_log, render), render)
         self.kernel = KernelTelemetry(self.store, DIRECTORY) if config.tcp_telemetry else None
         self.recorder = Recorder(self.access_log, self.kernel)
 
@@ -198,7 +139,7 @@ class Agent:
     def _enrol(self) -> None:
         config = self.config
         self.identities = IdentityKeeper(
-            CertificateService(self._dial),
+            CertificateService(self.link.dial),
             IdentityFiles(self.state),
             self.trust,
             on_certificate=self._on_certificate,
@@ -213,7 +154,7 @@ class Agent:
             has_identity=self.sessions.has_identity,
         )
         self._turn = Turn()
-        self.source = make_source(config, self.state, self._turn, self._dial)
+        self.source = make_source(config, self.state, self._turn, self.link.dial)
         observed = ObservedRuntime(self.source.runtime, self._on_workloads, dns=not self._no_names)
         self.probes = Probes(
             config,
@@ -270,6 +211,9 @@ class Agent:
     def _on_configuration(self, *, urgent: bool) -> None:
         self.keeper.changed(urgent=urgent)
 
+    def _on_rotated(self) -> None:
+        self.identities.retry_now()
+
     def _on_certificate(self, identity: str, chain_pem: str, key_pem: str) -> None:
         self.sessions.set_identity(identity, chain_pem, key_pem)
         self.enrolment.touch()
@@ -298,7 +242,7 @@ class Agent:
         """Serves until `end` is called or it is cancelled. Captures stay in force then, and so does the proxy, but in a container."""
         await self._restore()
         tasks: dict[str, Coroutine[Any, Any, Any]] = {
-            "controller": self._talk_to_controller(),
+            "controller": self.link.run(),
             "certificates": self.identities.run(),
             "subscriptions": self.subscriptions.run(),
             "state": self.keeper.run(),
@@ -346,8 +290,7 @@ class Agent:
 
     def go_on_alone(self, for_s: float) -> None:
         """What is known stays in force for so long, whatever the controller makes of this node: it leaves, and carries on until it has."""
-        self._alone_until_s = time.monotonic() + for_s
-        self.client.redial()
+        self.link.stay_away(for_s)
 
     async def _end_with_proxy(self, others: list[asyncio.Task[Any]]) -> None:
         """The container goes with this process, and the proxy with the container: what it carries has time to finish."""
@@ -401,68 +344,3 @@ class Agent:
         web = await asyncio.to_thread(import_module, "nodeagent.web")
         await asyncio.to_thread(memory.settle)
         await web.serve(self)
-
-    async def _talk_to_controller(self) -> None:
-        if self.credential is not None:
-            await self.credential.wait()
-        await self.client.run()
-
-
-def main(config: Config) -> int:
-    """Runs an agent until SIGTERM, SIGINT or `nodeagent down`; returns the exit code."""
-    memory.use_one_heap()
-    failed: list[BaseException] = []
-    try:
-        asyncio.run(_main(config))
-    except* (ConfigError, OSError) as group:
-        failed += _leaves(group)
-    for error in failed:
-        log.error("the agent can't run: %s", error)
-    return EXIT_FAILED if failed else 0
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [leaf for error in group.exceptions for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])]
-
-
-async def _main(config: Config) -> None:
-    # Keys are in memory, and must not get into a core. One byte, since the kernel pipes a core to a collector in spite of a limit of 0.
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
-    if config.in_container:
-        takeover = await asyncio.to_thread(import_module, "nodeagent.takeover")
-        await takeover.take_over(config.run_dir, config.run_dir / DECISIONS_SOCKET)
-    agent = Agent(config)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.end)
-    await agent.run()
-
-
-def _sink(path: Path | None, render: Callable[[Record], str]) -> Sink:
-    if path is not None:
-        return Lines(RotatedFile(path), render)
-    if own := journal.of_standard_output():
-        return Entries(own, PROGRAM)
-    return Lines(StandardOutput(), render)
-
-
-def _node(config: Config) -> Node:
-    """Who asks, as Istio's node agents introduce themselves."""
-    return Node(
-        id=f"ztunnel~127.0.0.1~{config.node}.istio-system~istio-system.svc.cluster.local",
-        metadata={
-            "NAME": config.node,
-            "NAMESPACE": "istio-system",
-            "INSTANCE_IPS": "127.0.0.1",
-            "NODE_NAME": config.node,
-            "CLUSTER_ID": config.cluster,
-        },
-    )
-
-
-def _read_roots(path: Path) -> list[x509.Certificate]:
-    try:
-        roots = x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--root-ca {path}: {error}") from error
-    return roots

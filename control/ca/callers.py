@@ -42,12 +42,11 @@ class JoiningNode:
 
 
 @dataclass(frozen=True)
-class JoiningProxy:
-    """Holds a join token for an Envoy of a Gateway: may get the first certificate of the Gateway's identity, once, and nothing else."""
+class _AtGateway:
+    """Has to do with an Envoy of a Gateway."""
 
     namespace: str
     gateway: str
-    token_id: str
 
     @property
     def node(self) -> str:
@@ -56,32 +55,25 @@ class JoiningProxy:
 
 
 @dataclass(frozen=True)
-class GatewayPod:
-    """A pod of a Gateway, by the service-account token that it was given: may get the certificate of its account, and nothing else."""
+class JoiningProxy(_AtGateway):
+    """Holds a join token for an Envoy of a Gateway: may get the first certificate of the Gateway's identity, once, and nothing else."""
 
-    namespace: str
-    gateway: str
-    pod: str
-
-    @property
-    def node(self) -> str:
-        """As of JoiningProxy."""
-        return f"{self.namespace}/{self.gateway}"
+    token_id: str
 
 
 @dataclass(frozen=True)
-class ProxyRunner:
+class GatewayPod(_AtGateway):
+    """A pod of a Gateway, by the service-account token that it was given: may get the certificate of its account, and nothing else."""
+
+    pod: str
+
+
+@dataclass(frozen=True)
+class ProxyRunner(_AtGateway):
     """Runs an Envoy of a Gateway, by the certificate of the Gateway's identity."""
 
-    namespace: str
-    gateway: str
     certificate_not_before_s: int
     certificate_not_after_s: int
-
-    @property
-    def node(self) -> str:
-        """As of JoiningProxy."""
-        return f"{self.namespace}/{self.gateway}"
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """`authentication.istio.io/v1alpha1`: Policy and MeshPolicy become PeerAuthentication, RequestAuthentication and AuthorizationPolicy."""
 
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
 from control.convert.targets import (
+    SECURITY,
     ConversionError,
+    Manifest,
     Services,
+    guarded_at,
     guarded_by_waypoint,
     manifest,
     name_of,
@@ -17,9 +20,7 @@ from control.convert.targets import (
     texts,
 )
 
-Manifest = dict[str, Any]
 VERSION: Final = "authentication.istio.io/v1alpha1"
-SECURITY: Final = "security.istio.io/v1"
 _SPEC: Final = frozenset({"targets", "peers", "peerIsOptional", "origins", "originIsOptional", "principalBinding"})
 _JWT: Final = frozenset({"issuer", "audiences", "jwksUri", "jwks", "jwtHeaders", "jwtParams", "triggerRules"})
 
@@ -36,7 +37,7 @@ class _Target(Struct, frozen=True):
     ports: tuple[Manifest, ...]
 
 
-def convert_authentication(document: Manifest, services: Services, root_namespace: str) -> Authentication:
+def convert_authentication(document: Manifest, services: Services, root_namespace: str, waypoint: str) -> Authentication:
     """Of a Policy or a MeshPolicy; raises ConversionError for what today's kinds can't say."""
     mesh_wide = document.get("kind") == "MeshPolicy"
     namespace, name = name_of(document)
@@ -49,7 +50,7 @@ def convert_authentication(document: Manifest, services: Services, root_namespac
         raise ConversionError("a MeshPolicy has no targets")
     notes: list[str] = []
     documents = _peers(spec, (namespace, name), targets, services, notes)
-    documents += _origins(spec, (namespace, name), targets, notes)
+    documents += _origins(spec, (namespace, name), targets, notes, waypoint)
     if spec.get("principalBinding") == "USE_ORIGIN":
         notes.append("principalBinding has no new form: today policies say `principals` or `requestPrincipals` where they mean one of them")
     return Authentication(tuple(documents), tuple(notes))
@@ -115,7 +116,7 @@ def _workload_port(port: Manifest, services: Services, namespace: str, service: 
 # ---- tokens
 
 
-def _origins(spec: Manifest, name: tuple[str, str], targets: list[_Target], notes: list[str]) -> list[Manifest]:
+def _origins(spec: Manifest, name: tuple[str, str], targets: list[_Target], notes: list[str], waypoint: str) -> list[Manifest]:
     tokens = [_token(origin) for origin in parts(spec, "origins")]
     if not tokens:
         return []
@@ -124,11 +125,11 @@ def _origins(spec: Manifest, name: tuple[str, str], targets: list[_Target], note
     if targets:
         notes.append("tokens are verified by the waypoint of the services: label them with istio.io/use-waypoint")
     else:
-        notes.append("tokens of a whole namespace are verified by its waypoint, named `waypoint` in the new documents")
+        notes.append(f"tokens of a whole namespace are verified by its waypoint, named {waypoint} in the new documents")
     rules = [_rule(token) for token in tokens]
     optional = spec.get("originIsOptional") is True
     found = []
-    places = [guarded_by_waypoint(target.service) for target in targets] or [_whole_namespace()]
+    places = [guarded_by_waypoint(target.service) for target in targets] or [guarded_at(waypoint)]
     for index, place in enumerate(places):
         named = (name[0], _numbered(name[1], index, len(places)))
         found.append(manifest(SECURITY, "RequestAuthentication", named, {**place, "jwtRules": rules}))
@@ -136,10 +137,6 @@ def _origins(spec: Manifest, name: tuple[str, str], targets: list[_Target], note
             required = {**place, "action": "DENY", "rules": _without_token(tokens)}
             found.append(manifest(SECURITY, "AuthorizationPolicy", (named[0], f"{named[1]}-token-required"), required))
     return found
-
-
-def _whole_namespace() -> Manifest:
-    return {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}]}
 
 
 def _token(origin: Manifest) -> Manifest:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from control.convert import authentication, quota, rbac
 from control.convert.rbac import Enforcement, Place, Roles, convert_binding, denials, enforcement_of
-from control.convert.targets import ConversionError, known_services
+from control.convert.targets import SECURITY, ConversionError, known_services
 from control.validation.finding import Severity
 from control.validation.former_fields import in_json_names, renew
 from meshapi import wire
@@ -89,8 +89,8 @@ class _Converter:
     def _one(self, document: Manifest, roles: Roles, enforcement: Enforcement | None, place: Place, guarded: set[str]) -> list[Manifest]:
         version, kind = document.get("apiVersion"), document.get("kind")
         if version == authentication.VERSION and kind in {"Policy", "MeshPolicy"}:
-            converted = authentication.convert_authentication(document, place.services, self._into.root_namespace)
-            self._say(document, f"became {len(converted.documents)} documents of {authentication.SECURITY}", *converted.notes)
+            converted = authentication.convert_authentication(document, place.services, self._into.root_namespace, self._into.waypoint)
+            self._say(document, f"became {len(converted.documents)} documents of {SECURITY}", *converted.notes)
             return list(converted.documents)
         if version == rbac.VERSION:
             if kind != "ServiceRoleBinding":

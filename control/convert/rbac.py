@@ -10,9 +10,11 @@ from msgspec import Struct
 
 from control.convert.rbac_subjects import Subject, conditions_of, subject_of
 from control.convert.targets import (
+    SECURITY,
     ConversionError,
     Manifest,
     Services,
+    guarded_at,
     guarded_by_waypoint,
     manifest,
     name_of,
@@ -24,7 +26,6 @@ from control.convert.targets import (
 )
 
 VERSION: Final = "rbac.istio.io/v1alpha1"
-SECURITY: Final = "security.istio.io/v1"
 DRY_RUN: Final = {"istio.io/dry-run": "true"}
 _RULE: Final = frozenset(
     {"services", "methods", "notMethods", "paths", "notPaths", "hosts", "notHosts", "ports", "notPorts", "constraints"}
@@ -244,8 +245,7 @@ def _through_waypoint(namespace: str, enforcement: Enforcement, place: Place) ->
     listed = (namespace, None) in enforcement.listed
     if listed != (enforcement.mode == "ON_WITH_INCLUSION"):
         return found
-    reference = {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": place.waypoint}]}
-    found.append(manifest(SECURITY, "AuthorizationPolicy", (namespace, f"{place.waypoint}-allow-nothing"), reference))
+    found.append(manifest(SECURITY, "AuthorizationPolicy", (namespace, f"{place.waypoint}-allow-nothing"), guarded_at(place.waypoint)))
     for at, service in sorted((at, name) for at, name in enforcement.listed if at == namespace and name is not None):
         if enforcement.mode == "ON_WITH_EXCLUSION":
             spec = {**guarded_by_waypoint(service), "rules": [{}]}

@@ -1,11 +1,12 @@
 """Whom a policy is for: older ones named services, today's select workloads by labels, or name a service for its waypoint to guard."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
 Manifest = dict[str, Any]
+SECURITY: Final = "security.istio.io/v1"
 
 
 class ConversionError(ValueError):
@@ -67,6 +68,11 @@ def selector_of(services: Services, namespace: str, name: str) -> dict[str, str]
 def guarded_by_waypoint(name: str) -> Manifest:
     """The part of a specification that makes a policy hold for a service, at its waypoint."""
     return {"targetRefs": [{"group": "", "kind": "Service", "name": name}]}
+
+
+def guarded_at(waypoint: str) -> Manifest:
+    """The part of a specification that makes a policy hold at a waypoint, for all that goes through it."""
+    return {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": waypoint}]}
 
 
 def manifest(version: str, kind: str, name: tuple[str, str], spec: Manifest, annotations: dict[str, str] | None = None) -> Manifest:

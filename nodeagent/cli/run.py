@@ -153,7 +153,7 @@ def run(run_dir: Path, /, log_level: str, **options: Any) -> None:
         config = _config(run_dir, options)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    from nodeagent.agent import main
+    from nodeagent.process import main
 
     sys.exit(main(config))
 

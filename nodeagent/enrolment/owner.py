@@ -16,12 +16,14 @@ from nodeagent.capture.base import Capture
 from nodeagent.enrolment import records
 from nodeagent.enrolment.entry import Description, Entry, adopt, make
 from nodeagent.enrolment.plan import Adjust, Announce, Change, Enforce, Enrolled, Open, PassBy, Plan, Release, Step, plan, uid_of
+from nodeagent.enrolment.recalled import Recalled
 from nodeagent.enrolment.records import Record, Store
 from nodeagent.enrolment.removal import Removals
-from nodeagent.enrolment.status import EnrolmentState, Trouble, WorkloadStatus, describe_enrolment
+from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus, describe_enrolment
 from nodeagent.enrolment.timing import Absence, Timing
+from nodeagent.enrolment.troubles import Troubles
 from nodeagent.linux.cgroups import own_directory
-from nodeagent.linux.namespaces import Namespace, NamespaceKey, key_at
+from nodeagent.linux.namespaces import Namespace, key_at
 from nodeagent.runtime.base import LocalWorkload, Runtime
 from nodeagent.ztunnel.protocol import Held, HeldWorkload, RemoveWorkload
 from nodeagent.ztunnel.transport import Sender, SessionClosed
@@ -63,10 +65,10 @@ class Enrolment:
         self._desired: dict[str, LocalWorkload] = {}
         self._entries: dict[str, Entry] = {}
         self._removals = Removals(capture, retry_s=self._timing.resync_s)
-        self._troubles: dict[str, Trouble] = {}
+        self._troubles = Troubles()
         self._refused: dict[str, str] = {}
         self._recorded: tuple[Record, ...] = ()
-        self._recalled: dict[NamespaceKey, LocalWorkload] = {}
+        self._recalled = Recalled(self._removals)
         self._session: Sender | None = None
         self._absence = Absence(time.monotonic())
         self._down = False
@@ -166,14 +168,13 @@ class Enrolment:
         leaving = [WorkloadStatus(one, EnrolmentState.LEAVING, self._capture.name, problem=why) for one, why in self._removals]
         leaving += [
             WorkloadStatus(one, EnrolmentState.LEAVING, self._capture.name)
-            for one in self._recalled.values()
+            for one in self._recalled
             if one.uid not in self._desired and one.uid not in self._entries
         ]
         return tuple(sorted((*desired, *enrolled, *leaving), key=lambda status: status.workload.uid))
 
     def _status(self, workload: LocalWorkload) -> WorkloadStatus:
-        trouble = self._troubles.get(workload.uid)
-        problem = self._refused.get(workload.uid) or (trouble.problem if trouble else "")
+        problem = self._refused.get(workload.uid) or self._troubles.problem(workload.uid)
         return describe_enrolment(
             workload, self._entries.get(workload.uid), problem, self._capture.name, connected=self._session is not None
         )
@@ -183,25 +184,13 @@ class Enrolment:
     async def _recall(self) -> None:
         """Starts from what a former agent enrolled, until the runtime speaks; takes off what was already leaving."""
         self._recorded = await self._off(records.load, self._store)
-        for record in self._recorded:
-            workload = record.workload
-            if workload.network is None or not workload.present:
-                continue
-            if record.leaving:
-                self._removals.add_former(workload, workload.network, until_s=0.0)
-            else:
-                self._recalled[workload.network] = workload
-                self._desired[workload.uid] = workload
+        self._desired |= {workload.uid: workload for workload in self._recalled.take(self._recorded)}
 
     def _disown(self) -> None:
-        """What a former agent enrolled and nobody wants any more goes; what is wanted stays remembered until it is enrolled anew."""
-        if not self._known.is_set():
-            return
-        wanted = {workload.network for workload in self._desired.values()}
-        for key, workload in list(self._recalled.items()):
-            if key not in wanted:
-                del self._recalled[key]
-                self._removals.add_former(workload, key, until_s=time.monotonic() + self._timing.drain_s)
+        """What a former agent enrolled and nobody wants any more goes, as soon as it is known what is wanted."""
+        if self._known.is_set():
+            wanted = {workload.network for workload in self._desired.values()}
+            self._recalled.disown(wanted, until_s=time.monotonic() + self._timing.drain_s)
 
     async def _follow(self) -> None:
         async for workloads in self._runtime.watch():
@@ -221,7 +210,7 @@ class Enrolment:
 
     def _next_s(self) -> float:
         """When there is something to do even if nothing happens."""
-        times = [self._resync_at_s, *self._removals.times_s, *(trouble.retry_at_s for trouble in self._troubles.values())]
+        times = [self._resync_at_s, *self._removals.times_s, *self._troubles.times_s]
         times += [entry.opened_s + self._timing.identity_deadline_s for entry in self._entries.values() if not entry.captured]
         times += [at_s] if (at_s := self._absence.until_s(self._timing.open_after_s)) is not None else []
         now_s = time.monotonic()
@@ -239,7 +228,7 @@ class Enrolment:
             self._refused = made.refused
             if not made.steps or not await self._apply(made):
                 break
-        self._troubles = {uid: trouble for uid, trouble in self._troubles.items() if uid in self._desired or uid in self._entries}
+        self._troubles.keep(self._desired, self._entries)
         self._hurry(await self._off(self._removals.finish, time.monotonic()))
         await self._record()
         self._turned()
@@ -247,7 +236,7 @@ class Enrolment:
     async def _apply(self, made: Plan) -> bool:
         """Tries each step that is not held back; whether any was done, so that there may be a next."""
         done = False
-        held_back = {uid for uid, trouble in self._troubles.items() if time.monotonic() < trouble.retry_at_s}
+        held_back = self._troubles.held_back(time.monotonic())
         for step in made.steps:
             if (uid := uid_of(step)) in held_back:
                 continue
@@ -262,13 +251,11 @@ class Enrolment:
             else:
                 done = True
                 if isinstance(step, Enforce | PassBy):
-                    self._troubles.pop(uid, None)
+                    self._troubles.end(uid)
         return done
 
     def _fail(self, uid: str, problem: str) -> None:
-        former = self._troubles.get(uid)
-        self._troubles[uid] = Trouble.after(former, problem, time.monotonic())
-        if not former or former.problem != problem:
+        if self._troubles.add(uid, problem, time.monotonic()):
             log.warning("workload %s: %s", uid, problem)
 
     async def _do(self, step: Step) -> None:
@@ -312,7 +299,7 @@ class Enrolment:
             return
         if entry is not None:
             self._last_generation = max(self._last_generation, entry.generation)
-            if not workload.is_same(self._recalled.get(workload.network)):
+            if not self._recalled.is_same(workload):
                 self._renew(entry)  # the sockets are right; what the proxy carries may be under another identity
             self._add(entry)
 
@@ -320,9 +307,9 @@ class Enrolment:
         if entry.captured or entry.opened:
             entry.captured_since_s = time.time()
         self._entries[entry.workload.uid] = entry
-        self._troubles.pop(entry.workload.uid, None)
+        self._troubles.end(entry.workload.uid)
         self._removals.forget(entry.namespace.key)
-        self._recalled.pop(entry.namespace.key, None)
+        self._recalled.enrolled(entry.namespace.key)
 
     def _change(self, entry: Entry, workload: LocalWorkload) -> None:
         """Another identity in the same namespace is another pod: closed at once, captured throughout, served when it is announced."""

@@ -1,4 +1,4 @@
-"""What an operator sees of each workload's enrolment, and when a step that failed is tried again."""
+"""What an operator sees of each workload's enrolment."""
 
 from enum import StrEnum
 
@@ -9,9 +9,6 @@ from nodeagent.enrolment.entry import Entry
 from nodeagent.enrolment.tally import Tallied
 from nodeagent.linux.nftables import Counter
 from nodeagent.runtime.base import LocalWorkload
-
-_FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 15.0
 
 
 class EnrolmentState(StrEnum):
@@ -63,17 +60,3 @@ def _state(entry: Entry, *, served: bool) -> EnrolmentState:
     if not entry.captured:
         return EnrolmentState.LISTENING
     return EnrolmentState.CAPTURED if served else EnrolmentState.CLOSED
-
-
-class Trouble(Struct, frozen=True):
-    """A step that failed; it is held back until `retry_at_s` (monotonic clock)."""
-
-    problem: str
-    tries: int
-    retry_at_s: float
-
-    @classmethod
-    def after(cls, former: "Trouble | None", problem: str, now_s: float) -> "Trouble":
-        """The next wait is twice the former."""
-        tries = former.tries + 1 if former else 1
-        return cls(problem, tries, now_s + min(_FIRST_RETRY_S * 2 ** min(tries - 1, 10), _LONGEST_RETRY_S))

@@ -5,6 +5,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
+from nodeagent.linux.descriptors import OwnedDescriptor
 from nodeagent.linux.errors import KernelError
 
 _ROOT_ID: Final = 1
@@ -14,14 +15,14 @@ _REMOVED: Final = " (deleted)"
 _HINT: Final = "in a container, mount the host's /sys/fs/cgroup"
 
 
-class Cgroup:
+class Cgroup(OwnedDescriptor):
     """An open cgroup. Holding it open does not keep it from being removed; its `id` is never given to another."""
 
     def __init__(self, descriptor: int, path: str) -> None:
         """Takes `descriptor` over."""
         self.path = path
         """Below the mount, beginning with a slash."""
-        self._descriptor = descriptor
+        super().__init__(descriptor)
         self.id = os.fstat(descriptor).st_ino
         """As eBPF programs and links name it: of 64 bits, and counted up, so that no later cgroup has it."""
 
@@ -42,22 +43,6 @@ class Cgroup:
     def is_root(self) -> bool:
         """It holds every process of the machine."""
         return self.id == _ROOT_ID
-
-    def fileno(self) -> int:
-        """The descriptor, as long as it is open."""
-        return self._descriptor
-
-    def close(self) -> None:
-        """Closes the descriptor; safe to repeat."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def root() -> Path:

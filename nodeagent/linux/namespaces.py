@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from nodeagent.linux import libc
+from nodeagent.linux.descriptors import OwnedDescriptor
 from nodeagent.linux.errors import KernelError
 from nodeagent.linux.threads import run_in_thread
 
@@ -24,13 +25,13 @@ class NamespaceKey(NamedTuple):
     inode: int
 
 
-class Namespace:
+class Namespace(OwnedDescriptor):
     """An open network namespace. Owns its descriptor, and by that keeps the namespace alive."""
 
     def __init__(self, descriptor: int, path: str) -> None:
         """Takes `descriptor` over; closes it if it is no network namespace and raises KernelError."""
         self.path = path
-        self._descriptor = descriptor
+        super().__init__(descriptor)
         try:
             _check(descriptor, path)
             status = os.fstat(descriptor)
@@ -57,22 +58,6 @@ class Namespace:
     def id(self) -> int:
         """As the kernel's description of a link has it."""
         return self.key.inode
-
-    def fileno(self) -> int:
-        """The descriptor, as long as it is open."""
-        return self._descriptor
-
-    def close(self) -> None:
-        """Closes the descriptor; safe to repeat."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls `function` in this namespace, waits for it, returns or raises what it does. Blocks: off the event loop."""

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from nodeagent.telemetry.records import Record, as_entry
+from systemdapi import journal
 from systemdapi.journal import Journal
 
 MAX_FILE_BYTES: Final = 64 << 20
 KEPT_FILES: Final = 3
+PROGRAM: Final = "nodeagent"
+"""As the journal has it."""
 
 
 class Sink(Protocol):
@@ -96,3 +99,12 @@ class RotatedFile:
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
+
+
+def sink_of(path: Path | None, render: Callable[[Record], str]) -> Sink:
+    """A file, or standard output: the journal's own entries where that is what it leads to."""
+    if path is not None:
+        return Lines(RotatedFile(path), render)
+    if own := journal.of_standard_output():
+        return Entries(own, PROGRAM)
+    return Lines(StandardOutput(), render)

@@ -19,7 +19,7 @@ from meshapi.authorization import Action, Policy, PolicyScope, encode_policy
 from meshapi.discovery import Resource
 from meshapi.wire import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from meshapi.workload import TunnelProtocol, Workload, WorkloadUID, encode_workload
-from nodeagent import agent as agent_module
+from nodeagent import process
 from nodeagent.admin.reports import StatusReport
 from nodeagent.agent import Agent
 from nodeagent.cli.main import main as command_line
@@ -233,11 +233,11 @@ async def test_down_ends_proxy_and_agent(node: Node) -> None:
 
 def test_an_agent_that_cannot_run_says_why(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     missing = msgspec.structs.replace(node.config, root_ca=node.directory / "missing.pem")
-    assert agent_module.main(missing) == 1
+    assert process.main(missing) == 1
     assert "missing.pem" in caplog.text
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port: int = taken.getsockname()[1]
-        assert agent_module.main(msgspec.structs.replace(node.config, metrics_listen=("127.0.0.1", port))) == 1
+        assert process.main(msgspec.structs.replace(node.config, metrics_listen=("127.0.0.1", port))) == 1
     assert "address already in use" in caplog.text

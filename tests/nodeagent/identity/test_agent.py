@@ -1,7 +1,7 @@
 """The agent joins once with a token, keeps its certificate, and renews it with itself."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from nodeagent.identity.schedule import State
 from nodeagent.identity.trust import Trust
 from tests.nodeagent.identity.fakes import FakeAuthority, FakeStore, Time
 from tests.nodeagent.identity.pki import DAY_S
+from tests.nodeagent.waiting import until
 
 AGENT = AgentIdentity("cluster.local", "n1")
 
@@ -46,12 +47,6 @@ async def running(node: Node) -> AsyncIterator[Node]:
             yield node
         finally:
             task.cancel()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.002)
 
 
 async def test_joining_gives_a_certificate_that_is_kept() -> None:

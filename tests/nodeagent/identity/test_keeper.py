@@ -1,7 +1,7 @@
 """The keeper against an authority in memory: what is asked, handed out, kept, refused and renewed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,6 +14,7 @@ from nodeagent.identity.store import StoredIdentity
 from nodeagent.identity.trust import Trust
 from tests.nodeagent.identity.fakes import Answer, FakeAuthority, FakeStore, Time
 from tests.nodeagent.identity.pki import DAY_S, authority
+from tests.nodeagent.waiting import until
 
 WEB = WorkloadIdentity("cluster.local", "shop", "web")
 DB = WorkloadIdentity("cluster.local", "shop", "db")
@@ -59,12 +60,6 @@ async def running(node: Node) -> AsyncIterator[Node]:
             yield node
         finally:
             task.cancel()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.002)
 
 
 async def test_a_wanted_identity_is_asked_for_handed_out_and_kept() -> None:
