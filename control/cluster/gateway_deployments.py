@@ -84,7 +84,11 @@ class GatewayDeployments:
             content, kept, now_s = msgspec.json.encode(objects), self._kept.get(key), self._clock()
             if (kept is None or kept.content != content or kept.due_s <= now_s) and made < A_ROUND:
                 made += 1
-                well = await self._make(gateway, objects)
+                try:
+                    well = await self._make(gateway, objects)
+                except APIError as error:
+                    log.warning("what runs the Gateway %s is not looked at: %s", key, error)
+                    return
                 self._kept[key] = _Kept(content, now_s + (AGAIN_S if well else RETRY_S))
 
     def _gateways(self) -> Iterator[tuple[ObjectKey, Gateway]]:
@@ -94,7 +98,7 @@ class GatewayDeployments:
                 yield key, item
 
     async def _make(self, gateway: Gateway, objects: tuple[Manifest, ...]) -> bool:
-        """Whether all of it is there now."""
+        """Whether all of it is there now; raises APIError without an answer."""
         try:
             for manifest in objects:
                 await self._apply(gateway, manifest)
@@ -117,6 +121,9 @@ class GatewayDeployments:
                 manifest = {**manifest, "metadata": {**meta, "uid": found.uid}}
             await self._client.request("PATCH", path, {"fieldManager": MANAGER}, body=manifest, content_type=APPLY_PATCH)
         except APIError as error:
+            # Without an answer there is nothing to tell of the Gateway; the others would get none either.
+            if not error.status:
+                raise
             raise NotMadeError(_why(error, kind, meta)) from error
 
     async def _look(self, path: str) -> _Meta | None:

@@ -29,6 +29,8 @@ KINDS: Final = frozenset({Kind.GATEWAY, Kind.GATEWAY_CLASS, *ROUTES})
 A_ROUND: Final = 200
 """What is more waits for the next round."""
 YIELD_EVERY: Final = 20
+REST: Final = 5
+"""A round that took a second is followed by five without."""
 log = logging.getLogger(__name__)
 
 
@@ -44,12 +46,14 @@ class GatewayStatus:
         self._mesh = mesh
         self._world = world
         self._problems = problems
+        self._rest_until_s = 0.0
         self._seen: tuple[int, Mapping[ObjectKey, str]] | None = None
 
     async def round(self) -> None:
         """Once over all of them, if anything has changed."""
         state = self._mesh.batches, dict(self._problems())
-        if state == self._seen:
+        began_s = asyncio.get_running_loop().time()
+        if state == self._seen or began_s < self._rest_until_s:
             return
         settled, written = True, 0
         for count, (key, api_version, patch) in enumerate(self._patches(), start=1):
@@ -60,6 +64,7 @@ class GatewayStatus:
                 return
             if count % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+        self._rest_until_s = began_s + (asyncio.get_running_loop().time() - began_s) * REST
         if settled:
             self._seen = state
 

@@ -107,7 +107,7 @@ def tables(port: Port) -> tuple[tuple[str, tuple[Server, ...]], ...]:
 def route_table(world: World, proxy: ProxyKey, name: str, servers: tuple[Server, ...]) -> Built:
     """One of them."""
     place = Place(proxy, None, servers[0].port)
-    found = virtual_hosts(world, proxy, servers)
+    found = world.ask(virtual_hosts, proxy, servers)
     message = new(
         "envoy.config.route.v3.RouteConfiguration",
         name=name,
@@ -125,7 +125,7 @@ def route_table(world: World, proxy: ProxyKey, name: str, servers: tuple[Server,
 
 def port_clusters(world: World, proxy: ProxyKey, port: Port) -> tuple[ClusterRef, ...]:
     """The clusters that are named at a port."""
-    refs = [ref for _, servers in tables(port) for ref in virtual_hosts(world, proxy, servers).rules.clusters]
+    refs = [ref for _, servers in tables(port) for ref in world.ask(virtual_hosts, proxy, servers).rules.clusters]
     carried = (one for one in port.servers if one.carries not in {Carries.HTTP, Carries.HTTPS})
     refs += [ref for server in carried for way in ways(world, proxy, server) for ref in way.clusters]
     return tuple(dict.fromkeys(refs))

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
@@ -19,6 +20,7 @@ from tests.control.envoy.echo import Upstream, upstream
 from tests.control.envoy.gateways.test_gateway import Edge, api_route, backend, bound, gateway, https, istio_gateway, to
 from tests.control.envoy.gateways.test_gateway import http as plain
 from tests.control.envoy.real_envoy import RealEnvoy, as_json, running
+from tests.control.envoy.routing.test_protocols import grpc_upstream, socket_upstream
 from tests.control.envoy.test_waypoint import pod, service
 
 NOWHERE = {
@@ -75,6 +77,8 @@ SERVERS = ", ".join(
         https("mutual", "[mutual.example]", "mode: MUTUAL, credentialName: mutual, subjectAltNames: [partner.example]"),
         https("optional", "[optional.example]", "mode: OPTIONAL_MUTUAL, credentialName: mutual"),
         https("mesh", "[mesh.example]", "mode: ISTIO_MUTUAL"),
+        https("calls", "[calls.example]", "mode: SIMPLE, credentialName: calls"),
+        https("chat", "[chat.example]", "mode: SIMPLE, credentialName: chat"),
         https("missing", "[missing.example]", "mode: SIMPLE, credentialName: missing"),
         "{port: {number: 443, name: pass, protocol: TLS}, hosts: [vault.example], tls: {mode: PASSTHROUGH}}",
         "{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}",
@@ -86,6 +90,8 @@ RULES = (
         "hosts: [redirected.example, cart.example, '*.other.example', mutual.example, optional.example, mesh.example, missing.example], "
         + to("cart"),
     ),
+    bound("calls", "hosts: [calls.example], " + to("calls")),
+    bound("chat", "hosts: [chat.example], " + to("chat")),
     bound("vault", "hosts: [vault.example], tls: [{match: [{sniHosts: [vault.example]}], route: [{destination: {host: vault}}]}]"),
     bound("tcp", "hosts: [any.example], tcp: [{match: [{port: 9000}], route: [{destination: {host: cart}}]}]"),
     api_route("v2", "hostnames: [api.example], " + backend("cart"), section="web"),
@@ -100,12 +106,17 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with ExitStack() as stack:
         cart = stack.enter_context(upstream("cart"))
         vault = stack.enter_context(upstream("vault", authority.server("vault.example")))
+        calls, chat = stack.enter_context(grpc_upstream()), stack.enter_context(socket_upstream())
         found = Edge(istio_gateway("edge", SERVERS), *RULES, own=gateway(OWN))
         found.world.revoke((Revocation(REVOKED, 4_000_000_000),))
         found.view.refresh()
         found.write("pods.yaml", pod("vault-1", "vault", "10.0.0.9", mesh="none"))
         found.write("vault.yaml", service("vault", "10.96.0.9", "[{name: tls, port: 443}]", label="none"))
+        for number, (name, kind) in enumerate((("calls", "grpc"), ("chat", "http")), start=10):
+            found.write(f"{name}-pods.yaml", pod(f"{name}-1", name, f"10.0.0.{number}", mesh="none"))
+            found.write(f"{name}.yaml", service(name, f"10.96.0.{number}", f"[{{name: {kind}, port: 80}}]", label="none"))
         secrets = [
+            *(authority.secret(f"kubernetes://infra/{name}", f"{name}.example") for name in ("calls", "chat")),
             authority.secret("kubernetes://infra/cart", "cart.example"),
             authority.secret("kubernetes://infra/other", "*.other.example"),
             authority.secret("kubernetes://infra/mutual", "mutual.example", "optional.example"),
@@ -114,7 +125,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             authority.roots("ROOTCA"),
         ]
         listeners = [_static(one, found, secrets) for name, one in found.of(LISTENER).items() if name.startswith("0.0.0.0")]
-        clusters = [_cluster(found, name, {"10.0.0.1": cart, "10.0.0.9": vault}) for name in found.of(CLUSTER) if "|" in name]
+        places = {"10.0.0.1": cart, "10.0.0.9": vault, "10.0.0.10": calls, "10.0.0.11": chat}
+        clusters = [_cluster(found, name, places) for name in found.of(CLUSTER) if "|" in name]
         yield Running(stack.enter_context(_running(directory, listeners, [*clusters, NOWHERE], secrets)), authority)
 
 
@@ -220,6 +232,28 @@ def test_without_its_secret_a_name_is_refused_and_the_others_are_served(edge: Ru
 def test_tls_passes_through_to_who_ends_it(edge: Running) -> None:
     answer = edge.ask(443, "vault.example", context=edge.context())
     assert (answer["echo"]["upstream"], answer["echo"]["sni"]) == ("vault", "vault.example")
+
+
+def test_grpc_over_tls_is_http2_to_the_end(edge: Running) -> None:
+    credentials = grpc.ssl_channel_credentials(edge.authority.root.read_bytes())
+    named = (("grpc.ssl_target_name_override", "calls.example"),)
+    with grpc.secure_channel(f"127.0.0.1:{edge.port(443)}", credentials, named) as channel:
+        assert channel.unary_unary("/test.Echo/Say")(b"hello", timeout=20) == b"/test.Echo/Say hello"
+        assert len(list(channel.unary_stream("/test.Echo/Count")(b"100", timeout=20))) == 100
+
+
+def test_a_websocket_over_tls(edge: Running) -> None:
+    raw = socket.create_connection(("127.0.0.1", edge.port(443)), timeout=20)
+    upgrade = b"GET / HTTP/1.1\r\nhost: chat.example\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\r\n"
+    with edge.context().wrap_socket(raw, server_hostname="chat.example") as client:
+        client.sendall(upgrade)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(4096)
+        assert head.startswith(b"HTTP/1.1 101")
+        for text in (b"one", b"two"):
+            client.sendall(text)
+            assert client.recv(4096) == text
 
 
 def test_plaintext(edge: Running) -> None:
