@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from control.analysis import extensions
 from control.analysis.limits import in_words
 from control.analysis.words import calling_words, connection_words, route_words
 from control.envoy.catalogue import CatalogService, Endpoint
 from control.envoy.destinations.rules import holding_rules, policy
+from control.envoy.filters import http_filters
 from control.envoy.guarding import authentication_of, authorization_of, limits_of
 from control.envoy.listeners.waypoint import layers
 from control.envoy.naming import ClusterRef, Layer
@@ -42,6 +44,7 @@ class Described(Struct, frozen=True):
     policies: tuple[str, ...]
     agent_policies: tuple[str, ...]
     limits: tuple[str, ...]
+    extensions: tuple[str, ...]
     routing: tuple[str, ...]
     routes: tuple[str, ...]
     rules: tuple[str, ...]
@@ -84,6 +87,7 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
         policies=tuple(_ordered(held.values())),
         agent_policies=tuple(_of_agents(mesh, endpoints)),
         limits=tuple(in_words(limits.values())),
+        extensions=tuple(extensions.in_words(world, places)),
         routing=tuple(_routing(routing, attached)),
         routes=tuple(f"{number}. {words}" for number, words in enumerate(_routes(world, routing, attached), 1)),
         rules=tuple(str(rule.key) for rule in rules if rule is not None),
@@ -199,6 +203,7 @@ def _problems(world: World, service: CatalogService, places: list[Place]) -> Ite
         if port is None or Layer.HTTP not in layers(port):
             continue
         table = world.ask(http_routes, place)
-        for problem in table.routes.problems if table is not None else ():
+        told = table.routes.problems if table is not None else ()
+        for problem in (*told, *world.ask(http_filters, place, "", ()).problems):
             found[f"{problem.object}: {problem.what}"] = None
     yield from found

@@ -47,6 +47,7 @@ CODES: Final[dict[str, str]] = {
     "IST0132": "a host that its gateway is not for",
     "IST0137": "several rules for one host",
     "IST0145": "ports or names that gateways share",
+    "IST0151": "a patch whose place is decided by chance",
     "NM0001": "it is used in part",
     "NM0002": "a subset without endpoints",
     "NM0003": "a waypoint that is not there, or does not take it",

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from control.analysis import conflicts, gateways, limits, matching, references, unreachable
+from control.analysis import conflicts, extensions, gateways, limits, matching, references, unreachable
 from control.analysis.message import Level, Message
 from control.envoy.world import World
 from control.kinds import ObjectKey
@@ -23,6 +23,8 @@ _OF_WORLDS: Final[tuple[Callable[[World], Iterator[Message]], ...]] = (
     conflicts.conflicting_hosts,
     conflicts.conflicting_rules,
     limits.uncounted,
+    extensions.unheld,
+    extensions.by_chance,
     unreachable.unreachable,
     gateways.unserved,
     gateways.conflicts,

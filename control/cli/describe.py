@@ -20,6 +20,7 @@ TITLES = {
     "tokens": "tokens",
     "policies": "policies there",
     "limits": "limits",
+    "extensions": "extensions",
     "routing": "routing",
     "routes": "routes",
     "rules": "rules",

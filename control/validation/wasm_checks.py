@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+import msgspec
+
 from control.kinds import WasmPlugin
-from control.kinds.wasm_plugin import PluginType, ValueFrom
+from control.kinds.wasm_plugin import PluginType, ValueFrom, WasmPluginSpec
 from control.validation import values
 from control.validation.core_checks import Path, attempt, attempt_port
 from control.validation.finding import Remark, warning
@@ -16,6 +18,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _PATH: Final = re.compile(r"/[!-~]{1,1024}\Z", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z", re.ASCII)
 _MAX_ENV: Final = 256
+_MAX_CONFIG_BYTES: Final = 64 * 1024
 
 
 def wasm_plugin_remarks(item: WasmPlugin) -> Iterator[Remark]:
@@ -23,22 +26,28 @@ def wasm_plugin_remarks(item: WasmPlugin) -> Iterator[Remark]:
     yield from selector_remarks(spec.selector)
     if spec.selector is not None and item.targets:
         yield Remark(("spec", "selector"), "has both a selector and targetRefs", "keep one of them")
+    yield from _module_remarks(spec)
+    if spec.type is PluginType.NETWORK:
+        yield Remark(("spec", "type"), "NETWORK is not supported", "leave it out: requests pass the module")
+    if len(msgspec.json.encode(spec.plugin_config)) > _MAX_CONFIG_BYTES:
+        yield Remark(("spec", "pluginConfig"), f"more than {_MAX_CONFIG_BYTES // 1024} KiB")
+    yield from _vm_remarks(item)
+    for index, match in enumerate(spec.match):
+        for at, port in enumerate(match.ports):
+            yield from attempt_port(port.number, ("spec", "match", index, "ports", at, "number"))
+
+
+def _module_remarks(spec: WasmPluginSpec) -> Iterator[Remark]:
     yield from attempt(module_address, spec.url, ("spec", "url"))
     if spec.sha256 and not _SHA256.match(spec.sha256):
         yield Remark(("spec", "sha256"), f"{spec.sha256[:80]!r} is no SHA-256: 64 digits in lower-case hexadecimal")
     elif not spec.sha256 and spec.url.startswith("http"):
         yield Remark(("spec", "sha256"), "a module that is fetched needs its SHA-256: else whoever answers decides what runs")
-    if spec.type is PluginType.NETWORK:
-        yield Remark(("spec", "type"), "NETWORK is not supported", "leave it out: requests pass the module")
     for name, given in (("imagePullSecret", spec.image_pull_secret), ("imagePullPolicy", spec.image_pull_policy)):
         if given:
             yield warning(("spec", name), "does nothing: modules are no images here")
     if spec.verification_key:
         yield Remark(("spec", "verificationKey"), "is not supported: nobody would verify by it", "sha256 says which module it must be")
-    yield from _vm_remarks(item)
-    for index, match in enumerate(spec.match):
-        for at, port in enumerate(match.ports):
-            yield from attempt_port(port.number, ("spec", "match", index, "ports", at, "number"))
 
 
 def _vm_remarks(item: WasmPlugin) -> Iterator[Remark]:

@@ -50,6 +50,7 @@ AHEAD: Final = frozenset(("envoy.filters.http.cors", "envoy.filters.http.jwt_aut
 """HTTP filters that stand ahead of what secures, or among it."""
 _NAMING: Final = frozenset((Operation.REPLACE, Operation.REMOVE, Operation.MERGE))
 """Operations on what is there, and so must be named."""
+MAX_BYTES: Final = 64 * 1024
 _MAX_DEPTH: Final = 64
 
 
@@ -90,6 +91,8 @@ def read_patch(patch: ConfigPatch) -> ReadPatch:
     if operation is not Operation.REMOVE:
         message = _message(_MESSAGES[patch.apply_to], patch.patch.value)
         secure(message)
+        if message.ByteSize() > MAX_BYTES:
+            raise PatchError(f"has more than {MAX_BYTES // 1024} KiB: each place that it holds at would have as much")
     found = ReadPatch(patch.apply_to, operation, patch.match, patch.patch.filter_class, message)
     if operation in _ADDING:
         check_inserted(patch.apply_to, message)

@@ -5,6 +5,8 @@ import pytest
 from control.analysis.describe import Described, describe
 from control.envoy.world import World
 from tests.control.analysis.test_run import WELL, authorization, destination_rule, virtual_service
+from tests.control.envoy.patches.envoy_filters import envoy_filter, inserted, lua, patch
+from tests.control.envoy.wasm.test_plugins import HTTPS, SHA, plugin
 from tests.control.model.builders import Config
 
 AT_WAYPOINT = "targetRefs: [{kind: Gateway, name: waypoint, group: gateway.networking.k8s.io}]"
@@ -26,6 +28,8 @@ MORE = "\n---\n".join(
         "kind: PeerAuthentication\napiVersion: security.istio.io/v1\nmetadata: {name: p, namespace: shop}\nspec: {mtls: {mode: STRICT}}",
         virtual_service("later", "{hosts: [cart], http: [{route: [{destination: {host: cart}}]}]}"),
         LIMIT,
+        envoy_filter("mark", inserted(lua("")), patch("CLUSTER", "MERGE", {"connect_timeout": "3s"}), services=("cart",)),
+        plugin("module", HTTPS, "cart", sha256=SHA, phase="AUTHN"),
         destination_rule("more", "{host: cart, subsets: [{name: v2, labels: {version: v2}}]}"),
     )
 )
@@ -55,6 +59,7 @@ def test_what_applies_and_in_which_order() -> None:
     assert found.waypoint == "shop/waypoint"
     assert found.policies == ("DENY shop/b-deny", "ALLOW shop/cart")
     assert found.agent_policies == ("ALLOW shop/of-agents",)
+    assert found.extensions == ("EnvoyFilter shop/mark: INSERT_BEFORE HTTP_FILTER, MERGE CLUSTER", "WasmPlugin shop/module: AUTHN")
     assert found.limits == ("local shop/l: 5/minute for each source.principal", "local shop/l: 1/day of some")
     assert found.routing == ("VirtualService shop/cart", "VirtualService shop/later (has no effect: the first one holds)")
     assert found.routes == ("1. anything -> cart:80 subset v1",)

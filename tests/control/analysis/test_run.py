@@ -9,6 +9,8 @@ from click.testing import CliRunner
 from control.analysis.message import CODES
 from control.analysis.run import Suppressed, analyze
 from control.cli.main import main
+from tests.control.envoy.patches.envoy_filters import envoy_filter, inserted, lua
+from tests.control.envoy.wasm.test_plugins import HTTPS, SHA, plugin
 from tests.control.model.builders import Config
 from tests.kube.cluster import Cluster
 from tests.kube.rights import controller_kubeconfig
@@ -203,6 +205,11 @@ def rate_limit(name: str, service: str, more: str = "") -> str:
             "kind: Namespace\napiVersion: v1\nmetadata: {name: b, annotations: {traffic.sidecar.istio.io/excludeOutboundPort: '1'}}",
             [("IST0108", "Namespace b")],
         ),
+        (envoy_filter("far", inserted(lua("")), namespace="team"), [("IST0127", "EnvoyFilter team/far")]),
+        (plugin("far", HTTPS, namespace="team", sha256=SHA), [("IST0127", "WasmPlugin team/far")]),
+        (envoy_filter("near", inserted(lua("")), services=("cart",)), []),
+        (envoy_filter("beside", inserted(lua(""), sub_filter="another"), services=("cart",)), [("IST0151", "EnvoyFilter shop/beside")]),
+        (envoy_filter("beside", inserted(lua(""), sub_filter="another"), services=("cart",), priority=5), []),
     ],
 )
 def test_findings(more: str, expected: list[tuple[str, str]]) -> None:

@@ -85,6 +85,7 @@ TAKEN = {
     "removal": patch("CLUSTER", "REMOVE", cluster={"service": "a.shop.svc.cluster.local"}),
 }
 REFUSED = {
+    "too much": (inserted(lua("-" * 70_000)), "more than 64 KiB"),
     "no value": (patch("HTTP_ROUTE", "ADD"), "no value"),
     "an unknown field": (route(nothing=1), 'no field named "nothing"'),
     "an unknown type": (inserted(http_filter("x", "nothing.v3.Nothing")), "nothing.v3.Nothing"),
