@@ -40,6 +40,7 @@ T = TypeVar("T")
 class _Served:
     workload: LocalWorkload
     namespace: Namespace
+    serving: WorkloadDNS
     task: "asyncio.Task[None]"
 
 
@@ -80,7 +81,8 @@ class DNSOwner:
         if self._why_not:
             return f"pods ask their own resolvers: {self._why_not}"
         words = f"{len(self._served)} workloads served, {len(self._knowledge.directory)} names of the mesh"
-        return words + "".join(f"; {problem}" for problem in dict.fromkeys(self._problems.values()))
+        problems = (*self._problems.values(), *(served.serving.problem for served in self._served.values()))
+        return words + "".join(f"; {problem}" for problem in dict.fromkeys(filter(None, problems)))
 
     async def run(self) -> NoReturn:
         """Until it is cancelled."""
@@ -132,7 +134,7 @@ class DNSOwner:
         forwarder = Forwarder(namespace, self._off, counts, self._clock)
         serving = WorkloadDNS(workload, asked, self._knowledge, forwarder, counts, self._clock)
         task = tasks.create_task(self._serve(uid, serving), name=f"dns of {uid}")
-        self._served[uid] = _Served(workload, namespace, task)
+        self._served[uid] = _Served(workload, namespace, serving, task)
 
     async def _serve(self, uid: str, serving: WorkloadDNS) -> None:
         try:

@@ -33,6 +33,7 @@ MAX_WAITING: Final = 512
 MAX_STREAMS: Final = 32
 MAX_PIPELINED: Final = 16
 IDLE_S: Final = 10.0
+SILENT_S: Final = 60.0
 WRITE_S: Final = 5.0
 
 
@@ -74,6 +75,9 @@ class WorkloadDNS:
         self._waiting = 0
         self._streams = 0
         self._ending = False
+        self._silent_until_s = 0.0
+        self.problem = ""
+        """Why the last question could not be answered for a fault of ours, in words; empty if it could."""
 
     async def run(self) -> None:
         """Until it is cancelled; closes everything then."""
@@ -142,16 +146,24 @@ class WorkloadDNS:
     async def _answer_later(self, query: Query | bytes, answer: bytes | None, server: str, client: Client) -> None:
         try:
             answering = client.answering or (await self._forwarder.server(server)).answering
+            self.problem = ""
             if answer is None and isinstance(query, Query):
                 answer = await self._wait(query, server, by_tcp=False, limit_bytes=query.udp_bytes)
             if answer is not None:
                 _send(answering, answer, client.address)
         except OSError as error:
-            log.debug("dns of %s: %s", self._name, error)
+            self._fail(error)
         except Exception:  # one question must not be the end of all others
             log.exception("dns of %s: a question could not be answered", self._name)
         finally:
             self._waiting -= 1
+
+    def _fail(self, error: OSError) -> None:
+        """Told in the log once in a while: who asks could have it said for each question."""
+        self.problem = f"questions are not answered: {error}"
+        if self._clock() >= self._silent_until_s:
+            self._silent_until_s = self._clock() + SILENT_S
+            log.warning("workload %s: a question to DNS is not answered: %s", self._name, error)
 
     # ---- TCP
 

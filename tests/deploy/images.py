@@ -25,6 +25,7 @@ DEFAULT: Final = frozenset(
 """What a container has whose capabilities nobody names."""
 _BITS = {
     "DAC_OVERRIDE": 1,
+    "NET_BIND_SERVICE": 10,
     "NET_ADMIN": 12,
     "NET_RAW": 13,
     "SYS_PTRACE": 19,

@@ -33,6 +33,12 @@ while True:
         time.sleep(0.1)
 """
 """A unit that begins is not known at once."""
+SHOW_CAPTURES = """
+import os, sys
+sys.stdout.flush()
+os.execvp("nodeagent", ["nodeagent", "capture", "-o", "json"])
+"""
+LEDGER, LEDGER_VIP = "ledger.default.svc.cluster.local", "10.96.0.30"
 
 
 def only(app: str, other: str) -> Manifest:
@@ -110,6 +116,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VM]:
         documents = [manifests.node("n1", zone="a"), *map(manifests.service_account, ("api", "ledger", "vm", "batch"))]
         documents += [manifests.pod(pod, service_account=pod.name, app=pod.name) for pod in (api, ledger)]
         documents += [machines.workload_group(name, app=name, service_account=name) for name in ("vm", "batch")]
+        documents.append(manifests.service("ledger", app="ledger", vips=[LEDGER_VIP]))
         cluster.apply("mesh", [*documents, only("ledger", "batch")])
         cluster.apply("policies", [only("api", "vm"), only("vm", "api")])
         for pod in (api, ledger, listed):
@@ -219,11 +226,15 @@ def test_the_journal_is_asked_by_workload_and_peer(vm: VM) -> None:
 
 
 def test_a_unit_of_the_machine_has_an_identity_of_its_own(vm: VM) -> None:
-    """The ledger lets in batch and nobody else, the rest of the machine not either."""
+    """The ledger lets in batch and nobody else, the rest of the machine not either. Its name is known to the mesh alone."""
     ledger = vm.mesh.pods["ledger"].ipv4
-    script = CALLS_UNTIL_ANSWERED.format(url=f"http://{ledger}:8080/")
+    vm.machine.write("/etc/resolv.conf", f"nameserver 10.77.{vm.host.number}.1\n")  # nobody answers there
+    script = CALLS_UNTIL_ANSWERED.format(url=f"http://{LEDGER}/") + SHOW_CAPTURES
     said = vm.machine.run("systemd-run", "--unit=batch.service", "--wait", "--pipe", "--quiet", "python3", "-c", script, timeout_s=120)
-    assert json.loads(said)["pod"] == "ledger"
+    answer, captures = said.split("\n", 1)
+    assert json.loads(answer)["pod"] == "ledger"
+    [batch] = [one for one in json.loads(captures) if "batch" in one["uid"]]
+    assert {one["rule"]: one["packets"] for one in batch["counters"]}["questions"] > 0, "asked as itself, not as its host"
     assert not vm.mesh.call(vm.host.namespace, ledger).ok
 
 

@@ -1,6 +1,7 @@
 """The DNS of one workload on real sockets: a pod that asks, a resolver that answers, fails or lies."""
 
 import asyncio
+import errno
 import secrets
 import socket
 import threading
@@ -20,6 +21,7 @@ from nodeagent.dns import upstream as asking
 from nodeagent.dns.cache import MAX_ENTRIES
 from nodeagent.dns.forwarding import MAX_SERVERS
 from nodeagent.dns.metrics import DNSMetrics
+from nodeagent.linux.errors import KernelError
 from nodeagent.snapshot.update import Update
 from tests.nodeagent.dns.conftest import Scene
 from tests.nodeagent.dns.resolver import Resolver, addresses, ask, ask_by_tcp
@@ -344,3 +346,20 @@ async def test_who_asks_resolvers_without_end_holds_only_a_few(scene: Scene) -> 
         assert not served.task.done()
         ours = await asyncio.to_thread(scene.pod.shell, "ss", "-Hlun", "sport", "=", ":53")
         assert 0 < len(ours.splitlines()) <= MAX_SERVERS + 1
+
+
+async def test_that_no_answer_can_leave_is_told_once(
+    scene: Scene, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of an agent that may not have a port that low."""
+
+    def refuse(address: str) -> socket.socket:
+        raise KernelError(errno.EACCES, f"answers from {address} port 53")
+
+    monkeypatch.setattr(asking_sockets, "open_answering", refuse)
+    async with scene.serving():
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asked(scene, server, WEB, timeout_s=0.5)
+        assert "questions are not answered: answers from" in scene.owner.summary()
+    assert len([one for one in caplog.records if "is not answered" in one.message]) == 1
