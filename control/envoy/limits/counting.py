@@ -77,7 +77,7 @@ def _noting(item: RateLimit, index: int, callers: Callers) -> Message:
     # What is not quite sure counts.
     policy, _ = rule_policy(item.spec.rules[index], Place(callers, requests=True, deny=True, namespace=item.metadata.namespace))
     shadow = new("envoy.config.rbac.v3.RBAC", action="DENY", policies={name: policy})
-    return new(_FILTER, **extension(HTTP_RBAC, "filters.http.rbac.v3.RBAC", shadow_rules=shadow, shadow_rules_stat_prefix=_prefix(name)))
+    return new(_FILTER, **extension(NAME, "filters.http.rbac.v3.RBAC", shadow_rules=shadow, shadow_rules_stat_prefix=_prefix(name)))
 
 
 def _matched(name: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ LIMITS = {
     "open": limit("open", hourly(1), "scope: global, onFailure: allow, "),
     "unreadable": limit("unreadable", "{limit: {requests: many, per: hour}}"),
     "let-go": limit("let-go", "{limit: {requests: many, per: hour}}", "onFailure: allow, "),
-    "refused": limit("refused", hourly(2)),
+    "refused": limit("refused", hourly(2, ", to: [{operation: {methods: [GET]}}]")),
 }
 
 
