@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from control.envoy.built import CLUSTER, SERVED, Built, Problem, Recipe
 from control.envoy.gateway import gateway_recipes
 from control.envoy.incremental import Held
+from control.envoy.patches.called import called_clusters
 from control.envoy.patches.clusters import added_clusters
 from control.envoy.proxies import Proxy, ProxyKey, ProxyKind, find_proxy
 from control.envoy.wasm.plugins import module_servers
@@ -33,7 +34,7 @@ def recipes(world: World, key: ProxyKey, listen: tuple[str, ...]) -> tuple[Recip
         case _:
             return ()
     taken = {one.name for one in found if one.type_url == CLUSTER}
-    more = (*world.ask(added_clusters, key), *world.ask(module_servers, key))
+    more = (*world.ask(added_clusters, key), *world.ask(called_clusters, key), *world.ask(module_servers, key))
     return (*found, *(one for one in more if one.name not in taken))
 
 

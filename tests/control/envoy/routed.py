@@ -147,7 +147,7 @@ def routed(
 
     for short in moving:
         tell(short)
-    names = [name for name in served.of(CLUSTER) if name.startswith("inbound-vip") or name == NOBODY]
+    names = [name for name in served.of(CLUSTER) if name.startswith(("inbound-vip", "outbound|")) or name == NOBODY]
     clusters = [_cluster(served, name, ports, files.get(name)) for name in names]
     clusters += [_found(one, hosts or {}) for name, one in served.of(CLUSTER).items() if name.startswith("keys|") and hosts]
     listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
@@ -182,9 +182,9 @@ def _cluster(served: Served, name: str, ports: Mapping[str, int], file: Path | N
     if file is not None:
         changed.eds_cluster_config.eds_config.CopyFrom(new("envoy.config.core.v3.ConfigSource", path_config_source={"path": str(file)}))
     elif changed.HasField("eds_cluster_config"):
+        changed.load_assignment.CopyFrom(served.of(ENDPOINTS)[changed.eds_cluster_config.service_name])
         changed.ClearField("eds_cluster_config")
         changed.type = changed.DiscoveryType.Value("STATIC")
-        changed.load_assignment.CopyFrom(served.of(ENDPOINTS)[name])
     if changed.HasField("load_assignment"):
         changed.load_assignment.CopyFrom(_placed(changed.load_assignment, ports))
     return changed

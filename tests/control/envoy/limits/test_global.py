@@ -13,6 +13,7 @@ from control.envoy.built import CLUSTER
 from demo.cluster import eventually
 from tests.control.envoy.echo import Upstream, upstream
 from tests.control.envoy.limits.test_local import hourly, limit, statistics
+from tests.control.envoy.patches.envoy_filters import envoy_filter, inserted, patch
 from tests.control.envoy.routed import Routed, echo_pods, echo_service, routed
 from tests.control.envoy.test_waypoint import Served, pod, service
 from tests.control.envoy.validation import validate
@@ -39,12 +40,40 @@ LIMITS = {
 }
 
 
+CLUSTER_OF_ISTIO = "outbound|8081||limits.shop.svc.cluster.local"
+ASKS = {
+    "@type": "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+    "domain": "productpage-ratelimit",
+    "failure_mode_deny": True,
+    "timeout": "10s",
+    "rate_limit_service": {
+        "grpc_service": {"envoy_grpc": {"cluster_name": CLUSTER_OF_ISTIO, "authority": "limits.shop.svc.cluster.local"}},
+        "transport_api_version": "V3",
+    },
+}
+BY_PATH = {"rate_limits": [{"actions": [{"request_headers": {"header_name": ":path", "descriptor_key": "PATH"}}]}]}
+FILES = {
+    "productpage.yaml": """
+domain: productpage-ratelimit
+descriptors:
+  - key: PATH
+    value: "/productpage"
+    rate_limit: {unit: day, requests_per_unit: 1}
+  - key: PATH
+    rate_limit: {unit: day, requests_per_unit: 3}
+"""
+}
+
+
 class Server:
     """The server as an operator runs it."""
 
     def __init__(self, directory: Path) -> None:
-        self._log = directory / "limits.log"
-        command = [MESHCTL, "ratelimit", "serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"]
+        self._log, files = directory / "limits.log", directory / "files"
+        files.mkdir()
+        for name, text in FILES.items():
+            (files / name).write_text(text)
+        command = [MESHCTL, "ratelimit", "serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", f"--config={files}"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen([str(part) for part in command], stderr=log)
         found = eventually(lambda: re.search(r"answers at .* \(port (\d+)\)", self._log.read_text()), "the server answers", timeout_s=30)
@@ -80,9 +109,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         server = stack.enter_context(counting(tmp_path_factory.mktemp("server")))
         upstreams = {address: stack.enter_context(upstream(name)) for name, address in ADDRESSES.items()}
         served = Served()
-        served.write("base2.yaml", echo_pods(ADDRESSES), *(echo_service(name, n) for n, name in enumerate(LIMITS)))
+        served.write("base2.yaml", echo_pods(ADDRESSES), *(echo_service(name, n) for n, name in enumerate(("productpage", *LIMITS))))
         served.write("server.yaml", CONFIG, service("limits", "10.96.0.200", GRPC, label="none"), pod("l", "limits", SERVER, mesh="none"))
         served.write("limits.yaml", *LIMITS.values())
+        actions = patch("VIRTUAL_HOST", "MERGE", BY_PATH, context="WAYPOINT")
+        asks = inserted({"name": "envoy.filters.http.ratelimit", "typed_config": ASKS})
+        served.write("istio.yaml", envoy_filter("filter-ratelimit", asks, actions, services=("productpage",)))
         known = {**upstreams, SERVER: Upstream("limits", server.port)}
         envoys = [stack.enter_context(routed(tmp_path_factory.mktemp("limits"), served, known)) for _ in range(2)]
         yield Shop(server, envoys)
@@ -106,6 +138,13 @@ def test_requests_that_no_rule_matches_are_not_counted(shop: Shop) -> None:
     assert shop.statuses("pay", 4) == [200] * 4
     assert shop.statuses("pay", 2, "/pay/x") == [200, 503]
     assert shop.statuses("pay", 2, "//pay/y") == [503, 503]
+
+
+def test_the_example_of_istios_documents_holds(shop: Shop) -> None:
+    """Its filter, its actions, its file, and the name that it has for the server's cluster."""
+    assert shop.statuses("productpage", 3, "/productpage") == [200, 429, 429]
+    assert shop.statuses("productpage", 4, "/other") == [200, 200, 200, 429]
+    assert shop.statuses("productpage", 1, "/another") == [200]
 
 
 def test_the_servers_cluster_is_served_with_the_limits(tmp_path: Path) -> None:
