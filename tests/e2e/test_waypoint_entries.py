@@ -13,7 +13,7 @@ from demo.topology import Pod
 from demo.waypoint import Waypoint
 from tests.e2e.mesh import ECHO, HTTP, Call, Mesh, echoes
 
-VIP = "10.96.0.61"
+VIPS = (VIP := "10.96.0.61", "fd96::61")
 HOST = "elsewhere.example"
 
 
@@ -96,6 +96,24 @@ def handed_out(mesh: Mesh) -> list[str]:
     mesh.wait(lambda: mesh.cluster.meshctl_ok("describe", HOST), "the host to be known")
     (found,) = json.loads(mesh.cluster.meshctl("describe", HOST, "-o", "json"))
     return [str(one) for one in found["addresses"]]
+
+
+def test_each_client_has_an_endpoint_by_its_address(mesh: Mesh, gate: Waypoint) -> None:
+    """Eight addresses: that all of them fall to one of three endpoints by chance is as good as impossible."""
+    ports = {"ports": [{"name": "http", "port": 80, "targetPort": "http"}, {"name": "tcp-http", "port": 81, "targetPort": "http"}]}
+    front = manifests.service("front", app="api", vips=VIPS, spec=ports)
+    front["metadata"]["labels"] = {"istio.io/use-waypoint": "gate"}
+    hashed = {"host": "front", "trafficPolicy": {"loadBalancer": {"consistentHash": {"useSourceIp": True}}}}
+    meta = {"name": "front", "namespace": "default"}
+    rule = {"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": meta, "spec": hashed}
+
+    def chosen(port: int) -> list[set[str | None]]:
+        return [{mesh.call(pod, vip, port).pod for _ in range(4)} for pod in mesh.pods.values() for vip in VIPS]
+
+    with mesh.applied("front", front, rule):
+        for port in (80, 81):
+            mesh.wait(lambda port=port: all(len(one) == 1 for one in chosen(port)), "each client to have one endpoint", timeout_s=20)
+            assert len({name for one in chosen(port) for name in one}) > 1, port
 
 
 def test_roots_rotate_under_what_is_open(mesh: Mesh, gate: Waypoint) -> None:

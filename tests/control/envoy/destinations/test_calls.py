@@ -42,10 +42,12 @@ RULES = {
       trafficPolicy: {loadBalancer: {simple: RANDOM}}
       subsets:
       - {name: one, labels: {version: v1}}
+      - {name: three, labels: {version: v3}}
       - {name: turns, labels: {app: echo}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}
     """,
     "slow": "trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 6s, minimumPercent: 10}}}",
     "tcp": "",
+    "matched": "",
     "secret": "trafficPolicy: {tls: {mode: SIMPLE, credentialName: partner, sni: good.example.com}}",
     "wrong": "trafficPolicy: {tls: {mode: SIMPLE, credentialName: partner, sni: good.example.com, subjectAltNames: [bad.example.com]}}",
     "system": "trafficPolicy: {tls: {mode: SIMPLE, sni: good.example.com}}",
@@ -70,7 +72,8 @@ RULES = {
     "ignored": f"trafficPolicy: {{{EJECT}, loadBalancer: {{simple: ROUND_ROBIN, localityLbSetting: {{enabled: false}}}}}}",
 }
 TWO_PORTS = "[{name: http, port: 80, targetPort: 8080}, {name: http-too, port: 81, targetPort: 8080}]"
-PORTS = {"tcp": "[{name: tcp, port: 80, targetPort: 8080}]", "ports": TWO_PORTS, "open": TWO_PORTS}
+TCP_PORTS = ", ".join(f"{{name: tcp-{port}, port: {port}, targetPort: 8080}}" for port in (80, 81, 82))
+PORTS = {"tcp": "[{name: tcp, port: 80, targetPort: 8080}]", "matched": f"[{TCP_PORTS}]", "ports": TWO_PORTS, "open": TWO_PORTS}
 TLS_SERVICES = ("secret", "wrong", "system", "blind", "lost")
 NODES = "\n---\n".join(
     f"kind: Node\napiVersion: v1\nmetadata:\n  name: n{n}\n"
@@ -81,7 +84,17 @@ ROUTE = """
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: %s, namespace: shop}
-spec: {hosts: [%s], %s}
+spec:
+  hosts: [%s]
+  %s
+"""
+
+
+CONNECTIONS = """tcp:
+  - {match: [{port: 80, destinationSubnets: [192.0.2.0/24]}], route: [{destination: {host: subsets, subset: three}}]}
+  - match: [{port: 80, destinationSubnets: [10.96.0.0/12]}, {port: 82}]
+    route: [{destination: {host: subsets, port: {number: 80}, subset: one}}]
+  - {match: [{port: 81}], route: [{destination: {host: subsets, port: {number: 80}, subset: three}}]}
 """
 
 
@@ -134,6 +147,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
                 served.write(f"{name}.yaml", rule(name, text))
         weights = "tcp: [{route: [{destination: {host: subsets, subset: one}, weight: 60}, {destination: {host: turns}, weight: 40}]}]"
         served.write("routes.yaml", ROUTE % ("tcp", "tcp", weights))
+        served.write("matched.yaml", ROUTE % ("matched", "matched", CONNECTIONS))
         subset = "http: [{match: [{uri: {prefix: /turns}}], route: [{destination: {host: subsets, subset: turns}}]}]"
         served.write("subset.yaml", ROUTE % ("subsets", "subsets", subset))
         secrets = [
@@ -238,6 +252,11 @@ def test_connections_are_shared_by_weight(mesh: Routed) -> None:
         connection.close()
     assert counted[b"v1"] >= 36
     assert counted[b"other"] >= 6
+
+
+@pytest.mark.parametrize(("port", "expected"), [(80, "v1"), (81, "v3"), (82, "v1")])
+def test_connections_go_by_port_and_destination(mesh: Routed, port: int, expected: str) -> None:
+    assert {mesh.ask(f"matched:{port}/tcp").upstream for _ in range(4)} == {expected}
 
 
 def test_simple_tls_verifies_and_names_the_server(mesh: Routed) -> None:
