@@ -7,7 +7,7 @@ from control.envoy.messages import Message
 from control.envoy.naming import ClusterRef
 from control.envoy.patches.allowed import PatchError
 from control.envoy.patches.applied import Applied
-from control.envoy.patches.holding import Bound, patches_at
+from control.envoy.patches.holding import Bound, patches_at, patches_for
 from control.envoy.patches.merging import merge, unnamed
 from control.envoy.patches.reading import ReadPatch
 from control.envoy.patches.spot import Spot
@@ -65,12 +65,8 @@ def added_cluster(world: World, proxy: ProxyKey, name: str) -> Built | None:
 
 
 def _adding(world: World, proxy: ProxyKey) -> tuple[Bound, ...]:
-    found = world.ask(find_proxy, proxy)
-    if found is None:
-        return ()
-    # Of services that it names, it is their proxies' all the same: who calls it from there is another patch's matter.
-    spot = Spot(found, found.namespace)
-    return tuple(one for one in patches_at(world, spot, ApplyTo.CLUSTER) if one.patch.operation is Operation.ADD)
+    # For whichever services an object is, its clusters are their proxy's: who calls them from there is another patch's matter.
+    return tuple(one for one in patches_for(world, proxy) if one.patch.apply_to is ApplyTo.CLUSTER and one.patch.operation is Operation.ADD)
 
 
 def _spot(world: World, proxy: ProxyKey, ref: ClusterRef) -> Spot | None:

@@ -67,6 +67,15 @@ def patches_at(world: World, spot: Spot, *kinds: ApplyTo) -> tuple[Bound, ...]:
     return tuple(found)
 
 
+def patches_for(world: World, proxy: ProxyKey) -> tuple[Bound, ...]:
+    """The patches that hold at a proxy for any traffic there."""
+    found = world.ask(find_proxy, proxy)
+    if found is None:
+        return ()
+    bound = (one for key in world.ask(held_by, EnvoyFilter, proxy) for one in world.ask(patches_in, key))
+    return tuple(one for one in bound if _in_context(one.patch, found))
+
+
 def patches_in(world: World, key: ObjectKey) -> tuple[Bound, ...]:
     """An object's patches, read."""
     item = world.find(EnvoyFilter, key.namespace, key.name)

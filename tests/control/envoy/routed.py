@@ -149,7 +149,7 @@ def routed(
         tell(short)
     names = [name for name in served.of(CLUSTER) if name.startswith(("inbound-vip", "outbound|")) or name == NOBODY]
     clusters = [_cluster(served, name, ports, files.get(name)) for name in names]
-    clusters += [_found(one, hosts or {}) for name, one in served.of(CLUSTER).items() if name.startswith("keys|") and hosts]
+    clusters += [found for one in served.of(CLUSTER).values() if (found := _found(one, hosts or {})) is not None]
     listeners = [_http_listener(served, name, routes) for name, routes in served.of(ROUTES).items() if name.startswith("inbound-vip")]
     listeners += _tcp_listeners(served)
     found = [*(adapted(one) for one in clusters), _NO_SECRETS]
@@ -208,12 +208,14 @@ def _write_endpoints(file: Path, assignment: Message) -> None:
     file.with_suffix(".new").replace(file)
 
 
-def _found(cluster: Message, hosts: Mapping[str, str]) -> Message:
-    """A cluster of a host, at its address."""
+def _found(cluster: Message, hosts: Mapping[str, str]) -> Message | None:
+    """A cluster of one of these hosts, at its address."""
     changed = type(cluster).FromString(cluster.SerializeToString())
     changed.type = changed.DiscoveryType.Value("STATIC")
-    for one in (one for place in changed.load_assignment.endpoints for one in place.lb_endpoints):
-        socket = one.endpoint.address.socket_address
+    sockets = [one.endpoint.address.socket_address for place in changed.load_assignment.endpoints for one in place.lb_endpoints]
+    if not sockets or any(socket.address not in hosts for socket in sockets):
+        return None
+    for socket in sockets:
         socket.address = hosts[socket.address]
     return changed
 

@@ -7,7 +7,7 @@ import pytest
 
 from control.envoy.patches.lua import GONE
 from tests.control.envoy.echo import upstream
-from tests.control.envoy.patches.envoy_filters import envoy_filter, http_filter, inserted, lua
+from tests.control.envoy.patches.envoy_filters import envoy_filter, http_filter, inserted, lua, patch
 from tests.control.envoy.routed import Routed, echo_pods, echo_service, routed
 from tests.control.envoy.test_waypoint import Served
 
@@ -52,7 +52,32 @@ DENIED = """
       action: DENY
       rules: [{to: [{operation: {paths: ["/secret"]}}]}]
 """
+ASKING = """
+function envoy_on_request(handle)
+  local headers = handle:httpCall("acl", {[":method"] = "GET", [":path"] = "/acl", [":authority"] = "acl.example"}, "", 5000)
+  if headers[":status"] ~= "200" then
+    handle:respond({[":status"] = "403"}, "the list says no")
+  end
+end
+"""
+HEALTH = {"name": "health", "match": {"path": "/health"}, "direct_response": {"status": 204}}
+MARKED = {"response_headers_to_add": [{"header": {"key": "x-host", "value": "marked"}}]}
+MUTATED = {"request_mutations": [{"append": {"header": {"key": "x-added", "value": "%REQ(:path)%"}}}, {"remove": "x-gone"}]}
+
+
+def acl(port: int) -> str:
+    """The example of Istio's documents: a script that asks another host, and the cluster of that host."""
+    endpoint = {"endpoint": {"address": {"socket_address": {"address": "acl.example", "port_value": port}}}}
+    assignment = {"cluster_name": "acl", "endpoints": [{"lb_endpoints": [endpoint]}]}
+    cluster = {"name": "acl", "type": "STRICT_DNS", "connect_timeout": "5s", "load_assignment": assignment}
+    return envoy_filter("acl", inserted(lua(ASKING)), patch("CLUSTER", "ADD", cluster), services=("asking",))
+
+
 FILTERS = (
+    envoy_filter("health", patch("HTTP_ROUTE", "INSERT_FIRST", HEALTH), services=("routed",)),
+    envoy_filter("marked", patch("VIRTUAL_HOST", "MERGE", MARKED), services=("routed",)),
+    envoy_filter("hasty", patch("HTTP_ROUTE", "MERGE", {"route": {"timeout": "0.2s"}}), services=("hasty",)),
+    envoy_filter("mutated", inserted(http_filter("mutate", "header_mutation.v3.HeaderMutation", mutations=MUTATED)), services=("mutated",)),
     envoy_filter("script", inserted(lua(SCRIPT)), services=("scripted", "guarded")),
     envoy_filter("probe", inserted(lua(PROBE)), services=("probed",)),
     envoy_filter("limit", inserted(LIMIT, sub_filter=""), services=("limited",)),
@@ -64,11 +89,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
     with ExitStack() as stack:
         servers = {address: stack.enter_context(upstream(name)) for name, address in ADDRESSES.items()}
         served = Served()
-        names = ("plain", "scripted", "guarded", "probed", "limited")
+        names = ("plain", "scripted", "guarded", "probed", "limited", "routed", "hasty", "mutated", "asking")
+        lists = stack.enter_context(upstream("acl"))
         served.write("services.yaml", echo_pods(ADDRESSES), *(echo_service(name, n) for n, name in enumerate(names)))
-        served.write("filters.yaml", DENIED, *FILTERS)
+        served.write("filters.yaml", DENIED, *FILTERS, acl(lists.port))
         assert not [one.findings for one in served.config.mesh.records.values() if one.rejected]
-        yield stack.enter_context(routed(tmp_path_factory.mktemp("patched"), served, servers))
+        yield stack.enter_context(
+            routed(tmp_path_factory.mktemp("patched"), served, {**servers, "acl": lists}, hosts={"acl.example": "127.0.0.1"})
+        )
 
 
 def test_a_script_sees_requests_and_answers(shop: Routed) -> None:
@@ -91,3 +119,24 @@ def test_what_secures_comes_before_a_script(shop: Routed) -> None:
 
 def test_a_limit_counts_requests(shop: Routed) -> None:
     assert shop.counted("limited", 4) == {"v1": 2, "429": 2}
+
+
+def test_routes_and_hosts_as_they_are_patched(shop: Routed) -> None:
+    assert shop.ask("routed", "/health").status == 204
+    assert (shop.ask("routed", "/other").status, shop.ask("routed", "/other").headers["x-host"]) == (200, "marked")
+    assert shop.ask("hasty", x_wait_s="5").status == 504
+    assert shop.ask("hasty").status == 200
+    assert shop.ask("plain", "/health").status == 200
+
+
+def test_headers_that_are_mutated(shop: Routed) -> None:
+    found = shop.ask("mutated", "/there", x_gone="1").echo["headers"]
+    assert (found["x-added"], "x-gone" in found) == ("/there", False)
+
+
+def test_a_script_asks_another_host(shop: Routed) -> None:
+    lists = shop.upstreams["acl"]
+    assert shop.ask("asking").status == 200
+    assert lists.asked == 1
+    lists.failing = 500
+    assert (shop.ask("asking").status, shop.ask("asking").body) == (403, b"the list says no")
