@@ -149,9 +149,10 @@ class Computation:
             self._running = above
             node.running = False
         self.computed += 1
-        for gone in before.keys() - node.dependencies.keys():
-            gone.users.discard(node)
-            self._unused[gone] = None
+        for below in before:
+            if below not in node.dependencies:
+                below.users.discard(node)
+                self._unused[below] = None
         if node.changed == 0 or value != node.value:
             node.value = value
             node.changed = self._revision

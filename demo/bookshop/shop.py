@@ -93,6 +93,7 @@ class Bookshop:
     """`open` it once; `close` ends what it started, also after half of an opening."""
 
     cluster: Cluster
+    visitor: Visitor = field(init=False)
     apps: dict[str, App] = field(default_factory=dict)
     proxies: list[Driven] = field(default_factory=list)
     flags: Counter[str] = field(default_factory=Counter)
@@ -153,9 +154,9 @@ class Bookshop:
         process = Process(name, command, self.cluster.directory / f"{name}.log", pod.namespace, {"PYTHONPATH": str(SOURCE)})
         listed = [{"name": port, "port": number, "targetPort": number} for port, number in ports.items()]
         service = manifests.service(name, app=name, vips=(vip,), spec={"ports": listed})
-        service["metadata"]["labels"] = {"istio.io/use-waypoint": "none"}
         try:
-            self.cluster.apply(name, [manifests.service_account(name), manifests.pod(pod, service_account=name, app=name), service])
+            own = [manifests.service_account(name), manifests.pod(pod, service_account=name, app=name), beside(service)]
+            self.cluster.apply(name, own)
             self.cluster.enrol(pod, service_account=name)
             process.start()
             yield pod
@@ -235,6 +236,12 @@ def _mesh(pods: dict[str, Pod], visitor: Pod) -> list[Manifest]:
     ports: list[dict[str, Any]] = [{"name": "http", "port": PORT, "targetPort": PORT}]
     documents += [manifests.service(name, app=name, vips=(vip,), spec={"ports": ports}) for name, vip in VIPS.items()]
     return documents
+
+
+def beside(service: Manifest) -> Manifest:
+    """A service that is not behind the waypoint, whatever the namespace says: it comes and goes without news for the proxies."""
+    service["metadata"].setdefault("labels", {})["istio.io/use-waypoint"] = "none"
+    return service
 
 
 def namespace() -> Manifest:

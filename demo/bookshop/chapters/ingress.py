@@ -9,7 +9,7 @@ from typing import Final
 from demo.bookshop.authority import Authority
 from demo.bookshop.chapters.traffic import told
 from demo.bookshop.rules import show
-from demo.bookshop.shop import Bookshop
+from demo.bookshop.shop import Bookshop, beside
 from demo.bookshop.visitor import DISTRUSTED, Place, Visitor, statuses
 from demo.cluster import TRUST_DOMAIN
 from demo.driven import driven
@@ -88,7 +88,7 @@ class _Edge(Gateway):
     """What it serves is a manifest of the bookshop's."""
 
     def objects(self) -> list[Manifest]:
-        return [one for one in super().objects() if one["kind"] != "Gateway"]
+        return [beside(one) if one["kind"] == "Service" else one for one in super().objects() if one["kind"] != "Gateway"]
 
 
 @contextmanager
