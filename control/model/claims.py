@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from control.kinds import Kind, MeshObject, ObjectKey
+from control.kinds import Kind, MeshObject, ObjectKey, Service
 
 Claim = str
 """`address <network>/<ip>` or `<type> <name>`."""
@@ -11,12 +11,15 @@ Rank = tuple[int, bool, tuple[bool, str, str, str]]
 
 # What the cluster itself assigns goes before what somebody states in a resource.
 _TRUST: Final = {Kind.NODE: 0, Kind.SERVICE: 1, Kind.POD: 2, Kind.WORKLOAD_ENTRY: 3, Kind.SERVICE_ENTRY: 4}
+_LAST: Final = 5
 
 
 def rank(item: MeshObject) -> Rank:
     """Orders claimants: by kind, those that are going away last, then the oldest, then by name."""
     meta = item.metadata
-    return _TRUST.get(item.kind_of, 5), bool(meta.deletion_timestamp), meta.age_rank
+    # An alias has a name and nothing else: whoever describes what is behind the name goes before it.
+    trust = _LAST if isinstance(item, Service) and item.external else _TRUST.get(item.kind_of, _LAST)
+    return trust, bool(meta.deletion_timestamp), meta.age_rank
 
 
 class Claims:

@@ -6,7 +6,8 @@ sockets, and what is sent to the unit's listener by somebody else:
 - What has the mark comes back by the loopback device (a rule of policy routing for exactly this mark) and is given to the proxy's
   connection or listener (`outbound` counts handshakes); where neither is, it is reset (`leftover`).
 - What would leave the node with the mark is dropped (`leak`), as of a socket that is bound to a device.
-- Questions to DNS go to the agent (`questions`), on a port of the unit's own: datagrams by the cgroup of their socket.
+- Questions to DNS go to the agent (`questions`), on a port of the unit's own: datagrams by the cgroup of their socket. Nobody else's come
+  there (`stranger-dns`): they would use up what the unit may ask.
 - Who connects to the listener itself is refused (`stranger`): it is there for what loops, and has the unit's identity.
 """
 
@@ -65,7 +66,11 @@ def script(unit: int, port: int, *, asking: Asking | None = None, draining: bool
     chains, asked, given = "", "", ""
     if asking:
         chains = questions.of_unit(asking.cgroup, asking.level, f"{mark_of(port):#x}", dns_port)
-        asked = f"\t\t{mark} udp dport 53 goto asked\n"
+        asked = f"""\
+		{mark} udp dport 53 goto asked
+		ip daddr 127.0.0.1 meta l4proto {{ tcp, udp }} th dport {dns_port} counter drop comment "stranger-dns"
+		ip6 daddr ::1 meta l4proto {{ tcp, udp }} th dport {dns_port} counter drop comment "stranger-dns6"
+"""
         given = f"""\
 		{mark} meta nfproto ipv4 tcp dport 53 tproxy ip to 127.0.0.1:{dns_port} accept
 		{mark} meta nfproto ipv6 tcp dport 53 tproxy ip6 to [::1]:{dns_port} accept

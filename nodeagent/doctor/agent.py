@@ -21,6 +21,7 @@ def agent_checks(status: StatusReport, certificates: CertificatesReport, run_dir
     yield proxy(status)
     if status.proxy.pid is not None:
         yield descriptors("proxy's files", status.proxy.pid)
+    yield names(status)
     yield from leaves(certificates)
     yield from roots(certificates)
     for name, directory in (("run directory", run_dir), ("state directory", state_dir)):
@@ -57,6 +58,14 @@ def proxy(status: StatusReport) -> Check:
         shed = ", ".join(f"{count} {why}" for why, count in sorted(report.shed.items()))
         return warning("proxy", f"process {report.pid} turned connections away: {shed}", "give it more files or memory")
     return ok("proxy", f"process {report.pid}, connected for {duration(status.now_s - (report.since_s or status.now_s))}")
+
+
+def names(status: StatusReport) -> Check:
+    """Whose questions to DNS are answered; what stands behind a semicolon is wrong."""
+    served, _, problems = status.dns.partition("; ")
+    if problems:
+        return warning("DNS", problems, "these workloads ask their own resolvers, or get no answer: see the agent's log")
+    return ok("DNS", served or "not in use")
 
 
 def descriptors(subject: str, pid: int, proc: Path = Path("/proc")) -> Check:

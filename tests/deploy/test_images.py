@@ -84,7 +84,9 @@ def test_the_agents_capabilities_are_enough_for_the_best_capture(tag: str, netns
     assert "privileged" not in context
     script = (
         "from pathlib import Path; from nodeagent.capture.base import Way; from nodeagent.capture.choice import choose;"
-        "print(choose(Way.AUTO, Path('/pins/nodemesh')).way.name)"
+        "print(choose(Way.AUTO, Path('/pins/nodemesh')).way.name);"
+        # Answers to DNS come from a resolver's own port.
+        "from nodeagent.dns.sockets import open_answering; open_answering('192.0.2.53').close()"
     )
     with bpffs.mounted(tmp_path) as mount_point:
         with Namespace.open(f"/run/netns/{netns}") as namespace:

@@ -80,6 +80,22 @@ def test_an_alias_that_is_no_name_is_left_to_the_resolvers(alias: str) -> None:
     assert not [host for host in table.hosts if host.hostname.startswith("elsewhere.")]
 
 
+def test_an_entry_for_the_name_of_an_alias_says_more_than_that() -> None:
+    config = Config(SERVICES)
+    config.write("b.yaml", ENTRY.replace('[api.example, "*.cdn.example"]', "[elsewhere.shop.svc.cluster.local]"))
+    [found] = [host for host in _hosts(config) if host.hostname.startswith("elsewhere.")]
+    assert (found.addresses, found.alias) == ((ip_address("10.8.0.1"),), "")
+    config.write("b.yaml", "")
+    [found] = [host for host in _hosts(config) if host.hostname.startswith("elsewhere.")]
+    assert (found.addresses, found.alias) == ((), "example.org")
+
+
+def _hosts(config: Config) -> tuple[Host, ...]:
+    table = names(config, "shop")
+    assert table is not None
+    return table.hosts
+
+
 def test_a_service_that_becomes_an_alias_and_back() -> None:
     config = Config(SERVICES)
     config.write("b.yaml", ENTRY)

@@ -136,16 +136,20 @@ async def test_others_of_the_host_ask_their_resolver(scene: Scene, server: str, 
         assert addresses(by_tcp) == ["192.0.2.9"]
 
 
-async def test_who_asks_the_agent_by_its_own_port_is_not_answered(scene: Scene, groups: tuple[Group, Group], server: str) -> None:
+async def test_nobody_else_comes_to_the_agents_port(scene: Scene, groups: tuple[Group, Group], server: str) -> None:
     loopback, family = ("::1", socket.AF_INET6) if ":" in server else ("127.0.0.1", socket.AF_INET)
+    place = loopback, dns_port(groups[0].unit)
     async with serving(scene.owner):
-        with scene.pod.open_socket(family, socket.SOCK_DGRAM) as client:
-            client.sendto(dns.message.make_query(FULL, "A").to_wire(), (loopback, dns_port(groups[0].unit)))
-            # It was read before this one, and nothing came of it.
+        with scene.pod.open_socket(family, socket.SOCK_DGRAM) as client, scene.pod.open_socket(family) as by_tcp:
+            client.sendto(dns.message.make_query(FULL, "A").to_wire(), place)
+            by_tcp.settimeout(0)
+            by_tcp.connect_ex(place)
             assert addresses(await groups[0].ask(server, FULL)) == ["10.96.0.1"]
             client.settimeout(0)
             with pytest.raises(BlockingIOError):
                 client.recv(1)
+    counters = groups[0].capture.inspect(groups[0].unit, TERMS).counters
+    assert counters["stranger-dns6" if ":" in server else "stranger-dns"].packets >= 2
 
 
 async def test_without_the_agent_the_resolver_answers(scene: Scene, groups: tuple[Group, Group], server: str, upstream: Resolver) -> None:

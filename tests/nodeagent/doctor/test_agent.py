@@ -32,6 +32,7 @@ WELL = StatusReport(
     proxy=ProxyReport(pid=os.getpid(), connected=True, since_s=NOW_S - 40),
     capture="ebpf",
     capture_reason="the best way",
+    dns="2 workloads served, 3 names of the mesh",
 )
 GOOD = CertificateReport("spiffe://cluster.local/ns/a/sa/b", "valid", NOW_S + 80_000)
 ROOT = RootReport("cluster.local", "ab" * 32, NOW_S + 1e8)
@@ -54,6 +55,7 @@ def test_an_agent_that_is_well(tmp_path: Path) -> None:
         ({"controller": ControllerReport("c:15017", error="refused")}, "controller", "refused"),
         ({"configuration": ConfigurationReport(current=False)}, "configuration", "not confirmed"),
         ({"configuration": ConfigurationReport(current=True, rejected={"a/b": "why"})}, "configuration", "a/b"),
+        ({"dns": "1 workloads served, 3 names of the mesh; questions are not answered: no right"}, "DNS", "no right"),
         ({"proxy": ProxyReport(problem="it ends at once")}, "proxy", "it ends at once"),
         ({"proxy": replace(WELL.proxy, shed={"connections": 3})}, "proxy", "3 connections"),
         ({"problems": (Problem("the clock is off", "set it"),)}, "agent", "the clock is off"),
