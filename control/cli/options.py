@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,15 @@ EXIT_NOT_RUNNING: Final = 3
 FORMATS = ("table", "json", "yaml")
 
 output_option = click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="For people (table) or for programs.")
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The errors in a group, also in the groups in it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
 
 
 def asks_controller(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from control.cli.options import EXIT_PROBLEM, address_and_port
+from control.cli.options import EXIT_PROBLEM, address_and_port, leaves
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False, exists=True)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -44,6 +44,7 @@ def serve(
     log_to(sys.stderr, program="meshctl", level="INFO")
     if redis_url and redis_url_file:
         raise click.UsageError("--redis-url and --redis-url-file say the same")
+    failures: list[str] = []
     try:
         where = address_and_port("--metrics-listen", metrics_listen)
         url = redis_url_file.read_text().strip() if redis_url_file is not None else redis_url
@@ -51,8 +52,11 @@ def serve(
             listen=listen, metrics_listen=where, config=config, redis_url=url, redis_timeout_s=redis_timeout_ms / 1000, max_keys=max_keys
         )
         asyncio.run(run_until_signal(settings))
-    except (ConfigurationError, OSError, ValueError) as error:
-        click.echo(f"meshctl ratelimit serve: {error}", err=True)
+    except* (ConfigurationError, OSError, ValueError) as group:
+        failures = [str(error) for error in leaves(group)]
+    for failure in failures:
+        click.echo(f"meshctl ratelimit serve: {failure}", err=True)
+    if failures:
         sys.exit(EXIT_PROBLEM)
 
 

@@ -1,14 +1,13 @@
 """`meshctl serve`: run the controller."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from control.admin import DEFAULT_SOCKET
-from control.cli.options import EXIT_PROBLEM
+from control.cli.options import EXIT_PROBLEM, leaves
 from control.cli.token import Duration
 from meshapi import wire
 
@@ -108,7 +107,7 @@ def serve(state: Path, ca_dir: Path | None, root_namespace: str, log_level: str,
         asyncio.run(run_until_signal(settings, mesh, backing))
     # What an operator can mend is told in a line; anything else is a fault of ours, and keeps its traceback.
     except* (AccessError, IssuerError, SharedRevocationsError, RecordsError, StateInUseError, SourceEndedError, OSError) as group:
-        failures = [str(error) for error in _leaves(group)]
+        failures = [str(error) for error in leaves(group)]
     for failure in failures:
         click.echo(f"meshctl serve: {failure}", err=True)
     if failures:
@@ -168,11 +167,3 @@ def _image(options: dict[str, Any], settings: "Settings") -> "Image | None":
         cluster=settings.cluster,
         audience=options["token_audience"],
     )
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -1,13 +1,12 @@
 """`meshctl waypoint` and `meshctl gateway`: run the Envoy of a Gateway, whichever it is."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from control.cli.options import EXIT_PROBLEM, address_and_port
+from control.cli.options import EXIT_PROBLEM, address_and_port, leaves
 from control.cli.token import Duration
 from meshapi import wire
 
@@ -83,7 +82,7 @@ def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, metr
     try:
         asyncio.run(run_until_signal(settings))
     except* (NoProofError, EnvoyEndedError, OSError) as group:
-        failures = [str(error) for error in _leaves(group)]
+        failures = [str(error) for error in leaves(group)]
     for failure in failures:
         click.echo(f"meshctl waypoint run: {failure}", err=True)
     if failures:
@@ -92,11 +91,3 @@ def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, metr
 
 # One process runs either: what its Envoy does is the controller's to say.
 gateway.add_command(run)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -96,6 +96,17 @@ RULES = (
     bound("tcp", "hosts: [any.example], tcp: [{match: [{port: 9000}], route: [{destination: {host: cart}}]}]"),
     api_route("v2", "hostnames: [api.example], " + backend("cart"), section="web"),
 )
+LIMIT = """
+    kind: RateLimit
+    apiVersion: nodemesh.io/v1alpha1
+    metadata: {name: some, namespace: infra}
+    spec:
+      targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: edge}]
+      rules:
+      - limit: {requests: 2, per: day}
+        by: [source.principal, source.namespace, remote.ip]
+        when: [{key: "request.headers[x-limited]", values: ["yes"]}]
+"""
 OWN = "[{name: web, port: 8080, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]"
 
 
@@ -108,6 +119,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         vault = stack.enter_context(upstream("vault", authority.server("vault.example")))
         calls, chat = stack.enter_context(grpc_upstream()), stack.enter_context(socket_upstream())
         found = Edge(istio_gateway("edge", SERVERS), *RULES, own=gateway(OWN))
+        found.write("limit.yaml", LIMIT)
         found.world.revoke((Revocation(REVOKED, 4_000_000_000),))
         found.view.refresh()
         found.write("pods.yaml", pod("vault-1", "vault", "10.0.0.9", mesh="none"))
@@ -172,6 +184,17 @@ def test_who_connects_is_told_on(edge: Running) -> None:
     assert headers["x-forwarded-for"].partition(",")[2], "who connected stands last, whatever was there"
     assert headers["x-forwarded-proto"] == "https"
     assert "x-envoy-external-address" in headers, "nobody is trusted as one of us"
+
+
+def test_limits_count_clients_by_their_certificates_and_by_who_connects(edge: Running) -> None:
+    def limited(name: str, *client: str) -> list[int]:
+        """Whatever the headers say of others before."""
+        return [edge.ask(443, name, context=edge.context(*client), more="x-limited: yes\r\n")["status"] for _ in range(3)]
+
+    assert limited("cart.example") == [200, 200, 429]
+    assert limited("mesh.example", "spiffe://cluster.local/ns/shop/sa/page") == [200, 200, 429]
+    assert limited("mesh.example", "spiffe://cluster.local/ns/shop/sa/cook") == [200, 200, 429]
+    assert edge.ask(443, "cart.example", context=edge.context())["status"] == 200
 
 
 def test_a_name_leads_to_its_own_hosts_alone(edge: Running) -> None:
