@@ -108,7 +108,7 @@ def _deployment(gateway: Gateway, image: Image) -> dict[str, Any]:
 
 def _container(gateway: Gateway, image: Image) -> dict[str, Any]:
     meta = gateway.metadata
-    found: dict[str, Any] = {
+    return {
         "name": "envoy",
         "image": image.name,
         "imagePullPolicy": image.pull_policy,
@@ -124,9 +124,13 @@ def _container(gateway: Gateway, image: Image) -> dict[str, Any]:
             f"--trust-domain={image.trust_domain}",
             f"--cluster={image.cluster}",
             "--instance=$(POD_NAME)",
+            f"--metrics-listen=$(POD_IP):{wire.PROXY_METRICS_PORT}",
             f"--drain={DRAIN_S}",
         ],
-        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "env": [_own("POD_NAME", "metadata.name"), _own("POD_IP", "status.podIP")],
+        "ports": [{"name": "http-envoy-prom", "containerPort": wire.PROXY_METRICS_PORT}],
+        # Not a port that it serves: there may be nothing for one of them, and the others would wait for it.
+        "readinessProbe": {"httpGet": {"path": "/healthz/ready", "port": wire.PROXY_METRICS_PORT}, "periodSeconds": 2, "timeoutSeconds": 3},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -139,11 +143,11 @@ def _container(gateway: Gateway, image: Image) -> dict[str, Any]:
         ],
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
     }
-    ports = dict.fromkeys(listener.port for listener in gateway.spec.listeners)
-    if ports:
-        # Envoy listens once it has its configuration, and its certificate.
-        found["readinessProbe"] = {"tcpSocket": {"port": next(iter(ports))}, "periodSeconds": 2}
-    return found
+
+
+def _own(name: str, field: str) -> dict[str, Any]:
+    """A variable with what the pod knows of itself."""
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": field}}}
 
 
 def _volumes(image: Image) -> list[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""The port at which metrics are read: where Istio's monitors look for those of a proxy. Envoy's own of its health are among them."""
+"""The port at which metrics are read: where Istio's monitors look for those of a proxy. Envoy's own of its health are among them.
+
+Whether Envoy is ready is told there, too.
+"""
 
 import asyncio
 import logging
@@ -11,6 +14,8 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from control.waypoint.readiness import PATH as READY_PATH
+from control.waypoint.readiness import is_ready
 from control.waypoint.request_metrics import CONTENT_TYPE, RequestMetrics
 
 PATH: Final = "/stats/prometheus"
@@ -31,8 +36,13 @@ async def serving_metrics(metrics: RequestMetrics, admin: Path, listen: tuple[st
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(time.monotonic()) + await _of_envoy(admin), headers={"Content-Type": CONTENT_TYPE})
 
+    async def readiness(_request: web.Request) -> web.Response:
+        ready = await is_ready(admin)
+        return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.router.add_get(PATH, answer)
+    app.router.add_get(READY_PATH, readiness)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from control.waypoint import readiness
 from demo import gateway, manifests, waypoint
 from demo.gateway import Gateway
 from demo.manifests import Manifest
 from demo.topology import Pod
+from meshapi import wire
 from nodeagent.linux.namespaces import Namespace
 from tests.control.envoy.authority import Authority
 from tests.e2e.mesh import ECHO, HTTP, SECRET, Mesh, echoes, principal, spiffe
@@ -188,6 +190,11 @@ def test_its_metrics_say_that_it_called(mesh: Mesh, edge: Edge) -> None:
         "response_code": "200",
     }
     mesh.wait(lambda: any(one.items() >= wanted.items() for one in edge.gateway.metric("istio_requests_total")), "a request to be counted")
+
+
+def test_it_says_that_it_is_ready(mesh: Mesh, edge: Edge) -> None:
+    with mesh.dial(mesh.outside, edge.gateway.pod.ipv4, wire.PROXY_METRICS_PORT) as connection:
+        assert ask(connection, "edge", readiness.PATH).status == 200
 
 
 def test_names_and_teams(edge: Edge) -> None:

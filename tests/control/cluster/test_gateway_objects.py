@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from control.cli.options import address_and_port
 from control.cluster.gateway_objects import Image, objects_for
 from control.kinds import Gateway
 from control.validation.document import read_documents
+from control.waypoint.readiness import PATH
 
 IMAGE = Image("registry.example/nodemesh-envoy:1", "nodemesh-controller.nodemesh-system.svc")
 
@@ -93,3 +95,11 @@ def test_what_it_runs(class_name: str, command: str) -> None:
     runner = main.commands[command].commands["run"]  # type: ignore[attr-defined]
     known = {option for parameter in runner.params for option in parameter.opts}
     assert {one.partition("=")[0] for one in container["args"][2:]} <= known
+
+
+def test_it_is_asked_whether_it_is_ready_where_it_answers() -> None:
+    (container,) = made("nodemesh", HTTP)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"] == {"path": PATH, "port": 15090}
+    assert "--metrics-listen=$(POD_IP):15090" in container["args"]
+    assert address_and_port("", "10.0.0.1:15090") == ("10.0.0.1", 15090)
+    assert address_and_port("", "fd00::1:15090") == ("fd00::1", 15090)
