@@ -184,8 +184,9 @@ class World:
 
     def _load_labelled(self, label: tuple[str, str]) -> tuple[LabelledWorkload, ...]:
         name, value = label
-        found = ((uid, self._known[uid]) for uid, labels in sorted(self._labels.items()) if labels.get(name) == value)
-        return tuple(LabelledWorkload(one, self._labels[uid]) for uid, one in found if isinstance(one, Workload))
+        uids = sorted(uid for uid, labels in self._labels.items() if labels.get(name) == value)
+        found = ((self._known[uid], self._labels[uid]) for uid in uids)
+        return tuple(LabelledWorkload(one, labels) for one, labels in found if isinstance(one, Workload))
 
     def _load_waypoint(self, gateway: ObjectKey) -> Waypoint | None:
         return self._mesh.store.waypoints.waypoint(gateway)

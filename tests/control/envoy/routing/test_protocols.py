@@ -49,6 +49,12 @@ spec:
 """
 
 
+UPGRADE = """
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: upgraded, namespace: shop}
+spec: {host: upgraded, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}}
+"""
 CALLS = """
 kind: GRPCRoute
 apiVersion: gateway.networking.k8s.io/v1
@@ -163,7 +169,10 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
         served.write("chat.yaml", service("chat", "10.96.0.2", PORT % "http"), pod("w", "chat", "10.0.0.2", mesh="none"))
         served.write("api.yaml", service("api", "10.96.0.3", PORT % "grpc"), pod("a", "api", "10.0.0.3", mesh="none"), CALLS)
         served.write("plain.yaml", service("plain", "10.96.0.4", PORT % "http"), pod("p", "plain", "10.0.0.4", mesh="none"))
-        places = {"10.0.0.1": calls, "10.0.0.2": chat, "10.0.0.3": calls, "10.0.0.4": plain}
+        served.write(
+            "upgraded.yaml", service("upgraded", "10.96.0.5", PORT % "http"), pod("u", "upgraded", "10.0.0.5", mesh="none"), UPGRADE
+        )
+        places = {"10.0.0.5": plain, "10.0.0.1": calls, "10.0.0.2": chat, "10.0.0.3": calls, "10.0.0.4": plain}
         where = tmp_path_factory.mktemp("envoy")
         authority = Authority(where)
         for index, name in enumerate(("front", "one", "two")):
@@ -217,6 +226,7 @@ def test_clients_of_http2_and_of_http1_at_one_port(mesh: Routed) -> None:
         client.send(headers(1, block(request), end=True))
         assert client.wait_for(lambda one: one.kind == Kind.DATA and one.stream == 1).payload == b"HTTP/2"
     assert mesh.ask("plain").body == b"HTTP/1.1"
+    assert mesh.ask("upgraded").body == b"HTTP/2", "a rule says so"
 
 
 def test_a_websocket_is_carried_both_ways(mesh: Routed) -> None:
