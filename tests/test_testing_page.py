@@ -11,6 +11,8 @@ def place(file: str) -> Path:
     """Where the page's short names are."""
     if file.startswith("proxy/"):
         return ROOT / "nodeagent" / "ztunnel" / file
+    if file.startswith("l7/"):
+        return ROOT / "tests" / "control" / "envoy" / file.removeprefix("l7/")
     return ROOT / file if "/" in file else ROOT / "tests" / "e2e" / file
 
 
