@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from control.convert import authentication, quota, rbac
 from control.convert.rbac import Enforcement, Place, Roles, convert_binding, denials, enforcement_of
-from control.convert.targets import SECURITY, ConversionError, known_services
+from control.convert.targets import SECURITY, ConversionError, known_services, part
 from control.validation.finding import Severity
 from control.validation.former_fields import in_json_names, renew
 from meshapi import wire
@@ -110,6 +110,8 @@ class _Converter:
         return [self._renewed(document)]
 
     def _renewed(self, document: Manifest) -> Manifest:
+        if document.get("kind") == "EnvoyFilter" and "filters" in part(document, "spec"):
+            raise ConversionError("filters have no new form: write each as one of configPatches, which name today's configuration")
         renewed, remarks = renew(str(document.get("kind")), document)
         for remark in remarks:
             path = ".".join(str(step) for step in remark.path)

@@ -270,6 +270,17 @@ metadata: {name: three}
     assert len(conversion.notes) == 2
 
 
+def test_filters_of_the_first_envoy_filters_have_no_new_form() -> None:
+    text = "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: old}\nspec: {workloadLabels: {a: b}, filters: []}"
+    assert "configPatches" in refused(text)
+
+
+def test_tokens_of_a_namespace_are_for_the_waypoint_that_is_named() -> None:
+    documents = list(yaml.safe_load_all(policy("{origins: [{jwt: {issuer: me}}]}")))
+    found = convert(documents, Into(waypoint="way")).documents
+    assert [one["spec"]["targetRefs"][0]["name"] for one in found[1:]] == ["way", "way"]
+
+
 def test_the_command(tmp_path: Any) -> None:
     file = tmp_path / "old.yaml"
     file.write_text(SERVICES + "---\n" + policy("{targets: [{name: products}], peers: [{mtls: {}}]}"))
