@@ -46,10 +46,15 @@ _PROTOCOLS: Final = {
     "grpc": AppProtocol.GRPC,
     "grpc-web": AppProtocol.GRPC,
     "tcp": AppProtocol.TCP,
+    "mongo": AppProtocol.TCP,
+    "mysql": AppProtocol.TCP,
+    "redis": AppProtocol.TCP,
     "tls": AppProtocol.TLS,
     "https": AppProtocol.TLS,
     "kubernetes.io/wss": AppProtocol.TLS,
 }
+_SERVER_FIRST: Final = frozenset({25, 53, 3306, 27017})
+"""Ports (SMTP, DNS, MySQL, MongoDB) that Istio takes for TCP where nothing is said: clients do not speak first there."""
 
 
 class BoundPort(Struct, frozen=True):
@@ -78,7 +83,7 @@ def kubernetes_service(service: Service, settings: MeshSettings) -> mesh.Service
         hostname=settings.hostname(meta.name, meta.namespace),
         addresses=tuple(NetworkAddress(values.serving_address(text), settings.network) for text in service.addresses),
         ports=tuple(
-            Port(port.number, port.target, _protocol(protocol, port.name))
+            Port(port.number, port.target, _protocol(protocol, port.name, port.number))
             for port, protocol in zip(bound_service(service, settings).ports, _protocols(service), strict=True)
         ),
         load_balancing=_balancing(service),
@@ -114,7 +119,8 @@ def entry_services(entry: ServiceEntry, settings: MeshSettings) -> tuple[mesh.Se
             hostname=host,
             addresses=tuple(NetworkAddress(address, settings.network) for address in stated_addresses(entry)),
             ports=tuple(
-                Port(port.number, port.target_port or port.number, _protocol(port.protocol.lower(), port.name)) for port in spec.ports
+                Port(port.number, port.target_port or port.number, _protocol(port.protocol.lower(), port.name, port.number))
+                for port in spec.ports
             ),
             subject_alt_names=spec.subject_alt_names,
             load_balancing=balancing,
@@ -236,9 +242,10 @@ def _protocols(service: Service) -> list[str]:
     return [port.app_protocol.lower() for port in service.spec.ports if port.protocol == "TCP"]
 
 
-def _protocol(stated: str, name: str) -> AppProtocol:
-    """What `appProtocol` says, or else the port's name: `http`, `grpc-something`."""
-    return _PROTOCOLS.get(stated or name.partition("-")[0], AppProtocol.UNKNOWN)
+def _protocol(stated: str, name: str, port: int) -> AppProtocol:
+    """What `appProtocol` says, or else the port's name (`http`, `grpc-something`), or else its number."""
+    otherwise = AppProtocol.TCP if port in _SERVER_FIRST else AppProtocol.UNKNOWN
+    return _PROTOCOLS.get(stated or name.partition("-")[0], otherwise)
 
 
 def _balancing(service: Service) -> LoadBalancing | None:

@@ -63,7 +63,7 @@ def _answer(connection: socket.socket) -> None:
     if how == "half":
         while lines.read(65536):
             pass
-    connection.sendall(b"x" * int(size))
+    connection.sendall(b"x" * int(size or 0))
     if how == "reset":
         lines.readline()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)

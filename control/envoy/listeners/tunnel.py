@@ -47,7 +47,7 @@ MAX_STREAMS: Final = 100
 
 
 class Destinations(Struct, frozen=True):
-    """What may be asked for by CONNECT at some addresses: ports that say what they carry, and others; `any_port` at all."""
+    """What may be asked for by CONNECT at some addresses: ports that say what they carry, and others; `any_port`: all others, too."""
 
     name: str
     addresses: tuple[IPAddress, ...]
@@ -191,9 +191,8 @@ def _domain(address: IPAddress) -> str:
 
 
 def _routes(found: Destinations) -> list[dict[str, Any]]:
-    if found.any_port:
-        return [_route({"connect_matcher": {}}, SNIFFING)]
-    return [_route(_at(ports), listener) for ports, listener in ((found.ports, INTERNAL), (found.sniffed, SNIFFING)) if ports]
+    said = [_route(_at(ports), listener) for ports, listener in ((found.ports, INTERNAL), (found.sniffed, SNIFFING)) if ports]
+    return [*said, _route({"connect_matcher": {}}, SNIFFING)] if found.any_port else said
 
 
 def _at(ports: tuple[int, ...]) -> dict[str, Any]:

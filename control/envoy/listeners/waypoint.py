@@ -19,7 +19,7 @@ from control.envoy.listeners.chains import (
     then,
 )
 from control.envoy.listeners.tunnel import LISTENER_MESSAGE
-from control.envoy.listeners.workloads import direct_chains, matches
+from control.envoy.listeners.workloads import direct_chains, direct_tcp_chains, matches, tcp_matches
 from control.envoy.logging_rules import logging_at
 from control.envoy.messages import new
 from control.envoy.metric_rules import metrics_at
@@ -32,18 +32,19 @@ from control.envoy.routes import TCPTarget, server_name_targets, tcp_target
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
 
-SNIFF_TIMEOUT_S: Final = 5
+SNIFF_TIMEOUT_S: Final = 2
+"""How long the first bytes are waited for: what says nothing until then is TCP, and would be taken for it if it were HTTP."""
 
 
 def internal_listener(world: World, proxy: ProxyKey, services: tuple[ServiceKey, ...], *, sniffing: bool) -> Built | None:
     """The chains of services and workloads; None without any. What is none of them has no chain, and is closed.
 
     There are two such listeners. Waiting for the first bytes is a delay where the server speaks first, so only ports whose chain depends
-    on them are `sniffing`'s, and workloads, which take any port. It can't be a matter of the port within one listener: a listener that
-    changes in anything but its chains drains all of its connections.
+    on them are `sniffing`'s, and those of workloads, which take any port, unless their services say that it is TCP's. It can't be a matter
+    of the port within one listener: a listener that changes in anything but its chains drains all of its connections.
     """
-    chains = list(world.ask(direct_chains, proxy)) if sniffing else []
-    by_address = dict(world.ask(matches, proxy)) if sniffing else {}
+    chains = list(world.ask(direct_chains if sniffing else direct_tcp_chains, proxy))
+    by_address = dict(world.ask(matches if sniffing else tcp_matches, proxy))
     for key in services:
         service = world.service(key)
         ports = [port for port in service.ports if world.ask(waits, Place(proxy, key, port.number)) is sniffing] if service else []

@@ -10,7 +10,7 @@ from typing import Any, Final
 from control.envoy.access_logs import connection_logs
 from control.envoy.built import Built, built
 from control.envoy.filters import network_filters
-from control.envoy.listeners.chains import FILTER_CHAIN, Chain, by_first_bytes, choose, described, http_chain, patched
+from control.envoy.listeners.chains import FILTER_CHAIN, Chain, by_first_bytes, choose, described, exactly, http_chain, patched, then
 from control.envoy.listeners.requests import judges_paths, refusals
 from control.envoy.listeners.tunnel import CLUSTER_MESSAGE, Destinations
 from control.envoy.messages import new
@@ -36,13 +36,42 @@ def direct_workloads(world: World, proxy: ProxyKey) -> tuple[Workload, ...]:
 
 def destinations(world: World, proxy: ProxyKey) -> tuple[Destinations, ...]:
     """What may be asked for by CONNECT: any port of these."""
-    return tuple(Destinations(one.uid, one.addresses, any_port=True) for one in world.ask(direct_workloads, proxy))
+    found = world.ask(direct_workloads, proxy)
+    return tuple(Destinations(one.uid, one.addresses, tcp_ports(world, one), any_port=True) for one in found)
+
+
+def tcp_ports(world: World, workload: Workload) -> tuple[int, ...]:
+    """The ports of a workload of which all its services say that they carry no HTTP: nobody needs to wait for the first bytes there."""
+    found: dict[int, bool] = {}
+    for key, ports in workload.services.items():
+        service = world.service(key)
+        for port in ports:
+            said = service.port(port.service) if service is not None else None
+            found[port.target] = found.get(port.target, True) and said is not None and not said.http and not said.sniffed
+    return tuple(sorted(port for port, is_tcp in found.items() if is_tcp))
 
 
 def direct_chains(world: World, proxy: ProxyKey) -> tuple[Chain, ...]:
     """The chains of all identities."""
     identities = sorted({_identity(one) for one in world.ask(direct_workloads, proxy)})
     return tuple(chain for identity in identities for chain in world.ask(_chains_of, proxy, identity))
+
+
+def direct_tcp_chains(world: World, proxy: ProxyKey) -> tuple[Chain, ...]:
+    """The chains of those that have ports that say that they carry no HTTP."""
+    found = (one for one in world.ask(direct_workloads, proxy) if tcp_ports(world, one))
+    return tuple(world.ask(_chains_of, proxy, identity)[-1] for identity in sorted({_identity(one) for one in found}))
+
+
+def tcp_matches(world: World, proxy: ProxyKey) -> dict[str, dict[str, Any]]:
+    """By address and such a port, which chain."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in world.ask(direct_workloads, proxy):
+        if ports := tcp_ports(world, one):
+            _, tcp = _names(_identity(one))
+            by_port = then(exactly("DestinationPortInput", {str(port): choose(tcp) for port in ports}))
+            found |= {str(address): by_port for address in one.addresses}
+    return found
 
 
 def matches(world: World, proxy: ProxyKey) -> dict[str, dict[str, Any]]:

@@ -89,10 +89,15 @@ def test_balancing(spec: str, annotations: str, expected: LoadBalancing | None) 
         ("{port: 80, name: httpx}", AppProtocol.UNKNOWN),
         ("{port: 80, name: http, appProtocol: kubernetes.io/h2c}", AppProtocol.HTTP2),
         ("{port: 80, name: http, appProtocol: example.com/other}", AppProtocol.UNKNOWN),
+        ("{port: 80, name: mysql}", AppProtocol.TCP),
+        ("{port: 3306}", AppProtocol.TCP),
+        ("{port: 3306, name: db}", AppProtocol.TCP),
+        ("{port: 3306, name: http-db}", AppProtocol.HTTP11),
     ],
 )
 def test_the_protocol_of_a_port(port: str, expected: AppProtocol) -> None:
-    assert Config(service(f"{{ports: [{port}]}}")).service("shop/web.shop.svc.cluster.local").ports == (Port(80, 80, expected),)
+    (found,) = Config(service(f"{{ports: [{port}]}}")).service("shop/web.shop.svc.cluster.local").ports
+    assert found.protocol is expected
 
 
 def test_headless_and_external_services() -> None:
