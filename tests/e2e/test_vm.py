@@ -110,10 +110,11 @@ def test_a_machine_joins_calls_is_called_falls_ill_recovers_and_leaves(mesh: Mes
 def test_units_are_workloads_of_their_own_beside_their_host(mesh: Mesh, machine: Machine) -> None:
     """Each calls as itself, and is called as itself at an address of its own; one that stops is registered no more."""
     host, far = machine.host, mesh.pods["api-2"]
-    own = ip_address(int(host.ipv4) + 75)
+    own, own6 = ip_address(int(host.ipv4) + 75), ip_address(int(host.ipv6) + 75)
     run(["ip", "address", "add", f"{own}/24", "dev", "uplink"], namespace=host.namespace)
+    run(["ip", "address", "add", f"{own6}/64", "dev", "uplink", "nodad"], namespace=host.namespace)
     groups = [workload_group(name, app=name, service_account=name) for name in ("vm-host", "billing", "batch")]
-    groups[1]["metadata"]["annotations"] = {"nodemesh.io/allowed-addresses": f"{own}/32"}
+    groups[1]["metadata"]["annotations"] = {"nodemesh.io/allowed-addresses": f"{own}/32, {own6}/128"}
     only_api = manifests.authorization_policy("only-api", "ALLOW", app="billing", principals=[principal("api")])
     only_billing = manifests.authorization_policy("only-billing", "ALLOW", app="api", principals=[principal("billing")])
 
@@ -124,13 +125,15 @@ def test_units_are_workloads_of_their_own_beside_their_host(mesh: Mesh, machine:
     with cgroups.made() as billing, cgroups.made() as batch, mesh.applied("vm-units", *groups):
         machine.create_bundle("default/vm-host", "default/billing", "default/batch")
         machine.join()
-        of_billing = {"group": "default/billing", "address": str(own), "ports": [HTTP]}
+        of_billing = {"group": "default/billing", "address": [str(own), str(own6)], "ports": [HTTP]}
         machine.configure(units={billing.name: of_billing, batch.name: "default/batch"})
         machine.start()
         mesh.wait(lambda: len(machine.workloads()) == 3 and machine.ready(), "host and units to be in the mesh", timeout_s=WAIT_S)
         with mesh.policies(only_billing, only_api):
             mesh.wait(lambda: mesh.call(far, own).ok, "api to be let in to billing", timeout_s=WAIT_S)
+            assert mesh.call(far, own6).ok
             assert not mesh.call(mesh.pods["shop"], own).ok
+            assert not mesh.call(mesh.pods["shop"], own6).ok
             assert not mesh.call(mesh.outside, own).ok
             mesh.wait(lambda: ask(billing).pod == "api-2", "billing to be let in", timeout_s=WAIT_S)
             assert not ask(batch).ok
@@ -150,6 +153,7 @@ def test_units_are_workloads_of_their_own_beside_their_host(mesh: Mesh, machine:
         assert "nodemesh" not in left
         machine.configuration.unlink()
     run(["ip", "address", "del", f"{own}/24", "dev", "uplink"], namespace=host.namespace)
+    run(["ip", "address", "del", f"{own6}/64", "dev", "uplink"], namespace=host.namespace)
 
 
 def test_it_says_what_keeps_a_host_from_joining(mesh: Mesh, machine: Machine, tmp_path: Path) -> None:
