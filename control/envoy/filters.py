@@ -16,6 +16,7 @@ from control.envoy.parts import extension
 from control.envoy.patches.http_filters import Entry, Patched, Rank, patch_http_filters
 from control.envoy.patches.spot import spot_at
 from control.envoy.place import Place
+from control.envoy.rbac.filters import sealed
 from control.envoy.security import http_parts, network_parts, token_parts
 from control.envoy.wasm.plugins import plugins_in
 from control.envoy.world import World
@@ -76,6 +77,7 @@ NETWORK_PRODUCERS: Final[tuple[tuple[Phase, Producer], ...]] = ((Phase.AUTHORIZA
 """Who adds network filters ahead of the one that carries bytes or speaks HTTP."""
 
 
+_PLUGINS: Final = frozenset((Phase.PLUGINS_AUTHENTICATION, Phase.PLUGINS_AUTHORIZATION, Phase.PLUGINS_STATISTICS, Phase.PLUGINS))
 _RANKS: Final = {
     Phase.CORS: Rank.PREFLIGHT,
     Phase.PLUGINS_AUTHENTICATION: Rank.AUTHENTICATES,
@@ -100,7 +102,8 @@ def http_filters(world: World, place: Place, chain: str = "", server_names: tupl
     patched = patch_http_filters(world, spot, entries) if spot is not None else Patched(tuple(one.message for one in entries))
     sources = dict.fromkeys((*(source for _, parts in found for source in parts.sources), *patched.sources))
     problems = (*(problem for _, parts in found for problem in parts.problems), *patched.problems)
-    return Parts(patched.filters, tuple(sources), problems)
+    foreign = patched.sources or any(parts.filters for phase, parts in found if phase in _PLUGINS)
+    return Parts(sealed(patched.filters) if foreign else patched.filters, tuple(sources), problems)
 
 
 def network_filters(world: World, place: Place) -> Parts:

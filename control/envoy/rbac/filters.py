@@ -61,6 +61,13 @@ def http_seats() -> tuple[Message, ...]:
     return tuple(new(_HTTP_FILTER, name=name, typed_config=packed(new(_HTTP_TYPE))) for name in SEATS.values())
 
 
+def sealed(filters: Iterable[Message]) -> tuple[Message, ...]:
+    """The same filters, the last of the seats closed to requests without a route: what stands behind it could still give them one."""
+    closed = new(_HTTP_FILTER, name=SEATS["ALLOW"], typed_config=packed(new(_HTTP_TYPE, rules={"action": "ALLOW"})))
+    seat = packed(new(_HTTP_TYPE))
+    return tuple(closed if one.name == SEATS["ALLOW"] and one.typed_config == seat else one for one in filters)
+
+
 def route_judges(policies: Iterable[AuthorizationPolicy], callers: Callers) -> dict[str, Message]:
     """What the routes say to the filters of `http_seats`, as `typed_per_filter_config`: all that `http_judges` would judge by."""
     found, _ = _by_action(policies, callers, requests=True)

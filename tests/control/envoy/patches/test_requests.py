@@ -43,6 +43,25 @@ LIMIT = http_filter(
     filter_enabled={"default_value": {"numerator": 100}},
     filter_enforced={"default_value": {"numerator": 100}},
 )
+REROUTED = """
+    kind: VirtualService
+    apiVersion: networking.istio.io/v1
+    metadata: {name: rerouted, namespace: shop}
+    spec: {hosts: [rerouted], http: [{match: [{uri: {exact: /open}}], route: [{destination: {host: rerouted}}]}]}
+---
+    kind: AuthorizationPolicy
+    apiVersion: security.istio.io/v1
+    metadata: {name: puts, namespace: shop}
+    spec: {targetRefs: [{kind: Service, group: "", name: rerouted}], rules: [{to: [{operation: {methods: [PUT]}}]}]}
+"""
+REROUTING = """
+function envoy_on_request(handle)
+  if handle:headers():get(":path") == "/hidden" then
+    handle:headers():replace(":path", "/open")
+    handle:clearRouteCache()
+  end
+end
+"""
 DENIED = """
     kind: AuthorizationPolicy
     apiVersion: security.istio.io/v1
@@ -74,6 +93,7 @@ def acl(port: int) -> str:
 
 
 FILTERS = (
+    envoy_filter("rerouting", inserted(lua(REROUTING)), services=("rerouted",)),
     envoy_filter("health", patch("HTTP_ROUTE", "INSERT_FIRST", HEALTH), services=("routed",)),
     envoy_filter("marked", patch("VIRTUAL_HOST", "MERGE", MARKED), services=("routed",)),
     envoy_filter("hasty", patch("HTTP_ROUTE", "MERGE", {"route": {"timeout": "0.2s"}}), services=("hasty",)),
@@ -89,10 +109,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
     with ExitStack() as stack:
         servers = {address: stack.enter_context(upstream(name)) for name, address in ADDRESSES.items()}
         served = Served()
-        names = ("plain", "scripted", "guarded", "probed", "limited", "routed", "hasty", "mutated", "asking")
+        names = ("plain", "scripted", "guarded", "probed", "limited", "routed", "hasty", "mutated", "asking", "rerouted")
         lists = stack.enter_context(upstream("acl"))
         served.write("services.yaml", echo_pods(ADDRESSES), *(echo_service(name, n) for n, name in enumerate(names)))
-        served.write("filters.yaml", DENIED, *FILTERS, acl(lists.port))
+        served.write("filters.yaml", DENIED, REROUTED, *FILTERS, acl(lists.port))
         assert not [one.findings for one in served.config.mesh.records.values() if one.rejected]
         yield stack.enter_context(
             routed(tmp_path_factory.mktemp("patched"), served, {**servers, "acl": lists}, hosts={"acl.example": "127.0.0.1"})
@@ -140,3 +160,11 @@ def test_a_script_asks_another_host(shop: Routed) -> None:
     assert lists.asked == 1
     lists.failing = 500
     assert (shop.ask("asking").status, shop.ask("asking").body) == (403, b"the list says no")
+
+
+def test_a_script_gives_no_route_to_what_nobody_has_judged(shop: Routed) -> None:
+    """Policies come with the routes: a request without one meets none, and must not find one behind them."""
+    assert shop.ask("rerouted", "/open", method="PUT").status == 200
+    assert shop.ask("rerouted", "/open").status == 403
+    assert shop.ask("rerouted", "/hidden").status == 403
+    assert shop.ask("rerouted", "/hidden", method="PUT").status == 403, "without a route nobody is let in"

@@ -1,11 +1,13 @@
 """control/envoy/patches/trials.py: which form of an object is in force, as Envoys take and refuse resources."""
 
 from control.envoy.patches.closed import closed
+from control.envoy.patches.reading import read_patch
 from control.envoy.patches.trials import Trials
 from control.kinds import EnvoyFilter, ObjectKey
+from control.kinds.envoy_filter import ApplyTo
 from control.source import Synced
 from control.validation.document import read_documents
-from tests.control.envoy.patches.envoy_filters import envoy_filter, http_filter, inserted, lua, patch
+from tests.control.envoy.patches.envoy_filters import envoy_filter, http_filter, inserted, lua, patch, typed
 from tests.control.model.builders import Config
 
 PLACE = ("waypoint", "Listener", "main_internal")
@@ -130,5 +132,9 @@ def test_what_can_not_be_read_at_the_start_denies_and_what_is_new_does_not() -> 
     assert document.object is None
     assert isinstance(document.closed, EnvoyFilter)
     assert [one.name for one in document.closed.targets] == ["cart"]
+    asks = {"name": "e", "typed_config": typed("filters.network.ext_authz.v3.ExtAuthz", nothing=1)}
+    of_connections = read_documents(envoy_filter("one", patch("NETWORK_FILTER", "INSERT_FIRST", asks)), "f.yaml", "istio-system")[0].closed
+    assert isinstance(of_connections, EnvoyFilter)
+    assert [read_patch(one).apply_to for one in of_connections.spec.config_patches] == [ApplyTo.NETWORK_FILTER]
     harmless = envoy_filter("one", patch("HTTP_ROUTE", "MERGE", {"nothing": 1}))
     assert read_documents(harmless, "f.yaml", "istio-system")[0].closed is None
