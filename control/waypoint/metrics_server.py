@@ -14,6 +14,7 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from control.waypoint.limit_metrics import FILTER, limit_metrics
 from control.waypoint.readiness import PATH as READY_PATH
 from control.waypoint.readiness import is_ready
 from control.waypoint.request_metrics import CONTENT_TYPE, RequestMetrics
@@ -34,7 +35,12 @@ async def serving_metrics(metrics: RequestMetrics, admin: Path, listen: tuple[st
         return
 
     async def answer(_request: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(time.monotonic()) + await _of_envoy(admin), headers={"Content-Type": CONTENT_TYPE})
+        own, limits = (
+            await _of_envoy(admin, "/stats/prometheus", filter=_OWN),
+            await _of_envoy(admin, "/stats", filter=FILTER, format="json"),
+        )
+        body = metrics.render(time.monotonic()) + own + limit_metrics(limits)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def readiness(_request: web.Request) -> web.Response:
         ready = await is_ready(admin)
@@ -52,15 +58,14 @@ async def serving_metrics(metrics: RequestMetrics, admin: Path, listen: tuple[st
         await runner.cleanup()
 
 
-async def _of_envoy(admin: Path) -> bytes:
+async def _of_envoy(admin: Path, path: str, **query: str) -> bytes:
     """What Envoy says of itself; nothing while it does not answer."""
     connector = aiohttp.UnixConnector(path=str(admin))
-    asked = {"usedonly": "", "filter": _OWN}
     try:
         async with (
             asyncio.timeout(_ENVOY_S),
             aiohttp.ClientSession(connector=connector) as session,
-            session.get("http://envoy/stats/prometheus", params=asked) as response,
+            session.get(f"http://envoy{path}", params={"usedonly": "", **query}) as response,
         ):
             body = await response.read()
     except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -108,13 +108,16 @@ def used_up(mesh: Mesh, source: Pod) -> int:
     raise AssertionError("there is no limit")
 
 
-def test_each_client_has_its_own_limit_and_can_not_be_another(mesh: Mesh, limits: Limits) -> None:
+def test_each_client_has_its_own_limit_and_can_not_be_another(mesh: Mesh, gate: Waypoint, limits: Limits) -> None:
     shop, api = mesh.pods["shop"], mesh.pods["api-1"]
     with mesh.applied("limit", limit()):
         mesh.wait(lambda: asked(mesh, mesh.pods["api-2"]) == 429, "the limit to hold", timeout_s=20)
         assert used_up(mesh, shop) == REQUESTS
         assert used_up(mesh, api) == REQUESTS
         assert asked(mesh, shop, headers="x-forwarded-for: 192.0.2.1\r\nx-forwarded-client-cert: URI=spiffe://a/ns/b/sa/c\r\n") == 429
+
+        results = {one["result"] for one in gate.metric("nodemesh_rate_limit_requests_total") if one["rate_limit"] == "default/front"}
+        assert {"passed", "refused"} <= results
 
 
 def greeted(mesh: Mesh, source: Pod | str, limits: Limits) -> bool:
