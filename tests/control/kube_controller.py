@@ -42,6 +42,7 @@ class KubeWorld:
         self.socket = self.state.with_suffix(".sock")
         self.grace_s = 60.0
         self.image: Image | None = None
+        self.any_source = False
         self.token_port, self.agent_port, self.metrics_port = free_ports(3)
         self.settings = Settings(
             state_dir=self.state,
@@ -98,6 +99,7 @@ async def kube_world(
     namespace: str | None = None,
     grace_s: float = 60.0,
     image: Image | None = None,
+    any_source: bool = False,
 ) -> AsyncIterator[KubeWorld]:
     """Serves when it is entered: in a namespace of its own, or as another replica `beside` one, or in a `namespace` that is prepared.
 
@@ -113,7 +115,7 @@ async def kube_world(
         kubeconfig = kube.kubeconfig(path / f"kubeconfig-{secrets.token_hex(3)}", token, server=between.server)
         world = KubeWorld(kube, path, where, kubeconfig, between)
         world.grace_s = grace_s
-        world.image = image
+        world.image, world.any_source = image, any_source
         async with _serving(world):
             yield world
     await quiet()
@@ -123,7 +125,7 @@ async def kube_world(
 async def _serving(world: KubeWorld) -> AsyncIterator[None]:
     settings = KubernetesSettings(
         root_namespace="istio-system",
-        trusted=TrustedAccounts(frozenset({f"{world.namespace}/agent"}), AUDIENCE),
+        trusted=TrustedAccounts(frozenset({f"{world.namespace}/agent"}), AUDIENCE, any_source=world.any_source),
         state_dir=world.state,
         trust_domain="cluster.local",
         kubeconfig=world.kubeconfig,

@@ -115,7 +115,7 @@ print(*sorted(str(path.relative_to(root)) for path in [*root.glob("bpf/objects/*
 def test_what_runs_a_gateway_has_an_envoy_and_its_command(tag: str) -> None:
     """As nobody in particular, by the arguments that a Gateway's Deployment has."""
     with Container(f"nodemesh-envoy:{tag}") as made:
-        assert "envoy  version:" in made.run("envoy", "--version")
+        assert "envoy  version:" in made.run("setpriv", "--pdeathsig", "KILL", "--", "envoy", "--version")
         for kind in ("gateway", "waypoint"):
             assert "/usr/local/bin/envoy" in made.run("meshctl", kind, "run", "--help")
         status = dict(line.split(":", 1) for line in made.run("cat", "/proc/self/status").splitlines())

@@ -15,6 +15,7 @@ import pytest
 
 from control.waypoint import readiness
 from demo import gateway, manifests, waypoint
+from demo.driven import driven
 from demo.gateway import Gateway
 from demo.manifests import Manifest
 from demo.topology import Pod
@@ -364,3 +365,29 @@ def test_a_certificate_that_is_missing_is_told_and_taken_when_it_comes(mesh: Mes
         edge.put("late", "late.example")
         mesh.wait(lambda: edge.works("late.example"), "the late name to be served", timeout_s=20)
         assert missing not in mesh.cluster.meshctl_answer("proxy-status")
+
+
+class Labelled(Gateway):
+    """Nothing but a pod with labels: no Gateway of the Gateway API."""
+
+    def objects(self) -> list[Manifest]:
+        return [one for one in super().objects() if one["kind"] != "Gateway"]
+
+
+def test_a_pod_that_an_istio_gateway_chooses_is_a_gateway(mesh: Mesh, edge: Edge) -> None:
+    port = 8085
+    listener = istio("Gateway", "old", {"selector": {"app": "runner"}, "servers": [server(port, "HTTP", "old.example")]})
+    also = bound("old", ["old.example"], http=[to("api", 80)])
+    also["spec"]["gateways"] = ["default/old"]
+    made = Labelled(mesh.cluster, mesh.topology.add_pod("n2", "runner"), "runner", "10.96.0.7", ports=(port,))
+    with mesh.applied("old", listener, also), driven(made):
+
+        def status() -> int:
+            with contextlib.suppress(*REFUSED), mesh.dial(mesh.outside, made.pod.ipv4, port) as connection:
+                return ask(connection, "old.example").status
+            return 0
+
+        mesh.wait(lambda: status() == 200, "it to serve", timeout_s=20)
+        # What makes it one goes: it is none any more.
+        mesh.cluster.apply("old", [also])
+        mesh.wait(lambda: not made.status(), "its streams to be closed", timeout_s=20)

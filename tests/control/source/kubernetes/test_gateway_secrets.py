@@ -11,11 +11,11 @@ from control.waypoint.gateway_secrets import GatewaySecrets
 from control.waypoint.settings import Controllers, Settings
 from tests.control.cluster.test_replicas import until
 from tests.control.envoy.authority import Authority
-from tests.control.kube_controller import KubeWorld, kube_world
+from tests.control.kube_controller import AUDIENCE, KubeWorld, kube_world
 from tests.control.waypoint.test_gateway_secrets import Asking, answer, beside, key_of, pair
 from tests.kube.admin import APIError, Manifest
 from tests.kube.cluster import Cluster
-from tests.kube.objects import secret
+from tests.kube.objects import run_pod, secret
 from tests.kube.rights import ACCOUNT, CERTIFICATES, let
 
 CART, OTHER = "kubernetes://{}/cart", "kubernetes://{}/other"
@@ -35,8 +35,12 @@ def https_gateway(namespace: str) -> Manifest:
 
 @asynccontextmanager
 async def asking(world: KubeWorld, path: Path, namespace: str) -> AsyncIterator[tuple[Asking, GatewaySecrets]]:
-    """The Envoy of the Gateway `gate`, and the process beside it, which joins by a token."""
+    """The Envoy of the Gateway `gate`, and the process beside it, which joins by the token that its pod is given."""
     (path / "gate").mkdir(mode=0o700)
+    world.kube.service_account(namespace, "gate")
+    pod = run_pod(world.kube.admin, namespace, "gate-1", "10.9.8.7", node="n1", account="gate")
+    token = path / "token"
+    token.write_text(world.kube.admin.token(namespace, "gate", audience=AUDIENCE, pod=pod))
     settings = Settings(
         namespace=namespace,
         gateway="gate",
@@ -45,7 +49,7 @@ async def asking(world: KubeWorld, path: Path, namespace: str) -> AsyncIterator[
         state_dir=path / "gate",
         run_dir=path / "gate",
         envoy=Path("/none"),
-        token=(await world.admin("POST", "/tokens", json={"gateway": f"{namespace}/gate"}))["token"],
+        token_file=token,
     )
     async with beside(settings) as pair:
         yield pair
@@ -59,7 +63,8 @@ async def test_a_secret_is_read_where_the_operator_lets_it_be_and_nowhere_else(
     kube.admin.apply(https_gateway(namespace))
     for name in ("cart", "other"):
         kube.admin.create(secret(namespace, name, first))
-    async with kube_world(kube, tmp_path) as world:
+    # The pod of this test has no address of its own to call from.
+    async with kube_world(kube, tmp_path, any_source=True) as world:
         await until(lambda: _stated(kube, namespace), "that the Gateway is known")
         async with asking(world, tmp_path, namespace) as (envoy, certificates):
             asked, in_vain = await envoy.ask(CART.format(namespace)), await envoy.ask(OTHER.format(namespace))
