@@ -1,7 +1,8 @@
-"""What Envoy reports to the process beside it of each request and connection, for metrics: by its access log service, in batches.
+"""What Envoy reports to the process beside it of each request and connection, for metrics: lines in a pipe, each of some fields.
 
-What labels are made of comes as tags, each under a key of `Tag`: whose certificate the client had, which service was dialled and which
-one was called, who answered. Nothing that a peer merely claims is among it: headers become no labels.
+A line costs Envoy a sixth of what its access log service does. What fields hold is the mesh's own word: whose certificate the
+client had, which service was dialled and which one was called, who answered. Nothing that a peer merely claims is among it: headers become
+no labels.
 """
 
 from collections.abc import Mapping
@@ -12,117 +13,148 @@ from msgspec import Struct
 
 from control.envoy.catalogue import CatalogService, Endpoint
 from control.envoy.messages import Message, new
-from control.envoy.parts import IDENTITY, PEER, SDS_CLUSTER, extension
+from control.envoy.parts import PEER, extension
 from control.kinds.telemetry import Metric
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import Workload
 
+PIPE: Final = "reports"
+"""Where lines go: in the directory that Envoy runs in."""
 SERVICE: Final = "nodemesh.service"
-"""The metadata of a filter chain or cluster that says whose it is: `service`, a `service_text`."""
+"""The metadata of a filter chain that says of what it is (`place`), and of a cluster (`service`)."""
 WORKLOAD: Final = "istio"
-"""The metadata of an endpoint that says which workload it is, as Istio has it: `workload`, a `workload_text`."""
+"""The metadata of an endpoint that says which workload it is: `workload`, as Istio has it, with the identity behind it."""
 PERIOD_S: Final = 5
 """How often connections that last are reported."""
-_FLUSH_S: Final = 1
+MISSING: Final = "-"
+FIELD: Final = "\t"
+PLACE_PARTS: Final = 6
+"""Host name, namespace and name of the service that is dialled; who must be at a workload that is dialled itself; who this proxy is, where
+it is the one that calls; of which there are no metrics, or labels."""
+SERVICE_PARTS: Final = 3
+"""Host name, namespace, name."""
+WORKLOAD_PARTS: Final = 6
+"""Name, namespace, canonical name, canonical revision, cluster, identity."""
 _FIRST_ERROR: Final = 400
-_BUFFER_BYTES: Final = 64 * 1024
 _SEPARATOR: Final = ";"
+_RULE: Final = "|"
 _LOG: Final = "envoy.config.accesslog.v3.AccessLog"
+_SAID: Final = (
+    f"%FILTER_STATE({PEER}:PLAIN)%",
+    f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:place)%",
+    f"%METADATA(CLUSTER:{SERVICE}:service)%",
+    f"%METADATA(UPSTREAM_HOST:{WORKLOAD}:workload)%",
+    "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+    "%RESPONSE_FLAGS%",
+)
+"""Of requests and connections: the client's SPIFFE id, the place, the service and the endpoint that were chosen, addresses, flags."""
 
 
-class Tag(StrEnum):
-    """What each tag says; one without a value is left out."""
+class Kind(StrEnum):
+    """How a line begins."""
 
-    PEER = "peer"
-    """The client's SPIFFE id."""
-    DIALLED = "dialled"
-    """The service that the filter chain is of."""
-    CALLED = "called"
-    """The service whose cluster was chosen."""
-    WORKLOAD = "workload"
-    """The endpoint that was chosen."""
-    IDENTITY = "identity"
-    """Who it must be."""
-    EXPECTED = "expected"
-    """Who must be at a workload that was dialled itself."""
-    OWN = "own"
-    """Who this proxy is, where it is the one that calls: a gateway."""
-    RULES = "rules"
-    """Of which there are no metrics, or labels: a `rules_text`."""
-    GRPC = "grpc"
-    """The status of a gRPC call, a number."""
-    FLAGS = "flags"
-    """Envoy's response flags."""
+    REQUEST = "R"
+    CONNECTION = "C"
+    TUNNEL = "{"
+    """One that was refused: an object of JSON, since it holds what a peer says."""
 
 
-_VALUES: Final = {
-    Tag.PEER: f"%FILTER_STATE({PEER}:PLAIN)%",
-    Tag.DIALLED: f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:service)%",
-    Tag.CALLED: f"%METADATA(CLUSTER:{SERVICE}:service)%",
-    Tag.WORKLOAD: f"%METADATA(UPSTREAM_HOST:{WORKLOAD}:workload)%",
-    Tag.IDENTITY: f"%METADATA(UPSTREAM_HOST:{IDENTITY}:identity)%",
-    Tag.EXPECTED: f"%METADATA(LISTENER_FILTER_CHAIN:{IDENTITY}:identity)%",
-    Tag.OWN: f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:own)%",
-    Tag.RULES: f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:metrics)%",
-    Tag.GRPC: "%GRPC_STATUS_NUMBER%",
-    Tag.FLAGS: "%RESPONSE_FLAGS%",
+_REQUEST: Final = (
+    Kind.REQUEST,
+    *_SAID,
+    "%RESPONSE_CODE%",
+    "%GRPC_STATUS_NUMBER%",
+    "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
+    "%DURATION%",
+    "%REQUEST_HEADERS_BYTES%",
+    "%BYTES_RECEIVED%",
+    "%RESPONSE_HEADERS_BYTES%",
+    "%BYTES_SENT%",
+)
+_CONNECTION: Final = (
+    Kind.CONNECTION,
+    *_SAID,
+    "%STREAM_ID%",
+    "%ACCESS_LOG_TYPE%",
+    "%UPSTREAM_REMOTE_ADDRESS%",
+    "%BYTES_RECEIVED%",
+    "%BYTES_SENT%",
+)
+_TUNNEL: Final = {
+    "status": "%RESPONSE_CODE%",
+    "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "peers": "%DOWNSTREAM_PEER_URI_SAN%",
+    "authority": "%REQ(:AUTHORITY)%",
+    "why": "%RESPONSE_CODE_DETAILS%",
 }
+ENDED: Final = "TcpConnectionEnd"
+"""The type of a connection's last line."""
 
 
 def request_reports() -> Message:
     """The AccessLog of a connection manager."""
-    return new(_LOG, **extension("reports", "access_loggers.grpc.v3.HttpGrpcAccessLogConfig", common_config=_common()))
-
-
-def refusal_reports() -> Message:
-    """The AccessLog of who ends tunnels: of those that it refuses alone. Every other carries requests, which are told of themselves."""
-    refused = {"op": "GE", "value": {"default_value": _FIRST_ERROR, "runtime_key": "nodemesh.refused_tunnels"}}
-    found = request_reports()
-    found.filter.MergeFrom(new("envoy.config.accesslog.v3.AccessLogFilter", status_code_filter={"comparison": refused}))
-    return found
+    return _lines(_REQUEST)
 
 
 def connection_reports() -> Message:
     """That of a TCP proxy, which is to tell of connections when they begin, every `PERIOD_S` and when they end."""
-    return new(_LOG, **extension("reports", "access_loggers.grpc.v3.TcpGrpcAccessLogConfig", common_config=_common()))
+    return _lines(_CONNECTION)
 
 
-def service_metadata(service: CatalogService, rules: str = "") -> dict[str, Any]:
-    """The metadata of what is a service's; `rules`: of its metrics."""
-    text = _joined(service.hostname, service.namespace, service.name)
-    return {"filter_metadata": {SERVICE: struct({"service": text} | _stated(rules))}}
+def refusal_reports() -> Message:
+    """That of who ends tunnels: of those that it refuses alone. Every other carries requests, which are told of themselves."""
+    refused = {"op": "GE", "value": {"default_value": _FIRST_ERROR, "runtime_key": "nodemesh.refused_tunnels"}}
+    log = extension("reports", _FILE, path=PIPE, log_format={"json_format": struct(_TUNNEL)})
+    return new(_LOG, filter={"status_code_filter": {"comparison": refused}}, **log)
 
 
-def identity_metadata(identity: str, rules: str = "") -> dict[str, Any]:
-    """The metadata of a chain for workloads of one identity; empty: of none that is known."""
-    found = {IDENTITY: struct({"identity": identity})} if identity else {}
-    return {"filter_metadata": found | ({SERVICE: struct(_stated(rules))} if rules else {})}
+_FILE: Final = "access_loggers.file.v3.FileAccessLog"
 
 
-def gateway_metadata(own: WorkloadIdentity, rules: str = "") -> dict[str, Any]:
-    """The metadata of a gateway's chain."""
-    return {"filter_metadata": {SERVICE: struct({"own": str(own)} | _stated(rules))}}
+def _lines(fields: tuple[str, ...]) -> Message:
+    line = FIELD.join(fields) + "\n"
+    return new(_LOG, **extension("reports", _FILE, path=PIPE, log_format={"text_format_source": {"inline_string": line}}))
 
 
-def _stated(rules: str) -> dict[str, str]:
-    return {"metrics": rules} if rules else {}
+def service_metadata(service: CatalogService) -> dict[str, Any]:
+    """The metadata of a cluster that is a service's."""
+    return {"filter_metadata": {SERVICE: struct({"service": service_text(service)})}}
+
+
+def place_metadata(
+    service: CatalogService | None = None, *, expected: str = "", own: WorkloadIdentity | None = None, rules: str = ""
+) -> dict[str, Any]:
+    """The metadata of a chain: of a service, of workloads that are dialled themselves and must be who they are, or of a gateway."""
+    dialled = _service_parts(service) if service is not None else ("", "", "")
+    text = joined(*dialled, expected, str(own) if own is not None else "", rules)
+    return {"filter_metadata": {SERVICE: struct({"place": text})}}
+
+
+def service_text(service: CatalogService) -> str:
+    """`host name;namespace;name`."""
+    return joined(*_service_parts(service))
+
+
+def _service_parts(service: CatalogService) -> tuple[str, str, str]:
+    return service.hostname, service.namespace, service.name
 
 
 def workload_metadata(endpoint: Endpoint) -> dict[str, str]:
-    """What stands under `WORKLOAD`: `name;namespace;canonical name;canonical revision;cluster`."""
-    parts = (endpoint.workload_name or endpoint.name, endpoint.namespace, *endpoint.canonical, endpoint.cluster)
-    return {"workload": _joined(*parts)}
+    """What stands under `WORKLOAD`."""
+    known = (endpoint.workload_name or endpoint.name, endpoint.namespace, *endpoint.canonical, endpoint.cluster)
+    return {"workload": joined(*known, str(endpoint.identity) if endpoint.identity is not None else "")}
 
 
 def workload_text(workload: Workload) -> str:
-    """The same of a workload that is no endpoint."""
+    """The same of a workload that is no endpoint, without its identity."""
     canonical = (workload.canonical_name, workload.canonical_revision)
-    return _joined(workload.workload_name or workload.name, workload.namespace, *canonical, workload.cluster)
+    return joined(workload.workload_name or workload.name, workload.namespace, *canonical, workload.cluster)
 
 
 def split(text: str, parts: int) -> tuple[str, ...]:
     """The parts of a text that was joined here; empty ones for what is missing."""
-    found = text.split(_SEPARATOR)
+    found = text.split(_SEPARATOR) if text != MISSING else []
     return tuple(found[:parts]) + ("",) * (parts - len(found))
 
 
@@ -134,15 +166,15 @@ class MetricRule(Struct, frozen=True):
 
 
 def rules_text(rules: Mapping[Metric, MetricRule]) -> str:
-    """`REQUEST_SIZE=!;REQUEST_COUNT=source_app,source_version`: no such metric, and one without these labels."""
+    """`REQUEST_SIZE=!|REQUEST_COUNT=source_app,source_version`: no such metric, and one without these labels."""
     stated = {metric: "!" if rule.disabled else ",".join(sorted(rule.removed)) for metric, rule in rules.items()}
-    return _SEPARATOR.join(f"{metric}={text}" for metric, text in sorted(stated.items()) if text)
+    return _RULE.join(f"{metric}={text}" for metric, text in sorted(stated.items()) if text)
 
 
 def read_rules(text: str) -> dict[str, MetricRule]:
     """The other way round, by the metrics' names; what is none of these texts says nothing."""
     found: dict[str, MetricRule] = {}
-    for part in text.split(_SEPARATOR):
+    for part in text.split(_RULE):
         metric, _, stated = part.partition("=")
         found[metric] = MetricRule(stated == "!", frozenset(stated.split(",")) if stated != "!" else frozenset())
     return found
@@ -152,17 +184,11 @@ def struct(values: dict[str, str]) -> Message:
     return new("google.protobuf.Struct", fields={key: {"string_value": value} for key, value in values.items()})
 
 
-def _joined(*parts: str) -> str:
-    return _SEPARATOR.join(part.replace(_SEPARATOR, "_") for part in parts)
+def joined(*parts: str) -> str:
+    """One text, without anything in it that a line or a field ends with."""
+    return _SEPARATOR.join(_cleaned(part) for part in parts)
 
 
-def _common() -> dict[str, Any]:
-    # Equal everywhere, whatever the place: Envoy keeps a stream for each form of it and each of its threads.
-    return {
-        "log_name": "reports",
-        "transport_api_version": "V3",
-        "grpc_service": {"envoy_grpc": {"cluster_name": SDS_CLUSTER}},
-        "buffer_flush_interval": {"seconds": _FLUSH_S},
-        "buffer_size_bytes": {"value": _BUFFER_BYTES},
-        "custom_tags": [{"tag": str(tag), "value": value} for tag, value in _VALUES.items()],
-    }
+def _cleaned(part: str) -> str:
+    part = part.replace(_SEPARATOR, "_")
+    return part if part.isprintable() else "".join(one if one.isprintable() else "_" for one in part)

@@ -5,6 +5,7 @@ import http.client
 import logging
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from control.waypoint.bootstrap import bootstrap
@@ -26,7 +27,8 @@ class EnvoyProcess:
     """One Envoy, which the kernel ends if this process is ended by force: nobody else has its secrets and its configuration."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        # It runs in the directory in which it reports.
+        self._settings = replace(settings, run_dir=settings.run_dir.absolute(), envoy=settings.envoy.absolute())
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
@@ -42,7 +44,7 @@ class EnvoyProcess:
         if settings.concurrency is not None:
             command += ["--concurrency", str(settings.concurrency)]
         began_s = time.time()
-        process = self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+        process = self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, cwd=settings.run_dir)
         log.info("envoy runs as process %d: %s", process.pid, " ".join(command))
         try:
             code = await process.wait()

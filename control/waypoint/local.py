@@ -1,12 +1,8 @@
-"""The unix socket that Envoy asks: secrets from this process, configuration from the controller, to which it is connected through.
-
-There it reports requests and connections, too.
-"""
+"""The unix socket that Envoy asks: secrets from this process, configuration from the controller, to which it is connected through."""
 
 import asyncio
 import logging
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,30 +12,23 @@ from google.protobuf.message import DecodeError
 from control.rpc import END_OF_STREAM, RPCHandler, aio, grpc
 from control.waypoint.gateway_secrets import GatewaySecrets
 from control.waypoint.identity import Identity
-from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.secrets import Held, SecretStream
 from meshapi import discovery
 
 ADS_SERVICE, ADS_METHOD = discovery.DELTA_METHOD.lstrip("/").split("/")
 SDS_SERVICE, SDS_METHOD = "envoy.service.secret.v3.SecretDiscoveryService", "StreamSecrets"
-ALS_SERVICE, ALS_METHOD = "envoy.service.accesslog.v3.AccessLogService", "StreamAccessLogs"
 STOP_GRACE_S = 1.0
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def serving(
-    identity: Identity, metrics: RequestMetrics, path: Path, certificates: GatewaySecrets | None = None
-) -> AsyncIterator[None]:
-    """Answers on the socket (0600), in place of one that a former process left; `metrics` are told what Envoy reports.
-
-    `certificates`: those of a gateway.
-    """
+async def serving(identity: Identity, path: Path, certificates: GatewaySecrets | None = None) -> AsyncIterator[None]:
+    """Answers on the socket (0600), in place of one that a former process left. `certificates`: those of a gateway."""
     _forget(path)
     server = aio.server(options=_OPTIONS)
     secrets = _secrets(identity, certificates or GatewaySecrets(identity))
-    server.add_generic_rpc_handlers((secrets, _configuration(identity), _reports(metrics)))
+    server.add_generic_rpc_handlers((secrets, _configuration(identity)))
     # The mode at creation, not after: there is no moment in which another user could connect.
     former = os.umask(0o177)
     try:
@@ -106,18 +95,6 @@ async def _write_secrets(
         response = state.response(held, certificates.get)
         if response is not None:
             await context.write(response)
-
-
-def _reports(metrics: RequestMetrics) -> RPCHandler:
-    async def stream(_requests: object, context: "aio.ServicerContext[bytes, bytes]") -> bytes:
-        try:
-            while (body := await context.read()) is not END_OF_STREAM:
-                metrics.take(body, time.monotonic())
-        except DecodeError:
-            log.error("envoy reports requests in words that are none")  # noqa: TRY400 -- there is no more to tell
-        return b""
-
-    return grpc.method_handlers_generic_handler(ALS_SERVICE, {ALS_METHOD: grpc.stream_unary_rpc_method_handler(stream)})
 
 
 def _configuration(identity: Identity) -> RPCHandler:

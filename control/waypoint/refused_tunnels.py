@@ -28,9 +28,8 @@ class RefusedTunnels:
         self._lines += 1
         if self._lines <= LINES_PER_S:
             # What peers say of themselves is shown as data: no line of theirs is one of ours.
-            who = ", ".join(refusal.peers)[:MAX_TEXT]
-            told = (refusal.client, who, refusal.authority[:MAX_TEXT], refusal.status, refusal.why[:MAX_TEXT])
-            log.warning("a tunnel from %s by %r to %r is refused: %d %r", *told)
+            peers, authority, why = ((text or "")[:MAX_TEXT] for text in (refusal.peers, refusal.authority, refusal.why))
+            log.warning("a tunnel from %s by %r to %r is refused: %d %r", refusal.client, peers, authority, refusal.status, why)
 
     def lines(self) -> Iterator[str]:
         """Prometheus' text, without the head."""

@@ -148,7 +148,9 @@ class RequestMetrics:
     A report waits for a name that was just asked for, so that a client's first requests are not another client's.
     """
 
-    def __init__(self, names: WorkloadNames, max_series: int = MAX_SERIES) -> None:
+    def __init__(self, names: WorkloadNames, lost: Callable[[], int] = int, max_series: int = MAX_SERIES) -> None:
+        """`lost`: how many reports there were that did not come here."""
+        self._lost = lost
         self._names = names
         self._max_series = max_series
         self._waiting: deque[tuple[float, Request | Progress]] = deque()
@@ -159,10 +161,10 @@ class RequestMetrics:
         self._evicted = 0
         self._refused = RefusedTunnels()
 
-    def take(self, body: bytes, now_s: float) -> None:
-        """Adds a batch of reports; raises DecodeError for what is none."""
+    def take(self, lines: list[str], now_s: float) -> None:
+        """Adds some lines of reports."""
         self.settle(now_s)
-        for one in self._traffic.read(body, now_s):
+        for one in self._traffic.read(lines, now_s):
             if isinstance(one, Refusal):
                 self._refused.take(one, now_s)
             else:
@@ -215,6 +217,8 @@ class RequestMetrics:
             yield from of_connections.lines()
         yield _head("nodemesh_waypoint_series_evicted_total", "Label sets of a metric that made room for others.", "counter")
         yield f"nodemesh_waypoint_series_evicted_total {self._evicted}\n"
+        yield _head("nodemesh_waypoint_reports_lost_total", "Reports of requests and connections that could not be taken.", "counter")
+        yield f"nodemesh_waypoint_reports_lost_total {self._lost() + self._traffic.unread}\n"
         yield _head(NAME, "Tunnels that were not let in.", "counter")
         yield from self._refused.lines()
 

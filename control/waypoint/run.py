@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from control.waypoint.identity import Identity
 from control.waypoint.local import serving
 from control.waypoint.metrics_server import serving_metrics
 from control.waypoint.name_stream import follow_names
+from control.waypoint.report_pipe import ReportPipe
 from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Settings
 from control.waypoint.workload_names import WorkloadNames
@@ -50,10 +52,14 @@ def alone(directory: Path) -> Iterator[None]:
 
 async def _run(settings: Settings, stop: asyncio.Event) -> None:
     identity = Identity(settings)
-    names = WorkloadNames()
-    metrics, certificates = RequestMetrics(names), GatewaySecrets(identity)
-    answering = serving(identity, metrics, settings.socket, certificates)
-    async with answering, serving_metrics(metrics, settings.admin, settings.metrics_listen), asyncio.TaskGroup() as tasks:
+    names, pipe, certificates = WorkloadNames(), ReportPipe(settings.reports), GatewaySecrets(identity)
+    metrics = RequestMetrics(names, lambda: pipe.lost)
+    async with (
+        serving(identity, settings.socket, certificates),
+        pipe.reading(lambda lines: metrics.take(lines, time.monotonic())),
+        serving_metrics(metrics, settings.admin, settings.metrics_listen),
+        asyncio.TaskGroup() as tasks,
+    ):
         beside = [
             tasks.create_task(identity.run(), name="identity"),
             tasks.create_task(certificates.run(), name="certificates"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from control.envoy.reports import PIPE
 from meshapi import wire
 from meshapi.spiffe import WorkloadIdentity
 
@@ -61,6 +62,11 @@ class Settings:
     def socket(self) -> Path:
         """Where Envoy asks this process."""
         return self.run_dir / SOCKET_NAME
+
+    @property
+    def reports(self) -> Path:
+        """Where Envoy reports: by this name alone, in the directory that it runs in."""
+        return self.run_dir / PIPE
 
     @property
     def admin(self) -> Path:

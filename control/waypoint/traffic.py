@@ -1,26 +1,28 @@
-"""What Envoy's reports say, without I/O: each request, and each connection from one report to the next."""
+"""What the lines of Envoy's reports say, without I/O: each request, and each connection from one line to the next."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from control.envoy.messages import Message, message_class
-from control.envoy.reports import PERIOD_S, Tag
+from control.envoy.reports import ENDED, FIELD, MISSING, PERIOD_S, PLACE_PARTS, SERVICE_PARTS, WORKLOAD_PARTS, Kind, joined, split
 
-_REPORTS: Final = "envoy.service.accesslog.v3.StreamAccessLogsMessage"
-_MILLISECONDS_PER_SECOND: Final = 1000
-_NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
+_MICROSECONDS_PER_MILLISECOND: Final = 1000
 _LAST_GRPC_STATUS: Final = 16
+_REQUEST_FIELDS: Final = 16
+_CONNECTION_FIELDS: Final = 13
 MAX_CONNECTIONS: Final = 100_000
 FORGET_S: Final = 24 * PERIOD_S
-"""Reports of a connection that lasts come every `PERIOD_S`: of one that was so long not heard of, the end was lost."""
-NO_FLAGS: Final = "-"
-_CONNECT: Final = 6
-"""In envoy.config.core.v3.RequestMethod."""
+"""Lines of a connection that lasts come every `PERIOD_S`: of one that was so long not heard of, the end was lost."""
+NO_FLAGS: Final = MISSING
+
+
+class ReportError(ValueError):
+    """A line that is none of Envoy's reports."""
 
 
 class Protocol(StrEnum):
@@ -30,7 +32,7 @@ class Protocol(StrEnum):
 
 
 class Way(Struct, frozen=True):
-    """Between whom, as the tags say it, and by what."""
+    """Between whom, as Envoy says it, and by what."""
 
     peer: str
     dialled: str
@@ -54,10 +56,10 @@ class Refusal(Struct, frozen=True):
     """A tunnel that was not let in: from where, by whose certificate (all names that it has), where to, and why."""
 
     status: int
-    client: str
-    peers: tuple[str, ...]
-    authority: str
-    why: str
+    client: str | None = None
+    peers: str | None = None
+    authority: str | None = None
+    why: str | None = None
 
 
 class Request(Struct, frozen=True):
@@ -72,7 +74,7 @@ class Request(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """What a connection did since the last report. `failed`: it ended before it reached anybody."""
+    """What a connection did since the last line. `failed`: it ended before it reached anybody."""
 
     way: Way
     client: str
@@ -97,111 +99,116 @@ class _Seen(Struct):
 class Traffic:
     """Reads one Envoy's reports. Connections that last are kept until they end, or are not heard of any more.
 
-    Of those that are too many nothing is told before their end: then all is.
+    Of those that are too many nothing is told before their end: then all is. Lines that are none of Envoy's are counted, and nothing else.
     """
 
     def __init__(self, max_connections: int = MAX_CONNECTIONS) -> None:
         self._max_connections = max_connections
         self._open: OrderedDict[str, _Seen] = OrderedDict()
         """The one that was longest not heard of comes first."""
+        self.unread = 0
+        """How many lines were none."""
 
     @property
     def open_connections(self) -> int:
         return len(self._open)
 
-    def read(self, body: bytes, now_s: float) -> Iterator[Request | Progress | Refusal]:
-        """What a batch of reports says; raises DecodeError for what is none."""
-        message = message_class(_REPORTS).FromString(body)
+    def read(self, lines: Iterable[str], now_s: float) -> Iterator[Request | Progress | Refusal]:
+        """What some lines say."""
         self._forget(now_s)
-        yield from (_refusal(entry) if _is_tunnel(entry) else _request(entry) for entry in message.http_logs.log_entry)
-        for entry in message.tcp_logs.log_entry:
-            if entry.common_properties.intermediate_log_entry:
-                yield from self._lasting(entry, now_s)
-            else:
-                yield self._ended(entry)
+        for line in lines:
+            try:
+                found = self._line(line, now_s)
+            except (ValueError, msgspec.MsgspecError):
+                self.unread += 1
+                continue
+            if found is not None:
+                yield found
 
-    def _lasting(self, entry: Message, now_s: float) -> Iterator[Progress]:
-        common, carried = entry.common_properties, entry.connection_properties
-        seen = self._open.get(common.stream_id)
-        if seen is None and len(self._open) >= self._max_connections:
-            return
+    def _line(self, line: str, now_s: float) -> Request | Progress | Refusal | None:
+        fields = line.split(FIELD)
+        if fields[0] == Kind.REQUEST:
+            return _request(fields)
+        if fields[0] == Kind.CONNECTION:
+            return self._connection(fields, now_s)
+        return msgspec.json.decode(line, type=Refusal)
+
+    def _connection(self, fields: list[str], now_s: float) -> Progress | None:
+        if len(fields) != _CONNECTION_FIELDS:
+            raise ReportError
+        *_, stream, kind, reached, received_text, sent_text = fields
+        received, sent, opened = int(received_text), int(sent_text), reached != MISSING
+        way = _way(fields[1], fields[2], fields[3], fields[4], fields[7])
         # A connection that reached nobody yet is none that was opened.
-        opened = common.HasField("upstream_remote_address")
-        self._open[common.stream_id] = _Seen(now_s, opened, carried.received_bytes, carried.sent_bytes)
-        self._open.move_to_end(common.stream_id)
-        yield _progress(entry, seen, opened=opened)
-
-    def _ended(self, entry: Message) -> Progress:
-        seen = self._open.pop(entry.common_properties.stream_id, None)
-        opened = (seen is not None and seen.opened) or entry.common_properties.HasField("upstream_remote_address")
-        return msgspec.structs.replace(_progress(entry, seen, opened=opened), closed=opened, failed=not opened)
+        if kind != ENDED:
+            seen = self._open.get(stream)
+            if seen is None and len(self._open) >= self._max_connections:
+                return None
+            self._open[stream] = _Seen(now_s, opened, received, sent)
+            self._open.move_to_end(stream)
+        else:
+            seen = self._open.pop(stream, None)
+            opened = opened or (seen is not None and seen.opened)
+        before = seen or _Seen(0)
+        return Progress(
+            way,
+            client=fields[5],
+            server=fields[6],
+            opened=opened and not before.opened,
+            closed=kind == ENDED and opened,
+            failed=kind == ENDED and not opened,
+            received_bytes=max(0, received - before.received_bytes),
+            sent_bytes=max(0, sent - before.sent_bytes),
+        )
 
     def _forget(self, now_s: float) -> None:
         while self._open and next(iter(self._open.values())).at_s < now_s - FORGET_S:
             self._open.popitem(last=False)
 
 
-def _is_tunnel(entry: Message) -> bool:
-    """Requests in tunnels come by no TLS of their own, and gateways, which end TLS, end no tunnels."""
-    common = entry.common_properties
-    return entry.request.request_method == _CONNECT and common.HasField("tls_properties") and Tag.OWN not in common.custom_tags
-
-
-def _refusal(entry: Message) -> Refusal:
-    common = entry.common_properties
-    names = common.tls_properties.peer_certificate_properties.subject_alt_name
-    return Refusal(
-        status=entry.response.response_code.value,
-        client=common.downstream_remote_address.socket_address.address,
-        peers=tuple(one.uri for one in names if one.uri),
-        authority=entry.request.authority,
-        why=entry.response.response_code_details,
-    )
-
-
-def _progress(entry: Message, seen: _Seen | None, *, opened: bool) -> Progress:
-    carried, seen = entry.connection_properties, seen or _Seen(0)
-    return Progress(
-        _way(entry.common_properties, Protocol.TCP),
-        *_addresses(entry.common_properties),
-        opened=opened and not seen.opened,
-        received_bytes=max(0, carried.received_bytes - seen.received_bytes),
-        sent_bytes=max(0, carried.sent_bytes - seen.sent_bytes),
-    )
-
-
-def _request(entry: Message) -> Request:
-    common, request, response = entry.common_properties, entry.request, entry.response
-    lasted = common.duration
+def _request(fields: list[str]) -> Request:
+    if len(fields) != _REQUEST_FIELDS:
+        raise ReportError
+    status, grpc_status, exactly_us, about_ms, head, body, answer_head, answer_body = fields[8:]
     return Request(
-        _way(common, Protocol.HTTP, response.response_code.value),
-        *_addresses(common),
-        duration_ms=lasted.seconds * _MILLISECONDS_PER_SECOND + lasted.nanos / _NANOSECONDS_PER_MILLISECOND,
-        request_bytes=request.request_headers_bytes + request.request_body_bytes,
-        response_bytes=response.response_headers_bytes + response.response_body_bytes,
+        _way(fields[1], fields[2], fields[3], fields[4], fields[7], status, grpc_status),
+        client=fields[5],
+        server=fields[6],
+        duration_ms=int(exactly_us) / _MICROSECONDS_PER_MILLISECOND if exactly_us != MISSING else _number(about_ms),
+        request_bytes=_number(head) + _number(body),
+        response_bytes=_number(answer_head) + _number(answer_body),
     )
 
 
-def _way(common: Message, protocol: Protocol, status: int = 0) -> Way:
-    tags = common.custom_tags
-    grpc_status = tags.get(Tag.GRPC, "") if protocol is Protocol.HTTP else ""
+def _number(text: str) -> int:
+    return int(text) if text != MISSING else 0
+
+
+@lru_cache(8192)
+def _way(peer: str, place: str, called: str, workload: str, flags: str, status: str = "", grpc_status: str = "") -> Way:
+    """Of the same few ways are most requests. `status` empty: of a connection."""
+    *dialled, expected, own, rules = split(place, PLACE_PARTS)
+    *known, identity = split(workload, WORKLOAD_PARTS)
+    by_grpc = grpc_status not in {"", MISSING}
     return Way(
-        peer=tags.get(Tag.PEER, ""),
-        dialled=tags.get(Tag.DIALLED, ""),
-        called=tags.get(Tag.CALLED, ""),
-        workload=tags.get(Tag.WORKLOAD, ""),
-        identity=tags.get(Tag.IDENTITY, "") or tags.get(Tag.EXPECTED, ""),
-        protocol=Protocol.GRPC if grpc_status else protocol,
-        flags=tags.get(Tag.FLAGS, NO_FLAGS),
-        status=status,
-        grpc_status=_known_status(grpc_status),
-        rules=tags.get(Tag.RULES, ""),
-        own=tags.get(Tag.OWN, ""),
+        peer=peer if peer != MISSING else "",
+        dialled=_stated(dialled),
+        called=_stated(split(called, SERVICE_PARTS)),
+        workload=_stated(known),
+        identity=identity or expected,
+        protocol=Protocol.GRPC if by_grpc else Protocol.HTTP if status else Protocol.TCP,
+        flags=flags,
+        status=_number(status) if status else 0,
+        grpc_status=_known_status(grpc_status) if by_grpc else "",
+        rules=rules,
+        own=own,
     )
 
 
-def _addresses(common: Message) -> tuple[str, str]:
-    return common.downstream_remote_address.socket_address.address, common.downstream_local_address.socket_address.address
+def _stated(parts: Iterable[str]) -> str:
+    """Empty where all parts are."""
+    found = tuple(parts)
+    return joined(*found) if any(found) else ""
 
 
 def _known_status(text: str) -> str:

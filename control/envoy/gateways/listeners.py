@@ -25,7 +25,7 @@ from control.envoy.patches.routes import TableNames, patched_routes
 from control.envoy.patches.spot import spot_at
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
-from control.envoy.reports import gateway_metadata
+from control.envoy.reports import place_metadata
 from control.envoy.routing.http_table import body_limit
 from control.envoy.tracing import request_tracing
 from control.envoy.tracing_rules import tracing_at
@@ -265,7 +265,7 @@ def _chain(world: World, place: Place, sources: tuple[ObjectKey, ...], **fields:
     """With what is told of its traffic."""
     metrics, lines, traced = world.ask(metrics_at, place), world.ask(logging_at, place), world.ask(tracing_at, place)
     proxy = world.ask(find_proxy, place.proxy)
-    about = gateway_metadata(proxy.identity, metrics.text) if proxy is not None else {}
+    about = place_metadata(own=proxy.identity, rules=metrics.text) if proxy is not None else {}
     message = new("envoy.config.listener.v3.FilterChain", metadata=about, **fields)
     patched = patch_chain(world, spot_at(world, place, message.name, tuple(message.filter_chain_match.server_names)), message)
     return _Chain(patched.message, (*sources, *metrics.sources, *lines.sources, *traced.sources, *patched.sources), patched.problems)

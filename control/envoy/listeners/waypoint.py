@@ -27,7 +27,7 @@ from control.envoy.naming import INTERNAL, SNIFFING, Layer, chain_name
 from control.envoy.parts import ads, extension, original_destination
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
-from control.envoy.reports import service_metadata
+from control.envoy.reports import place_metadata
 from control.envoy.routes import TCPTarget, server_name_targets, tcp_target
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
@@ -91,7 +91,7 @@ def port_chains(world: World, place: Place) -> tuple[Chain, ...]:
     told = world.ask(metrics_at, place)
     if service is None:
         return ()
-    metadata = service_metadata(service, told.text)
+    metadata = place_metadata(service, rules=told.text)
     return tuple(patched(world, place, described(one, metadata, told.sources)) for one in found)
 
 

@@ -19,7 +19,7 @@ from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN
 from control.envoy.parts import DESTINATION, IDENTITY_STATE, extension, http_options, internal_address, internal_upstream, shared_state
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
-from control.envoy.reports import identity_metadata
+from control.envoy.reports import place_metadata
 from control.envoy.world import World
 from meshapi.workload import NetworkMode, TunnelProtocol, Workload
 
@@ -139,7 +139,7 @@ def _chains_of(world: World, proxy: ProxyKey, identity: str) -> tuple[Chain, ...
     by_tcp = Chain(new(FILTER_CHAIN, name=tcp, filters=[*ahead, *parts.filters, proxying]), parts.sources)
     by_http = http_chain(world, place, http, {"route_config": {"name": "direct", "virtual_hosts": hosts}}, ahead)
     told = world.ask(metrics_at, place)
-    metadata = identity_metadata("" if identity == PLAIN else identity, told.text)
+    metadata = place_metadata(expected="" if identity == PLAIN else identity, rules=told.text)
     return tuple(patched(world, place, described(one, metadata, told.sources)) for one in (by_http, by_tcp))
 
 

@@ -63,11 +63,11 @@ def running(
         **more,
     }
     (directory / "envoy.json").write_text(json.dumps(bootstrap))
-    found = directory / "admin"
+    found = directory.absolute() / "admin"
     command = [
         ENVOY,
         "-c",
-        directory / "envoy.json",
+        (directory / "envoy.json").absolute(),
         "--admin-address-path",
         found,
         "--use-dynamic-base-id",
@@ -79,7 +79,7 @@ def running(
         "100",
     ]
     with (directory / "envoy.log").open("wb") as log:
-        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT, cwd=directory)
     try:
         yield _when_live(process, found, directory / "envoy.log")
     finally:

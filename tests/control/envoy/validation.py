@@ -46,8 +46,8 @@ def validate_messages(
     )
     file = directory / "validate.pb"
     file.write_bytes(bootstrap.SerializeToString())
-    command = [ENVOY, "--mode", "validate", "-c", file, "-l", "warning"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    command = [ENVOY, "--mode", "validate", "-c", file.absolute(), "-l", "warning"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=directory)
     assert done.returncode == 0, done.stderr + done.stdout
 
 

@@ -12,9 +12,7 @@ from control.envoy.messages import message_class, new
 from control.rpc import aio
 from control.waypoint.gateway_secrets import GatewaySecrets
 from control.waypoint.local import serving
-from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Settings
-from control.waypoint.workload_names import WorkloadNames
 from control.xds.secrets import SecretStore
 from tests.control.agent import WAIT_S
 from tests.control.envoy.authority import Authority
@@ -76,7 +74,7 @@ async def beside(settings: Settings) -> AsyncIterator[tuple[Asking, GatewaySecre
     async with AsyncExitStack() as stack:
         identity = await stack.enter_async_context(kept(settings))
         certificates = GatewaySecrets(identity)
-        await stack.enter_async_context(serving(identity, RequestMetrics(WorkloadNames()), settings.socket, certificates))
+        await stack.enter_async_context(serving(identity, settings.socket, certificates))
         following = asyncio.ensure_future(certificates.run())
         stack.callback(following.cancel)
         yield Asking(await stack.enter_async_context(aio.insecure_channel(f"unix:{settings.socket}"))), certificates

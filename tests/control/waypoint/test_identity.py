@@ -15,9 +15,7 @@ from control.envoy.messages import message_class, new
 from control.rpc import aio
 from control.waypoint.identity import Identity, NoProofError
 from control.waypoint.local import serving
-from control.waypoint.request_metrics import RequestMetrics
 from control.waypoint.settings import Controllers, Settings
-from control.waypoint.workload_names import WorkloadNames
 from meshapi import discovery
 from tests.control.agent import WAIT_S, Discovery
 from tests.control.model.builders import Config
@@ -95,7 +93,7 @@ async def test_envoy_is_given_its_secrets_again_when_they_change(world: World, t
     settings = await settings_of(world, tmp_path)
     async with (
         kept(settings) as identity,
-        serving(identity, RequestMetrics(WorkloadNames()), settings.socket),
+        serving(identity, settings.socket),
         aio.insecure_channel(f"unix:{settings.socket}") as channel,
     ):
         assert stat.S_IMODE(settings.socket.stat().st_mode) == 0o600
@@ -122,7 +120,7 @@ async def test_who_asks_once_for_a_whole_answer_never_has_one(world: World, tmp_
     settings = await settings_of(world, tmp_path)
     async with (
         kept(settings) as identity,
-        serving(identity, RequestMetrics(WorkloadNames()), settings.socket),
+        serving(identity, settings.socket),
         aio.insecure_channel(f"unix:{settings.socket}") as channel,
     ):
         call = channel.stream_stream(method)()
@@ -141,7 +139,7 @@ async def test_envoys_configuration_is_carried_through(world: World, tmp_path: P
     settings = await settings_of(world, tmp_path)
     async with (
         kept(settings) as identity,
-        serving(identity, RequestMetrics(WorkloadNames()), settings.socket),
+        serving(identity, settings.socket),
         aio.insecure_channel(f"unix:{settings.socket}") as channel,
     ):
         stream = Discovery(channel)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -16,13 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from control.envoy.messages import Message, message_class, new, packed
-from control.envoy.parts import PEER, SDS_CLUSTER, extension, shared_state
-from control.waypoint.bootstrap import _local
-from control.waypoint.identity import Identity
-from control.waypoint.local import serving
+from control.envoy.parts import PEER, extension, shared_state
+from control.envoy.reports import PIPE
 from control.waypoint.metrics_server import PATH, serving_metrics
+from control.waypoint.report_pipe import ReportPipe
 from control.waypoint.request_metrics import RequestMetrics
-from control.waypoint.settings import Controllers, Settings
 from control.waypoint.workload_names import WorkloadNames
 from demo.cluster import eventually
 from tests.control.envoy.echo import upstream
@@ -57,16 +56,16 @@ Sample = tuple[dict[str, str], float]
 
 
 @contextmanager
-def beside(directory: Path) -> Iterator[tuple[Path, int]]:
-    """The process beside Envoy, as far as reports and metrics go: its socket and the port of its metrics."""
-    settings = Settings("shop", "waypoint", Controllers(("nowhere",)), b"", directory, directory, Path("/envoy"))
+def beside(directory: Path) -> Iterator[int]:
+    """The process beside Envoy, as far as reports and metrics go: the port of its metrics. Envoy is to run in `directory`."""
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
 
     async def run() -> None:
-        metrics, stop = RequestMetrics(WorkloadNames()), asyncio.Event()
+        pipe, stop = ReportPipe(directory / PIPE), asyncio.Event()
+        metrics = RequestMetrics(WorkloadNames(), lambda: pipe.lost)
         async with (
-            serving(Identity(settings), metrics, settings.socket),
-            serving_metrics(metrics, settings.admin, ("127.0.0.1", 0)) as port,
+            pipe.reading(lambda lines: metrics.take(lines, time.monotonic())),
+            serving_metrics(metrics, directory / "nowhere", ("127.0.0.1", 0)) as port,
         ):
             started.set_result((asyncio.get_running_loop(), stop, port or 0))
             await stop.wait()
@@ -75,7 +74,7 @@ def beside(directory: Path) -> Iterator[tuple[Path, int]]:
     thread.start()
     loop, stop, port = started.result(WAIT_S)
     try:
-        yield settings.socket, port
+        yield port
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
@@ -149,12 +148,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     served.write("till.yaml", service("till", "10.96.0.2", "[{name: http, port: 80, targetPort: 8080}]"), DENIED, LEFT_OUT)
     with ExitStack() as stack:
         server = stack.enter_context(upstream("cart-1"))
-        path, metrics_port = stack.enter_context(beside(directory))
+        metrics_port = stack.enter_context(beside(directory))
         chains = served.of(LISTENER)["main_internal"].filter_chains
         clusters = [cluster(served, one, {"10.0.0.1": server.port}) for name, one in served.of(CLUSTER).items() if "vip" in name]
-        local = new("envoy.config.cluster.v3.Cluster", **_local(SDS_CLUSTER, str(path)))
         listeners = [as_json(listener(served, one)) for one in chains]
-        envoy = stack.enter_context(running(directory, listeners, [as_json(one) for one in (*clusters, local)]))
+        envoy = stack.enter_context(running(directory, listeners, [as_json(one) for one in clusters]))
         yield Site(envoy.ports, metrics_port)
 
 

@@ -3,22 +3,16 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.envoy.messages import Message, new
-from control.envoy.reports import Tag
 from control.waypoint.traffic import FORGET_S, Progress, Traffic
 
 
-def report(number: int, received: int = 0, sent: int = 0, *, ended: bool = False, reached: bool = True) -> Message:
-    common: dict[str, object] = {"stream_id": str(number), "intermediate_log_entry": not ended, "custom_tags": {Tag.FLAGS: "-"}}
-    if reached:
-        common["upstream_remote_address"] = {"socket_address": {"address": "10.0.0.1", "port_value": 1}}
-    carried = {"received_bytes": received, "sent_bytes": sent}
-    return new("envoy.data.accesslog.v3.TCPAccessLogEntry", common_properties=common, connection_properties=carried)
+def report(number: int, received: int = 0, sent: int = 0, *, ended: bool = False, reached: bool = True) -> str:
+    kind, upstream = "TcpConnectionEnd" if ended else "TcpPeriodic", "10.0.0.1:1" if reached else "-"
+    return "\t".join(("C", "-", "-", "-", "-", "10.0.0.2", "10.0.0.3", "-", str(number), kind, upstream, str(received), str(sent)))
 
 
-def read(traffic: Traffic, *entries: Message, now_s: float = 0) -> list[Progress]:
-    message = new("envoy.service.accesslog.v3.StreamAccessLogsMessage", tcp_logs={"log_entry": list(entries)})
-    return [one for one in traffic.read(message.SerializeToString(), now_s) if isinstance(one, Progress)]
+def read(traffic: Traffic, *lines: str, now_s: float = 0) -> list[Progress]:
+    return [one for one in traffic.read(lines, now_s) if isinstance(one, Progress)]
 
 
 @settings(max_examples=60, deadline=None)
