@@ -19,6 +19,7 @@ from tests.control.envoy.authority import Authority
 from tests.control.envoy.echo import Upstream, upstream
 from tests.control.envoy.gateways.test_gateway import Edge, api_route, backend, bound, gateway, https, istio_gateway, to
 from tests.control.envoy.gateways.test_gateway import http as plain
+from tests.control.envoy.patches.envoy_filters import MANAGER, ROUTER, envoy_filter, lua, patch
 from tests.control.envoy.real_envoy import RealEnvoy, as_json, running
 from tests.control.envoy.routing.test_protocols import grpc_upstream, socket_upstream
 from tests.control.envoy.test_waypoint import pod, service
@@ -84,7 +85,14 @@ SERVERS = ", ".join(
         "{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}",
     )
 )
+SCRIPT = """
+function envoy_on_request(handle)
+  handle:headers():add("x-script", "at the gateway")
+end
+"""
+AT_ROUTER = {"filterChain": {"filter": {"name": MANAGER, "subFilter": {"name": ROUTER}}}}
 RULES = (
+    envoy_filter("script", patch("HTTP_FILTER", "INSERT_BEFORE", lua(SCRIPT), context="GATEWAY", listener=AT_ROUTER), namespace="infra"),
     bound(
         "web",
         "hosts: [redirected.example, cart.example, '*.other.example', mutual.example, optional.example, mesh.example, missing.example], "
@@ -287,3 +295,8 @@ def test_plaintext(edge: Running) -> None:
     assert edge.ask(80, "nobody.example")["status"] == 404
     assert edge.ask(8080, "api.example")["status"] == 200
     assert edge.ask(9000, "whatever")["echo"]["upstream"] == "cart"
+
+
+def test_a_script_of_the_gateways_owner(edge: Running) -> None:
+    assert edge.ask(80, "cart.example")["echo"]["headers"]["x-script"] == "at the gateway"
+    assert edge.ask(443, "cart.example", context=edge.context())["echo"]["headers"]["x-script"] == "at the gateway"
