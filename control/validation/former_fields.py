@@ -148,10 +148,13 @@ def _outliers(outliers: Any, path: Path) -> Iterator[Remark]:
 
 def _header_operations(holder: Manifest, path: Path) -> Iterator[Remark]:
     for former, (direction, operation) in _APPENDED.items():
-        if former not in holder:
+        headers = holder.get("headers", {})
+        place = headers.get(direction, {}) if isinstance(headers, dict) else None
+        if former not in holder or not isinstance(headers, dict) or not isinstance(place, dict):
+            # What is malformed is told of as it is.
             continue
         value = holder.pop(former)
-        place = holder.setdefault("headers", {}).setdefault(direction, {})
+        holder["headers"], headers[direction] = headers, place
         new = f"headers.{direction}.{operation}"
         if operation in place:
             yield Remark((*path, former), f"both {former} and {new} are there", f"keep {new} alone")
@@ -177,10 +180,10 @@ def _header_matches(match: Manifest, path: Path) -> Iterator[Remark]:
         for name, value in values.items():
             if isinstance(value, str):
                 values[name] = {"exact": value}
-                yield warning((*path, field, name), f"{name[:80]!r} is matched without a type", "write `exact:` before its value")
+                yield warning((*path, field, name), f"{str(name)[:80]!r} is matched without a type", "write `exact:` before its value")
             elif value is None:
                 values[name] = {}
-                yield warning((*path, field, name), f"{name[:80]!r} is matched without a type", "write `{}` to ask for its presence")
+                yield warning((*path, field, name), f"{str(name)[:80]!r} is matched without a type", "write `{}` to ask for its presence")
 
 
 def _move(holder: Manifest, path: Path, former: str, name: str, form: Callable[[Any], Any]) -> Iterator[Remark]:

@@ -1,9 +1,12 @@
 """control.validation.former_fields.py: what had another name is written in today's, and what is said twice is an error."""
 
+import json
 from copy import deepcopy
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from control.kinds import IstioGateway
 from control.validation.document import read_documents
@@ -116,6 +119,68 @@ def test_other_kinds_and_malformed_ones_are_left_alone() -> None:
         assert renew(str(manifest["kind"]), manifest) == (manifest, [])
     odd = virtual_service({"fault": 3, "route": "x", "match": [7], "corsPolicy": [], "headers": {}})
     assert renew("VirtualService", odd) == (odd, [])
+    for headers in ([], 7, {"request": []}, {"request": "x"}):
+        odd = virtual_service({"headers": headers, "appendHeaders": {"a": "b"}})
+        assert renew("VirtualService", odd) == (odd, []), "what is malformed is told of by whoever reads it"
+
+
+NAMES = st.sampled_from(
+    [
+        "http",
+        "route",
+        "match",
+        "headers",
+        "request",
+        "response",
+        "add",
+        "remove",
+        "appendHeaders",
+        "removeResponseHeaders",
+        "append_headers",
+        "mirrorPercent",
+        "mirror_percent",
+        "fault",
+        "delay",
+        "abort",
+        "percent",
+        "corsPolicy",
+        "allowOrigin",
+        "allowOrigins",
+        "websocketUpgrade",
+        "trafficPolicy",
+        "subsets",
+        "loadBalancer",
+        "consistentHash",
+        "simple",
+        "minimumRingSize",
+        "outlierDetection",
+        "consecutiveErrors",
+        "portLevelSettings",
+        "withoutHeaders",
+        "queryParams",
+        "percentage",
+        "spec",
+    ]
+)
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(["", "LEAST_CONN", "*"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=4)),
+    max_leaves=25,
+)
+MAP = st.dictionaries(NAMES, ANYTHING, max_size=5)
+SPEC = st.one_of(MAP, st.fixed_dictionaries({"http": st.lists(MAP, min_size=1, max_size=2), "trafficPolicy": MAP}))
+
+
+@given(st.sampled_from(["VirtualService", "DestinationRule", "Gateway"]), SPEC)
+@settings(max_examples=400, deadline=None)
+def test_nothing_that_is_written_breaks_it_and_once_is_enough(kind: str, spec: dict[str, Any]) -> None:
+    given = {"kind": kind, "metadata": {"name": "a"}, "spec": spec}
+    before = deepcopy(given)
+    renewed, _ = renew(kind, given)
+    assert given == before
+    assert renew(kind, renewed) == (renewed, [])
+    text = json.dumps({"apiVersion": "networking.istio.io/v1", **given})
+    assert read_documents(text, "a.yaml", "istio-system")
 
 
 def test_what_is_read_is_renewed_with_a_warning_at_its_place() -> None:
