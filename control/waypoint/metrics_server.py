@@ -35,10 +35,8 @@ async def serving_metrics(metrics: RequestMetrics, admin: Path, listen: tuple[st
         return
 
     async def answer(_request: web.Request) -> web.Response:
-        own, limits = (
-            await _of_envoy(admin, "/stats/prometheus", filter=_OWN),
-            await _of_envoy(admin, "/stats", filter=FILTER, format="json"),
-        )
+        own = await _of_envoy(admin, "/stats/prometheus", filter=_OWN)
+        limits = await _of_envoy(admin, "/stats", filter=FILTER, format="json")
         body = metrics.render(time.monotonic()) + own + limit_metrics(limits)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 

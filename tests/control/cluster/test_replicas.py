@@ -99,6 +99,31 @@ async def test_entries_say_what_became_of_them(kube: Cluster, tmp_path: Path) ->
         assert "belongs to Pod" in stated("WorkloadEntry", "m", world.namespace)["Accepted"][1]
 
 
+async def test_limits_say_what_became_of_them(kube: Cluster, tmp_path: Path) -> None:
+    """What the schema of the kind can say it refuses; the rest stands in the status."""
+    version, kind = "nodemesh.io/v1alpha1", "RateLimit"
+
+    def accepted(namespace: str) -> str:
+        found = (kube.admin.get(version, kind, "l", namespace).get("status") or {}).get("conditions", [])
+        return next((one["status"] for one in found if one["type"] == "nodemesh.io/Accepted"), "")
+
+    async with kube_world(kube, tmp_path) as world:
+
+        def apply(by: str = "source.principal", **limit: object) -> None:
+            rule = {"limit": {"requests": 5, "per": "minute", **limit}, "by": [by]}
+            spec = {"targetRefs": [{"kind": "Service", "name": "cart"}], "rules": [rule]}
+            meta = {"name": "l", "namespace": world.namespace}
+            kube.admin.apply({"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec})
+
+        for wrong in ({"requests": 0}, {"per": "week"}, {"burst": "many"}):
+            with pytest.raises(APIError, match=r"422|[Ii]nvalid|failed to create typed"):
+                apply(**wrong)
+        apply()
+        await until(lambda: accepted(world.namespace) == "True", "a status")
+        apply(by="source.shoe")
+        await until(lambda: accepted(world.namespace) == "False", "what is wrong")
+
+
 def _marker(namespace: str) -> dict[str, Any]:
     return {**POLICY, "metadata": {"generateName": "m-", "namespace": namespace}, "spec": GOOD}
 
