@@ -24,6 +24,7 @@ from tests.kube.rights import controller_kubeconfig
 
 WAIT_S = 20.0
 POLICIES = "/apis/security.istio.io/v1/authorizationpolicies"
+_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
 
 class Reader:
@@ -90,6 +91,11 @@ async def test_what_is_there_and_what_comes_and_goes(kube: Cluster, tmp_path: Pa
     for version, kind in (("v1", "HTTPRoute"), ("v1", "GRPCRoute"), ("v1alpha3", "TLSRoute"), ("v1alpha2", "TCPRoute")):
         api = f"gateway.networking.k8s.io/{version}"
         kube.admin.create({"apiVersion": api, "kind": kind, "metadata": {"name": "w", "namespace": namespace}, "spec": route})
+    limit = {"name": "l", "typed_config": {"@type": f"{_FILTERS}.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "l"}}
+    patches = {"configPatches": [{"applyTo": "HTTP_FILTER", "patch": {"operation": "ADD", "value": limit}}]}
+    kube.admin.create({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "metadata": meta, "spec": patches})
+    module = {"url": "https://a.example/m.wasm", "sha256": "0" * 64}
+    kube.admin.create({"apiVersion": "extensions.istio.io/v1alpha1", "kind": "WasmPlugin", "metadata": meta, "spec": module})
     kubeconfig, _ = controller_kubeconfig(kube, tmp_path)
     async with reading(kubeconfig) as reader:
         await asyncio.wait_for(reader.synced.wait(), WAIT_S)
@@ -107,6 +113,8 @@ async def test_what_is_there_and_what_comes_and_goes(kube: Cluster, tmp_path: Pa
             (Kind.GRPC_ROUTE, namespace, "w"),
             (Kind.TLS_ROUTE, namespace, "w"),
             (Kind.TCP_ROUTE, namespace, "w"),
+            (Kind.ENVOY_FILTER, namespace, "w"),
+            (Kind.WASM_PLUGIN, namespace, "w"),
         ]:
             assert reader.has(kind, where, name), kind
         run_pod(kube.admin, namespace, "b", "10.9.0.2", node=f"n-{namespace}")
