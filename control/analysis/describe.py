@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from control.analysis import extensions
+from control.analysis.exposure import exposed
 from control.analysis.limits import in_words
 from control.analysis.words import calling_words, connection_words, route_words
 from control.envoy.catalogue import CatalogService, Endpoint
@@ -40,6 +41,7 @@ class Described(Struct, frozen=True):
     mutual_tls: tuple[str, ...]
     waypoint: str
     gateways: str
+    exposed: tuple[str, ...]
     tokens: tuple[str, ...]
     policies: tuple[str, ...]
     agent_policies: tuple[str, ...]
@@ -83,6 +85,7 @@ def _describe(mesh: Mesh, world: World, key: ServiceKey, service: CatalogService
         mutual_tls=tuple(_modes(mesh, endpoints)),
         waypoint=_waypoint(bound),
         gateways=_gateways(bound, service),
+        exposed=tuple(exposed(world, service)),
         tokens=tuple(str(one) for one in tokens),
         policies=tuple(_ordered(held.values())),
         agent_policies=tuple(_of_agents(mesh, endpoints)),

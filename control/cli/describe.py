@@ -17,6 +17,7 @@ TITLES = {
     "agent_policies": "on its nodes",
     "waypoint": "waypoint",
     "gateways": "gateways",
+    "exposed": "from outside",
     "tokens": "tokens",
     "policies": "policies there",
     "limits": "limits",

@@ -133,8 +133,9 @@ def _balancing(balancer: Any, path: Path) -> Iterator[Remark]:
 def _outliers(outliers: Any, path: Path) -> Iterator[Remark]:
     if not isinstance(outliers, dict):
         return
-    nested = outliers.pop("http", None)
+    nested = outliers.get("http")
     if isinstance(nested, dict):
+        del outliers["http"]
         yield warning((*path, "http"), "outlierDetection.http is outlierDetection itself today", "move its fields up")
         for name, value in nested.items():
             outliers.setdefault(name, value)

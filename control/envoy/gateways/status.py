@@ -138,7 +138,7 @@ def with_problem(state: GatewayState, problem: str) -> GatewayState:
 
 def route_state(world: World, key: ObjectKey) -> tuple[ParentState, ...]:
     """Of a route at each of its parents that are ours."""
-    route = _route(world, key)
+    route = find_route(world, key)
     if route is None:
         return ()
     resolved = _resolved(world, key, route)
@@ -238,7 +238,7 @@ def _meets(server: Server, hostnames: tuple[str, ...]) -> bool:
 def _resolved(world: World, key: ObjectKey, route: Route) -> Said:
     layer = Layer.HTTP if isinstance(route, HTTPRoute | GRPCRoute) else Layer.TCP
     scope = Scope(ProxyKey(key.namespace, ""), 0, (), peers=False)
-    for backend in _backends(route):
+    for backend in backends_of(route):
         destination = backend_destination(world, key, backend)
         if isinstance(destination, Nowhere):
             return Said("ResolvedRefs", holds=False, reason=destination.reason, message=destination.why)
@@ -248,7 +248,8 @@ def _resolved(world: World, key: ObjectKey, route: Route) -> Said:
     return Said("ResolvedRefs", holds=True, reason="ResolvedRefs")
 
 
-def _backends(route: Route) -> Iterator[BackendReference | MirrorReference]:
+def backends_of(route: Route) -> Iterator[BackendReference | MirrorReference]:
+    """All that a route may send requests to, mirrors among them."""
     for rule in route.spec.rules:
         yield from rule.backend_refs
     if isinstance(route, HTTPRoute | GRPCRoute):
@@ -256,7 +257,8 @@ def _backends(route: Route) -> Iterator[BackendReference | MirrorReference]:
         yield from (one.request_mirror.backend_ref for one in filters if one.request_mirror is not None)
 
 
-def _route(world: World, key: ObjectKey) -> Route | None:
+def find_route(world: World, key: ObjectKey) -> Route | None:
+    """A route of any of the Gateway API's kinds."""
     match key.kind:
         case Kind.HTTP_ROUTE:
             return world.find(HTTPRoute, key.namespace, key.name)

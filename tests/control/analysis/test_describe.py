@@ -4,7 +4,7 @@ import pytest
 
 from control.analysis.describe import Described, describe
 from control.envoy.world import World
-from tests.control.analysis.test_run import WELL, authorization, destination_rule, virtual_service
+from tests.control.analysis.test_run import EDGE, WELL, authorization, destination_rule, virtual_service
 from tests.control.envoy.patches.envoy_filters import envoy_filter, inserted, lua, patch
 from tests.control.envoy.wasm.test_plugins import HTTPS, SHA, plugin
 from tests.control.model.builders import Config
@@ -93,6 +93,25 @@ def test_how_gateways_come_to_it() -> None:
     assert described(without).gateways.startswith("refused: policies hold")
     unbound = unguarded.replace("labels: {istio.io/use-waypoint: waypoint}", "labels: {}")
     assert described(unbound).gateways == "call it directly"
+
+
+def test_who_leads_to_it_from_outside() -> None:
+    assert described(WELL).exposed == ()
+    api = """
+kind: HTTPRoute
+apiVersion: gateway.networking.k8s.io/v1
+metadata: {name: api, namespace: shop}
+spec: {parentRefs: [{name: runs}], hostnames: [b.test], rules: [{backendRefs: [{name: cart, port: 80}]}]}
+"""
+    rule = virtual_service("out", "{hosts: [a.test], gateways: [edge, mesh], http: [{route: [{destination: {host: cart}}]}]}")
+    root = virtual_service("root", "{hosts: [c.test], gateways: [edge], http: [{delegate: {name: team}}]}")
+    team = virtual_service("team", "{http: [{route: [{destination: {host: cart}}]}]}")
+    other = virtual_service("other", "{hosts: [d.test], gateways: [edge], http: [{route: [{destination: {host: elsewhere.test}}]}]}")
+    assert described("\n---\n".join((WELL, EDGE, api, rule, root, team, other))).exposed == (
+        "VirtualService shop/out at shop/edge, for a.test",
+        "VirtualService shop/root at shop/edge, for c.test",
+        "HTTPRoute shop/api at shop/runs, for b.test",
+    )
 
 
 def test_a_service_that_is_not_there() -> None:
