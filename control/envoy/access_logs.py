@@ -12,7 +12,7 @@ from control.envoy.parts import extension
 from control.envoy.place import Place
 from control.envoy.reports import PERIOD_S, connection_reports, request_reports, struct
 from control.envoy.world import World
-from control.kinds.mesh_config import LogEncoding
+from control.kinds.mesh_config import LogCollector, LogEncoding, LogFormat, OpenTelemetryLog
 
 _LOG: Final = "envoy.config.accesslog.v3.AccessLog"
 FIELDS: Final[dict[str, str]] = {
@@ -45,6 +45,9 @@ FIELDS: Final[dict[str, str]] = {
 _QUOTED: Final = frozenset(
     ("upstream_transport_failure_reason", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host"),
 )
+_LOG_NAME: Final = "listener_envoy_accesslog"
+_OTEL_NAME: Final = "otel_envoy_accesslog"
+"""What Istio calls them where nobody does."""
 _OUTPUTS: Final = {STANDARD_OUTPUT: "stream.v3.StdoutAccessLog", "/dev/stderr": "stream.v3.StderrAccessLog"}
 _ENDED: Final = {"log_type_filter": {"types": ["NotSet", "TcpConnectionEnd", "DownstreamEnd"]}}
 """One line each: of connections that last, reports tell."""
@@ -52,13 +55,14 @@ _ENDED: Final = {"log_type_filter": {"types": ["NotSet", "TcpConnectionEnd", "Do
 
 def request_logs(world: World, place: Place) -> dict[str, Any]:
     """The fields of a connection manager."""
-    return {"access_log": [*_lines(world, place), request_reports()]}
+    return {"access_log": [*_lines(world, place), *_told(world, place, requests=True), request_reports()]}
 
 
 def connection_logs(world: World, place: Place) -> dict[str, Any]:
     """The fields of a TCP proxy."""
     told = {"flush_access_log_on_connected": True, "access_log_flush_interval": {"seconds": PERIOD_S}}
-    return {"access_log": [*_lines(world, place), connection_reports()], "access_log_options": told}
+    logs = [*_lines(world, place), *_told(world, place, requests=False), connection_reports()]
+    return {"access_log": logs, "access_log_options": told}
 
 
 def _lines(world: World, place: Place) -> Iterator[Message]:
@@ -66,6 +70,46 @@ def _lines(world: World, place: Place) -> Iterator[Message]:
     for output in world.ask(logging_at, place).outputs:
         kind = f"access_loggers.{_OUTPUTS[output.path]}"
         yield new(_LOG, filter=_chosen(output.expression), **extension("lines", kind, log_format=_format(output)))
+
+
+def _told(world: World, place: Place, *, requests: bool) -> Iterator[Message]:
+    """Those that tell collectors: Envoy's own service of requests or of connections, OTLP of both."""
+    for told in world.ask(logging_at, place).told:
+        otel, als = told.provider.envoy_otel_als, told.provider.envoy_http_als if requests else told.provider.envoy_tcp_als
+        service = {"envoy_grpc": {"cluster_name": told.cluster.name, "authority": told.cluster.hostname}}
+        common = {"transport_api_version": "V3", "grpc_service": service}
+        if otel is not None:
+            yield new(_LOG, filter=_chosen(told.expression), **_by_otlp(otel, common))
+        elif als is not None:
+            common |= {"log_name": als.log_name or _LOG_NAME, "filter_state_objects_to_log": als.filter_state_objects_to_log}
+            yield new(_LOG, filter=_chosen(told.expression), **(_by_service(als, common) if requests else _of_tcp(common)))
+
+
+def _by_otlp(otel: OpenTelemetryLog, common: dict[str, Any]) -> dict[str, Any]:
+    stated = otel.log_format or LogFormat()
+    attributes = [{"key": name, "value": {"string_value": text}} for name, text in stated.labels.items()]
+    return extension(
+        "otlp",
+        "access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
+        common_config={**common, "log_name": otel.log_name or _OTEL_NAME},
+        body={"string_value": stated.text or _line()},
+        attributes={"values": attributes},
+    )
+
+
+def _by_service(als: LogCollector, common: dict[str, Any]) -> dict[str, Any]:
+    return extension(
+        "told",
+        "access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+        common_config=common,
+        additional_request_headers_to_log=als.additional_request_headers_to_log,
+        additional_response_headers_to_log=als.additional_response_headers_to_log,
+        additional_response_trailers_to_log=als.additional_response_trailers_to_log,
+    )
+
+
+def _of_tcp(common: dict[str, Any]) -> dict[str, Any]:
+    return extension("told", "access_loggers.grpc.v3.TcpGrpcAccessLogConfig", common_config=common)
 
 
 def _chosen(expression: str) -> dict[str, Any]:

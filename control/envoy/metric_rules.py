@@ -4,10 +4,10 @@ from msgspec import Struct
 
 from control.envoy.place import Place
 from control.envoy.reports import MetricRule, rules_text
-from control.envoy.telemetry import Part, telemetry_at
+from control.envoy.telemetry import Part, other_side, telemetry_at
 from control.envoy.world import World
 from control.kinds import ObjectKey
-from control.kinds.telemetry import Metric, MetricsOverride, TagOperation, WorkloadMode
+from control.kinds.telemetry import Metric, MetricsOverride, TagOperation
 
 
 class MetricRules(Struct, frozen=True):
@@ -20,11 +20,11 @@ class MetricRules(Struct, frozen=True):
 def metrics_at(world: World, place: Place) -> MetricRules:
     """What holds there; a narrower object changes what it names, of a metric or of all."""
     rules: dict[Metric, MetricRule] = {metric: MetricRule() for metric in Metric if metric != Metric.ALL_METRICS}
-    holding = world.ask(telemetry_at, place, Part.METRICS)
+    holding, elsewhere = world.ask(telemetry_at, place, Part.METRICS), world.ask(other_side, place)
     overrides = (override for one in holding for metrics in one.spec.metrics for override in metrics.overrides)
     for override in overrides:
         match = override.match
-        if match.mode is not WorkloadMode.CLIENT:
+        if match.mode is not elsewhere:
             named = rules if match.metric is Metric.ALL_METRICS else (match.metric,)
             rules |= {metric: _changed(rules[metric], override) for metric in named}
     return MetricRules(rules_text(rules), tuple(one.key for one in holding))

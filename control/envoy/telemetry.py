@@ -14,6 +14,7 @@ from control.envoy.place import Place
 from control.envoy.proxies import ProxyKind, find_proxy
 from control.envoy.world import World
 from control.kinds import Telemetry
+from control.kinds.telemetry import WorkloadMode
 from control.model.labels import selects
 from control.model.waypoint_guards import ClassTarget, Target, target_of
 
@@ -29,6 +30,12 @@ class Part(Enum):
 def telemetry_at(world: World, place: Place, part: Part) -> tuple[Telemetry, ...]:
     """Widest first."""
     return tuple(_holding(world, place, part))
+
+
+def other_side(world: World, place: Place) -> WorkloadMode:
+    """What is said of it does not concern this proxy: gateways are the clients of what they call, waypoints are servers."""
+    proxy = world.ask(find_proxy, place.proxy)
+    return WorkloadMode.SERVER if proxy is not None and proxy.kind is ProxyKind.GATEWAY else WorkloadMode.CLIENT
 
 
 def _holding(world: World, place: Place, part: Part) -> Iterator[Telemetry]:

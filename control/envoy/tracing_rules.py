@@ -15,8 +15,7 @@ from control.envoy.built import Problem
 from control.envoy.mesh_options import mesh_options
 from control.envoy.naming import ClusterRef
 from control.envoy.place import Place
-from control.envoy.proxies import ProxyKind, find_proxy
-from control.envoy.telemetry import Part, telemetry_at
+from control.envoy.telemetry import Part, other_side, telemetry_at
 from control.envoy.world import World
 from control.kinds import ObjectKey, Telemetry
 from control.kinds.mesh_config import ExtensionProvider, MeshOptions
@@ -68,7 +67,7 @@ def tracing_at(world: World, place: Place) -> TracingRules:
     defaults = options.default_providers.tracing
     if not holding and not defaults:
         return TracingRules(_older_form(world, options))
-    state = _merged(holding, _State(provider=defaults[0] if defaults else ""), _other_side(world, place))
+    state = _merged(holding, _State(provider=defaults[0] if defaults else ""), world.ask(other_side, place))
     if state.disabled or not state.provider:
         return TracingRules(None, sources)
     found = _collector(options.provider(state.provider))
@@ -84,12 +83,6 @@ def tracing_clusters(world: World, place: Place) -> tuple[ClusterRef, ...]:
     """The cluster of who is told."""
     tracer = world.ask(tracing_at, place).tracer
     return (tracer.cluster,) if tracer is not None else ()
-
-
-def _other_side(world: World, place: Place) -> WorkloadMode:
-    """What is said of it does not concern this proxy."""
-    proxy = world.ask(find_proxy, place.proxy)
-    return WorkloadMode.SERVER if proxy is not None and proxy.kind is ProxyKind.GATEWAY else WorkloadMode.CLIENT
 
 
 def _merged(holding: Iterable[Telemetry], state: _State, other_side: WorkloadMode) -> _State:

@@ -18,6 +18,7 @@ from control.envoy.listeners.tunnel import (
 )
 from control.envoy.listeners.waypoint import internal_listener, layers, waits
 from control.envoy.listeners.workloads import destinations, direct_cluster, direct_workloads, plaintext_cluster
+from control.envoy.logging_rules import logging_clusters
 from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN, INTERNAL, ORIGINATE, SNIFFING, TERMINATE, ClusterRef, Layer
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
@@ -107,12 +108,13 @@ def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Re
 
 
 def asked_recipes(world: World, place: Place) -> tuple[Recipe, ...]:
-    """The clusters of those who are asked about requests of a place, or told: for keys, for leave, how many there were, and spans."""
+    """The clusters of those who are asked about requests of a place, or told: for keys, for leave, how many there were, spans and logs."""
     found = [Recipe(CLUSTER, server.cluster, key_cluster, (server,)) for server in world.ask(key_servers, place)]
     if world.ask(lacks_server, place):
         found.append(Recipe(CLUSTER, NOBODY, nobody_cluster))
-    for ref in (*world.ask(asked_clusters, place), *world.ask(limit_clusters, place), *world.ask(tracing_clusters, place)):
-        found += world.ask(cluster_recipes, place.proxy, ref)
+    for clusters in (asked_clusters, limit_clusters, tracing_clusters, logging_clusters):
+        for ref in world.ask(clusters, place):
+            found += world.ask(cluster_recipes, place.proxy, ref)
     return tuple(found)
 
 

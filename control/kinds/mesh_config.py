@@ -70,6 +70,27 @@ class FileAccessLog(Struct, frozen=True, rename="camel", forbid_unknown_fields=T
     omit_empty_values: bool = False
 
 
+class LogCollector(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Who is told by Envoy's access log service: `service` is a host of the mesh, or `namespace/host`."""
+
+    service: str
+    port: int
+    log_name: str = ""
+    filter_state_objects_to_log: tuple[str, ...] = ()
+    additional_request_headers_to_log: tuple[str, ...] = ()
+    additional_response_headers_to_log: tuple[str, ...] = ()
+    additional_response_trailers_to_log: tuple[str, ...] = ()
+
+
+class OpenTelemetryLog(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Likewise, by OTLP: `text` of the format is the body, `labels` are attributes."""
+
+    service: str
+    port: int
+    log_name: str = ""
+    log_format: LogFormat | None = None
+
+
 class DefaultProviders(Struct, frozen=True, rename="camel"):
     """By whom what is told without anybody saying so; of the kinds that Istio has, those that are used here."""
 
@@ -84,6 +105,9 @@ class ExtensionProvider(Struct, frozen=True, rename="camel"):
     envoy_ext_authz_grpc: GRPCAuthorizer | None = None
     envoy_ext_authz_http: HTTPAuthorizer | None = None
     envoy_file_access_log: FileAccessLog | None = None
+    envoy_http_als: LogCollector | None = None
+    envoy_tcp_als: LogCollector | None = None
+    envoy_otel_als: OpenTelemetryLog | None = None
     opentelemetry: OpenTelemetryTracing | None = None
     zipkin: ZipkinTracing | None = None
 

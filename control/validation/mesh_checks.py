@@ -21,7 +21,7 @@ from control.validation.finding import Remark
 from control.validation.statuses import REFUSING
 from control.validation.token_checks import header_name
 from control.validation.tracing_checks import provider_remarks as collector_remarks
-from control.validation.tracing_checks import proxy_remarks
+from control.validation.tracing_checks import proxy_remarks, service_name
 
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 LOG_FILES = ("/dev/stdout", "/dev/stderr")
@@ -78,8 +78,7 @@ def _provider_remarks(provider: ExtensionProvider) -> Iterator[Remark]:
     for collector in (provider.opentelemetry, provider.zipkin):
         if collector is not None:
             yield from collector_remarks(collector, _PATH)
-    if provider.envoy_file_access_log is not None:
-        yield from _file_remarks(provider.envoy_file_access_log)
+    yield from _logging_remarks(provider)
     http = provider.envoy_ext_authz_http
     if http is not None:
         if http.path_prefix and not (http.path_prefix.startswith("/") and http.path_prefix.isprintable() and " " not in http.path_prefix):
@@ -100,12 +99,34 @@ def _authorizer_remarks(authorizer: GRPCAuthorizer | HTTPAuthorizer) -> Iterator
         yield Remark(_PATH, f"maxRequestBytes must be 1 to {_MAX_BODY_BYTES}")
 
 
+def _logging_remarks(provider: ExtensionProvider) -> Iterator[Remark]:
+    if provider.envoy_file_access_log is not None:
+        yield from _file_remarks(provider.envoy_file_access_log)
+    for collector in (provider.envoy_http_als, provider.envoy_tcp_als, provider.envoy_otel_als):
+        if collector is not None:
+            yield from attempt(service_name, collector.service, _PATH)
+            yield from attempt_port(collector.port, _PATH)
+    if provider.envoy_otel_als is not None:
+        yield from _format_remarks(provider.envoy_otel_als.log_format or LogFormat())
+    for als in (provider.envoy_http_als, provider.envoy_tcp_als):
+        for name in (
+            *(als.additional_request_headers_to_log if als else ()),
+            *(als.additional_response_headers_to_log if als else ()),
+            *(als.additional_response_trailers_to_log if als else ()),
+        ):
+            yield from attempt(header_name, name, _PATH)
+
+
 def _file_remarks(log: FileAccessLog) -> Iterator[Remark]:
     if log.path and log.path not in LOG_FILES:
         yield Remark(_PATH, f"envoyFileAccessLog: {log.path[:80]!r} is none of {', '.join(LOG_FILES)}")
     stated = log.log_format or LogFormat()
     if stated.text and stated.labels:
         yield Remark(_PATH, "envoyFileAccessLog: logFormat has both text and labels")
+    yield from _format_remarks(stated)
+
+
+def _format_remarks(stated: LogFormat) -> Iterator[Remark]:
     for text in (stated.text, *stated.labels.values()):
         yield from attempt(log_formats.check_text, text, _PATH)
 

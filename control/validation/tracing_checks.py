@@ -73,7 +73,7 @@ def percentage(value: float) -> float:
 
 def provider_remarks(provider: OpenTelemetryTracing | ZipkinTracing, path: Path) -> Iterator[Remark]:
     """Of a collector."""
-    yield from attempt(_service, provider.service, path)
+    yield from attempt(service_name, provider.service, path)
     yield from attempt_port(provider.port, path)
     yield from attempt(_tag_length, provider.max_tag_length, path)
     match provider:
@@ -107,7 +107,7 @@ def host_and_port(text: str) -> tuple[str, int]:
     return values.host(host), int(port)
 
 
-def _service(text: str) -> None:
+def service_name(text: str) -> None:
     """A host, or `namespace/host`."""
     namespace, slash, host = text.rpartition("/")
     values.host(host)

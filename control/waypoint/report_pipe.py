@@ -4,6 +4,7 @@ Lines that are not taken in time are lost, and counted.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -73,7 +74,9 @@ class ReportPipe:
         loop = asyncio.get_running_loop()
         thread = threading.Thread(target=self._read, args=(descriptor, lambda: loop.call_soon_threadsafe(wake.set)), name="reports")
         try:
-            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
+            # Fewer turns of the thread; who has too many pipes already is left with a small one.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
             thread.start()
             async with asyncio.TaskGroup() as tasks:
                 taking = tasks.create_task(self._take(wake, take), name="reports")

@@ -1,4 +1,4 @@
-"""Collectors of spans on loopback: OTLP over gRPC and HTTP, and Zipkin's JSON; what they are told is kept as it is, decoded."""
+"""Collectors on loopback: spans by OTLP over gRPC and HTTP and by Zipkin's JSON, logs by OTLP and Envoy's own service; decoded."""
 
 import json
 import threading
@@ -9,11 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
+from control.envoy.messages import Message, message_class
 from demo.cluster import eventually
 
-SERVICE, METHOD = "opentelemetry.proto.collector.trace.v1.TraceService", "Export"
+TRACES, LOGS, EXPORT = "opentelemetry.proto.collector.trace.v1.TraceService", "opentelemetry.proto.collector.logs.v1.LogsService", "Export"
+ACCESS_LOGS, STREAM = "envoy.service.accesslog.v3.AccessLogService", "StreamAccessLogs"
 
 
 class Span:
@@ -33,6 +36,10 @@ class Collector:
     def __init__(self, port: int) -> None:
         self.port = port
         self.spans: list[Span] = []
+        self.records: list[tuple[str, dict[str, str]]] = []
+        """Of OTLP's logs: bodies and attributes."""
+        self.entries: list[tuple[str, Message]] = []
+        """Of Envoy's service: names of logs, and messages."""
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
 
@@ -71,8 +78,27 @@ def by_grpc() -> Iterator[Collector]:
         found.spans.extend(from_otlp(ExportTraceServiceRequest.FromString(body)))
         return ExportTraceServiceResponse().SerializeToString()
 
-    server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.unary_unary_rpc_method_handler(export)}),))
+    def records(body: bytes, _context: grpc.ServicerContext) -> bytes:
+        for resource in ExportLogsServiceRequest.FromString(body).resource_logs:
+            for record in (one for scope in resource.scope_logs for one in scope.log_records):
+                found.records.append((record.body.string_value, {one.key: one.value.string_value for one in record.attributes}))
+        return ExportLogsServiceResponse().SerializeToString()
+
+    def entries(bodies: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+        name = ""
+        for body in bodies:
+            message = message_class(f"{ACCESS_LOGS.rpartition('.')[0]}.StreamAccessLogsMessage").FromString(body)
+            name = message.identifier.log_name or name
+            found.entries += [(name, one) for one in (*message.http_logs.log_entry, *message.tcp_logs.log_entry)]
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(8))
+    handlers = {
+        TRACES: {EXPORT: grpc.unary_unary_rpc_method_handler(export)},
+        LOGS: {EXPORT: grpc.unary_unary_rpc_method_handler(records)},
+        ACCESS_LOGS: {STREAM: grpc.stream_unary_rpc_method_handler(entries)},
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods) for service, methods in handlers.items()])
     found.port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

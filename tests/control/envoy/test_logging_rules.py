@@ -8,6 +8,7 @@ import pytest
 from control.envoy.logging_rules import Logging, logging_at
 from control.envoy.place import Place
 from control.validation.document import read_documents
+from tests.control.envoy.gateways.test_gateway import EDGE, Edge, http, istio_gateway
 from tests.control.envoy.test_access_logs import config
 from tests.control.envoy.test_waypoint import WAYPOINT, Served, pod, service
 from tests.control.envoy.validation import validate
@@ -119,3 +120,10 @@ def test_what_a_selector_does_not_choose_is_said() -> None:
     (document,) = read_documents(telemetry("x", "[]", more=", selector: {matchLabels: {a: b}}"), "x.yaml", "istio-system")
     assert document.object is not None
     assert [finding.what for finding in document.findings] == ["chooses gateways by their labels, and no waypoints"]
+
+
+def test_a_gateway_is_a_client() -> None:
+    sides = "[{providers: [{name: errors}]}, {match: {mode: SERVER}, disabled: true}]"
+    assert said(at(CART, telemetry("sides", sides, "istio-system"))) == []
+    edge = Edge(config(MESH), telemetry("sides", sides, "istio-system"), istio_gateway("a", http()))
+    assert said(edge.world.ask(logging_at, Place(EDGE, None, 80))) == [("/dev/stderr", "")]

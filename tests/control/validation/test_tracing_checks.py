@@ -1,4 +1,4 @@
-"""control/validation/tracing_checks.py: what of tracing is refused, and where it is said."""
+"""control/validation/tracing_checks.py: what of tracing is refused, and where it is said; and of the mesh configuration's collectors."""
 
 import pytest
 
@@ -79,6 +79,12 @@ def test_tags_are_bounded() -> None:
             "extensionProviders: [{name: a, opentelemetry: {service: a.b, port: 1, grpc: {initialMetadata: [{name: ':path'}]}}}]",
             "no header's name",
         ),
+        ("extensionProviders: [{name: a, envoyOtelAls: {service: a.b, port: 1, logFormat: {text: '%ENVIRONMENT(A)%'}}}]", "no operator"),
+        (
+            "extensionProviders: [{name: a, envoyHttpAls: {service: a.b, port: 1, additionalRequestHeadersToLog: ['a b']}}]",
+            "no header's name",
+        ),
+        ("extensionProviders: [{name: a, envoyTcpAls: {service: a.b, port: 70000}}]", "port"),
         ("defaultConfig: {tracing: {sampling: 101}}", "no percentage"),
         ("defaultConfig: {tracing: {zipkin: {address: zipkin}}}", "no host:port"),
         ("defaultConfig: {tracing: {customTags: {a: {environment: {name: B}}}}}", "environment is shown to nobody"),
