@@ -124,11 +124,11 @@ D = TypeVar("D", bound=Driven)
 
 
 @contextmanager
-def driven(made: D) -> Iterator[D]:
-    """Runs it; nothing of it is left after the block."""
+def driven(made: D, *, extra: Sequence[str] = ()) -> Iterator[D]:
+    """Runs it, with `extra` options; nothing of it is left after the block."""
     try:
         made.cluster.apply(made.name, made.objects())
-        made.start()
+        made.start(extra=extra)
         yield made
     finally:
         made.stop()

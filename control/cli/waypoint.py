@@ -43,6 +43,7 @@ def gateway() -> None:
 @click.option("--certificate-ttl", "ttl_s", type=Duration(), default="24h", help="How long certificates are asked for.")
 @click.option("--drain", "drain_s", type=click.IntRange(0, 3600), default=5, help="Seconds that open connections have when this ends.")
 @click.option("--concurrency", type=click.IntRange(1, 256), help="Envoy's worker threads; one for each CPU, without it.")
+@click.option("--max-connections", type=click.IntRange(1), help="Of clients at once; without it, a third of the files that may be open.")
 @click.option("--metrics-listen", default=f"0.0.0.0:{wire.PROXY_METRICS_PORT}", metavar="ADDRESS:PORT", help="For metrics; empty: none.")
 @click.option("--envoy-log-level", "log_level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
 def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, metrics_listen: str, **options: Any) -> None:

@@ -7,10 +7,12 @@ from control.envoy.parts import SDS_CLUSTER, extension, http_options
 from control.waypoint.settings import Settings
 
 ADS_CLUSTER = "xds-grpc"
+FILES_PER_CONNECTION = 3
+"""Its own, one to where it leads, and as much for all else."""
 
 
-def bootstrap(settings: Settings) -> Message:
-    """An envoy.config.bootstrap.v3.Bootstrap."""
+def bootstrap(settings: Settings, max_files: int) -> Message:
+    """An envoy.config.bootstrap.v3.Bootstrap; `max_files`: how many Envoy may have open."""
     socket = str(settings.socket)
     ads = {
         "api_type": "DELTA_GRPC",
@@ -27,7 +29,14 @@ def bootstrap(settings: Settings) -> Message:
         dynamic_resources={"ads_config": ads, "lds_config": from_ads, "cds_config": from_ads},
         static_resources={"clusters": [_local(ADS_CLUSTER, socket), _local(SDS_CLUSTER, socket)]},
         stats_flush_interval={"seconds": 5},
+        overload_manager={"resource_monitors": [_limit(settings.max_connections or max(1, max_files // FILES_PER_CONNECTION))]},
     )
+
+
+def _limit(connections: int) -> dict[str, Any]:
+    """Clients beyond are refused at once: without open files Envoy could reach nobody for those that it has, nor be told anything."""
+    kind = "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    return extension("envoy.resource_monitors.global_downstream_max_connections", kind, max_active_downstream_connections=connections)
 
 
 def _node(settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import logging
+import resource
 import socket
 import time
 from dataclasses import replace
@@ -35,7 +36,7 @@ class EnvoyProcess:
         """Until Envoy ends, which raises EnvoyEndedError, or the caller is cancelled, which drains it."""
         settings = self._settings
         file = settings.run_dir / "bootstrap.pb"
-        file.write_bytes(bootstrap(settings).SerializeToString())
+        file.write_bytes(bootstrap(settings, _files()).SerializeToString())
         settings.admin.unlink(missing_ok=True)
         command = ["setpriv", "--pdeathsig", "KILL", "--", str(settings.envoy)]
         command += ["-c", str(file), "--log-level", settings.log_level, "--disable-hot-restart"]
@@ -73,6 +74,13 @@ class EnvoyProcess:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _files() -> int:
+    """As many open files as this process and what it starts may have, from now on."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def _ask(admin: Path, path: str) -> None:

@@ -47,6 +47,8 @@ class Settings:
     """How long certificates are asked for; the controller may shorten it."""
     drain_s: int = 5
     concurrency: int | None = None
+    max_connections: int | None = None
+    """Of clients at once; what is more is refused. Without it as many as open files allow."""
     log_level: str = "warning"
     instance: str = ""
     """What tells several Envoys of one Gateway apart, such as the name of the pod or host."""

@@ -367,6 +367,9 @@ def test_a_certificate_that_is_missing_is_told_and_taken_when_it_comes(mesh: Mes
         assert missing not in mesh.cluster.meshctl_answer("proxy-status")
 
 
+MOST = 12
+
+
 class Labelled(Gateway):
     """Nothing but a pod with labels: no Gateway of the Gateway API."""
 
@@ -380,7 +383,7 @@ def test_a_pod_that_an_istio_gateway_chooses_is_a_gateway(mesh: Mesh, edge: Edge
     also = bound("old", ["old.example"], http=[to("api", 80)])
     also["spec"]["gateways"] = ["default/old"]
     made = Labelled(mesh.cluster, mesh.topology.add_pod("n2", "runner"), "runner", "10.96.0.7", ports=(port,))
-    with mesh.applied("old", listener, also), driven(made):
+    with mesh.applied("old", listener, also), driven(made, extra=(f"--max-connections={MOST}",)):
 
         def status() -> int:
             with contextlib.suppress(*REFUSED), mesh.dial(mesh.outside, made.pod.ipv4, port) as connection:
@@ -388,6 +391,13 @@ def test_a_pod_that_an_istio_gateway_chooses_is_a_gateway(mesh: Mesh, edge: Edge
             return 0
 
         mesh.wait(lambda: status() == 200, "it to serve", timeout_s=20)
+        # Clients that are too many are refused, and harm no others.
+        held = [mesh.dial(mesh.outside, made.pod.ipv4, port) for _ in range(MOST)]
+        mesh.wait(lambda: status() == 0, "one that is too many to be refused", timeout_s=20)
+        assert ask(held[0], "old.example").status == 200
+        for connection in held:
+            connection.close()
+        mesh.wait(lambda: status() == 200, "it to take others again", timeout_s=20)
         # What makes it one goes: it is none any more.
         mesh.cluster.apply("old", [also])
         mesh.wait(lambda: not made.status(), "its streams to be closed", timeout_s=20)

@@ -15,6 +15,7 @@ from control.envoy.gateways.servers import ANY, Carries, Server, servers_of
 from control.envoy.gateways.terms import downstream
 from control.envoy.listeners.chains import logged
 from control.envoy.listeners.requests import judges_paths, reading, without_ambiguity
+from control.envoy.listeners.tunnel import HANDSHAKE_S
 from control.envoy.logging_rules import logging_at
 from control.envoy.messages import Message, new
 from control.envoy.metric_rules import metrics_at
@@ -220,7 +221,7 @@ def _carrying(world: World, place: Place, server: Server, way: Way, names: _Name
             return []
         fields["filter_chain_match"] = _match(free)
     if server.terms is not None:
-        fields["transport_socket"] = downstream(server.terms, world.settings, ())
+        fields |= _ended(downstream(server.terms, world.settings, ()))
     # Of several ways of one server, each is told by its first name.
     which = f"{server.name}~{way.names[0]}" if server.carries is Carries.PASSTHROUGH else server.name
     name = f"{server.carries}.{server.port}.{which}.{server.owner.name}.{server.owner.namespace}"
@@ -255,7 +256,7 @@ def _http_chain(world: World, place: Place, table: str, server: Server | None = 
     callers = connection_filters(world, terms, requests=True)
     fields: dict[str, Any] = {}
     if terms is not None:
-        fields["transport_socket"] = downstream(terms, world.settings, ("h2", "http/1.1"))
+        fields |= _ended(downstream(terms, world.settings, ("h2", "http/1.1")))
         fields["filter_chain_match"] = _match(names)
     found = _chain(world, place, parts.sources, name=table, filters=[*callers, manager], **fields)
     return replace(found, problems=(*parts.problems, *found.problems))
@@ -269,6 +270,11 @@ def _chain(world: World, place: Place, sources: tuple[ObjectKey, ...], **fields:
     message = new("envoy.config.listener.v3.FilterChain", metadata=about, **fields)
     patched = patch_chain(world, spot_at(world, place, message.name, tuple(message.filter_chain_match.server_names)), message)
     return _Chain(patched.message, (*sources, *metrics.sources, *lines.sources, *traced.sources, *patched.sources), patched.problems)
+
+
+def _ended(transport: dict[str, Any]) -> dict[str, Any]:
+    """TLS that is ended here, by a client that gets on with it."""
+    return {"transport_socket": transport, "transport_socket_connect_timeout": {"seconds": HANDSHAKE_S}}
 
 
 def _match(names: tuple[str, ...]) -> Message:

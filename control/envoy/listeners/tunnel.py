@@ -44,6 +44,7 @@ MANAGER: Final = "filters.network.http_connection_manager.v3.HttpConnectionManag
 LISTENER_MESSAGE: Final = "envoy.config.listener.v3.Listener"
 CLUSTER_MESSAGE: Final = "envoy.config.cluster.v3.Cluster"
 MAX_STREAMS: Final = 100
+HANDSHAKE_S: Final = 15
 
 
 class Destinations(Struct, frozen=True):

@@ -41,5 +41,5 @@ def test_directories_that_others_may_look_into(tmp_path: Path) -> None:
 
 def test_what_envoy_starts_with_holds_no_secret(tmp_path: Path) -> None:
     settings = Settings("shop", "gate", Controllers(("a",)), b"roots", tmp_path, tmp_path, Path("/envoy"), token="nmj1.canary.canary")
-    assert b"canary" not in bootstrap(settings).SerializeToString()
+    assert b"canary" not in bootstrap(settings, 1024).SerializeToString()
     assert "canary" not in repr(settings)

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
+from control.envoy.listeners.tunnel import HANDSHAKE_S
 from control.envoy.parts import SDS_CLUSTER
 from meshapi.trust import Revocation
 from tests.control.envoy.authority import Authority
@@ -165,7 +166,9 @@ def _static(listener: Any, found: Edge, secrets: list[dict[str, Any]]) -> dict[s
             return {"name": part["name"]}
         return part
 
-    message = dict(json.loads(json.dumps(as_json(listener)), object_hook=adapted))
+    # Waiting as long as it really may would be long.
+    written = json.dumps(as_json(listener)).replace(f'"{HANDSHAKE_S}s"', '"1s"')
+    message = dict(json.loads(written, object_hook=adapted))
     return message | {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
 
 
@@ -285,6 +288,21 @@ def test_a_websocket_over_tls(edge: Running) -> None:
         for text in (b"one", b"two"):
             client.sendall(text)
             assert client.recv(4096) == text
+
+
+def test_a_handshake_that_does_not_go_on_ends(edge: Running) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = edge.context().wrap_bio(incoming, outgoing, server_hostname="cart.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    with socket.create_connection(("127.0.0.1", edge.port(443)), timeout=20) as connection:
+        connection.sendall(outgoing.read())
+        assert connection.recv(4096), "the server's part"
+        try:
+            rest = b"".join(iter(lambda: connection.recv(4096), b""))
+        except ConnectionError:
+            rest = b""
+    assert len(rest) < 1 << 16, "closed, and not by us"
 
 
 def test_plaintext(edge: Running) -> None:
