@@ -22,6 +22,7 @@ HASH = "trafficPolicy: {loadBalancer: {consistentHash: {%s}}}"
 AT_THREE = range(3, 6)
 """Envoy's worker hears of an ejection a moment after it."""
 EJECT = "outlierDetection: {consecutive5xxErrors: 3, interval: 100ms, baseEjectionTime: 60s, maxEjectionPercent: 100}"
+FORMER = "outlierDetection: {http: {consecutiveErrors: 3, interval: 100ms, baseEjectionTime: 60s, maxEjectionPercent: 100}}"
 RULES = {
     "turns": "trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
     "least": "trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}",
@@ -38,6 +39,7 @@ RULES = {
     "limits": "trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}}",
     "short": "trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1}}}",
     "eject": f"trafficPolicy: {{{EJECT}, loadBalancer: {{simple: ROUND_ROBIN, localityLbSetting: {{enabled: false}}}}}}",
+    "former": f"trafficPolicy: {{{FORMER}, loadBalancer: {{simple: ROUND_ROBIN, localityLbSetting: {{enabled: false}}}}}}",
     "subsets": """
       trafficPolicy: {loadBalancer: {simple: RANDOM}}
       subsets:
@@ -239,6 +241,19 @@ def test_an_endpoint_that_fails_is_set_aside(mesh: Routed) -> None:
         asked = v2.seen["/"]
         assert set(mesh.counted("eject", 20)) == {"v1", "v3"}
         assert v2.seen["/"] == asked
+    finally:
+        v2.failing = 0
+
+
+def test_errors_of_the_way_as_they_were_counted_formerly(mesh: Routed) -> None:
+    v2 = mesh.upstreams["v2"]
+    try:
+        v2.failing = 500
+        assert mesh.counted("former", 12)["500"] == 4, "an application's own error is none of them"
+        v2.failing, before = 503, v2.seen["/"]
+        # Whoever gets one is tried again elsewhere.
+        assert mesh.counted("former", 24).keys() == {"v1", "v3"}
+        assert v2.seen["/"] - before in AT_THREE
     finally:
         v2.failing = 0
 
