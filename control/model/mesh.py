@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from control.kinds import Gateway, Kind, MeshObject, Node, ObjectKey, Pod, WorkloadEntry
-from control.kinds.metadata import BRINGING
 from control.model.claims import Claims, rank
 from control.model.derivation import ADDRESS, Derived, address_claim, derive, derive_static_strict
 from control.model.published import Published
@@ -103,9 +102,9 @@ class Mesh:
         before = self.records.get(change.key)
         if before is not None and before.object is not None and not before.closed:
             return Record(change.origin, change.manifest, change.findings, before.object, rejected=True)
-        # What brings configuration of Envoy's own, is new and can't be understood, leaves in force what was before it: nothing.
+        # Patches that are new and can't be understood leave in force what was before them: nothing.
         new = _written_once(change.manifest) or (self.running if before is None else before.object is None)
-        closed = None if change.key.kind in BRINGING and new else change.closed
+        closed = None if change.key.kind is Kind.ENVOY_FILTER and new else change.closed
         return Record(change.origin, change.manifest, change.findings, closed, rejected=True, closed=closed is not None)
 
     def _record(self, key: ObjectKey, record: Record | None) -> set[ObjectKey]:

@@ -2,7 +2,8 @@
 
 Envoy refuses a whole listener or table of routes, and with it every later change, a new policy, too. So a form that is refused is taken
 out again, and what it was before is in force: the last form that was taken; nothing, if the object is new or was never changed; or a form
-that denies, where it can't be known what was in force, because the controller started since. Of several forms on trial in one resource
+that denies, where it can't be known what was in force, because the controller started since. A
+plugin without a former form fails requests, unless it may be missed. Of several forms on trial in one resource
 the newest is doubted first; what turns out not to have been the cause comes back.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 
 from control.envoy.patches.closed import closed
-from control.kinds import MeshObject, ObjectKey
+from control.kinds import EnvoyFilter, MeshObject, ObjectKey
 
 Place = tuple[object, str, str]
 """A resource of a proxy: whose, its type and its name."""
@@ -86,7 +87,9 @@ class Trials:
     def _stand_in(self, key: ObjectKey, form: MeshObject) -> MeshObject | None:
         if key in self._good:
             return self._good[key]
-        return None if key in self._new or form.metadata.generation == 1 else closed(form)
+        # A plugin says itself what becomes of requests without it.
+        new = isinstance(form, EnvoyFilter) and (key in self._new or form.metadata.generation == 1)
+        return None if new else closed(form)
 
     def _instead(self, key: ObjectKey, form: MeshObject) -> str:
         if key in self._good:

@@ -91,7 +91,8 @@ def _parts(world: World, place: Place, phase: PluginPhase) -> Parts:
     filters, problems = [], []
     for item in found:
         module = module_of(world, item)
-        if module.problem:
+        # What stands in for an object is told with why it does.
+        if module.problem and item.spec.url:
             problems.append(Problem(item.key, f"{module.problem}: {_without(item)}"))
         if not module.problem:
             filters.append(_filter(item, module))

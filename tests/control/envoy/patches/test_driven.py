@@ -4,11 +4,14 @@ import asyncio
 from pathlib import Path
 
 from control.kinds import Kind
+from control.model.settings import MeshSettings
 from control.model.status import describe
 from control.source import Synced
 from tests.control.envoy.patches.driven import Driven, driven
 from tests.control.envoy.patches.envoy_filters import envoy_filter, inserted, lua
 from tests.control.envoy.test_waypoint import GATEWAY, NODE, service
+from tests.control.envoy.wasm.modules import MARKS, write
+from tests.control.envoy.wasm.test_plugins import plugin
 from tests.control.model.builders import Config
 
 ANSWER = """
@@ -36,8 +39,8 @@ def marked(text: str) -> str:
 BROKEN = envoy_filter("mark", inserted(lua("function envoy_on_response(")))
 
 
-def status(found: Driven, name: str = "mark") -> str:
-    described = describe(found.config.mesh, Kind.ENVOY_FILTER, "shop", name)
+def status(found: Driven, name: str = "mark", kind: Kind = Kind.ENVOY_FILTER) -> str:
+    described = describe(found.config.mesh, kind, "shop", name)
     return described.summary if described is not None else ""
 
 
@@ -71,6 +74,22 @@ async def test_a_patch_that_envoy_refuses_holds_up_nothing(tmp_path: Path) -> No
         found.config.write("policy.yaml", DENY % "/other")
         await found.until(403, "/other")
         await found.until(200, "/secret", x_mark="second")
+
+
+async def test_a_plugin_without_its_module_fails_requests(tmp_path: Path) -> None:
+    config = Config(BASE, settings=MeshSettings(wasm_sources=frozenset({str(tmp_path)})))
+    config.mesh.apply([Synced()])
+    file, _ = write(tmp_path, "marks", MARKS)
+    async with driven(tmp_path, config) as found:
+        await found.until(200)
+        found.config.write("module.yaml", plugin("module", f"file://{tmp_path}/nowhere.wasm", "cart"))
+        await found.until(503)
+        assert "requests are denied in its place: Envoy says" in status(found, "module", Kind.WASM_PLUGIN)
+        found.config.write("module.yaml", plugin("module", f"file://{tmp_path}/nowhere.wasm", "cart", failStrategy="FAIL_OPEN"))
+        await found.until(200)
+        found.config.write("module.yaml", plugin("module", f"file://{file}", "cart"))
+        await found.until(200)
+        assert "Envoy says" not in status(found, "module", Kind.WASM_PLUGIN)
 
 
 async def test_after_a_restart_of_the_controller_what_can_not_be_known_is_denied(tmp_path: Path) -> None:
