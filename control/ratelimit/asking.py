@@ -11,18 +11,20 @@ from typing import Final
 from google.protobuf.message import DecodeError
 from msgspec import Struct
 
-from control.envoy.messages import Message, message_class, new
+from control.envoy.messages import Message, new
 from control.kinds.rate_limits import DOMAIN, LIMIT_ENTRY
 from control.ratelimit.config import Domains, rule_for
 from control.ratelimit.limits import MAX_REQUESTS, Entry, Limit, Rule, Unit, Unlimited
+from control.ratelimit.wire import read_request, text
 
-REQUEST: Final = "envoy.service.ratelimit.v3.RateLimitRequest"
 _RESPONSE: Final = "envoy.service.ratelimit.v3.RateLimitResponse"
 _KEY_BYTES: Final = 16
 _OVER: Final = "OVER_LIMIT"
 MAX_HITS: Final = 1_000_000_000
 MAX_DESCRIPTORS: Final = 256
 _MAX_DIGITS: Final = 10
+_OVERRIDING: Final = {1: Unit.SECOND, 2: Unit.MINUTE, 3: Unit.HOUR, 4: Unit.DAY, 5: Unit.MONTH, 6: Unit.YEAR}
+"""By the numbers of envoy.type.v3.RateLimitUnit."""
 _STATED_ENTRIES: Final = 3
 """Of a question about a RateLimit: how many entries come from its author, not from the request."""
 
@@ -43,27 +45,30 @@ class Ask(Struct, frozen=True):
 def asks(body: bytes, domains: Domains) -> list[Ask]:
     """One for each descriptor of a request; raises MalformedError."""
     try:
-        request = message_class(REQUEST).FromString(body)
+        request = read_request(body)
     except DecodeError as error:
         raise MalformedError("no request") from error
     if not request.domain:
         raise MalformedError("a question without domain")
     if not 0 < len(request.descriptors) <= MAX_DESCRIPTORS:
         raise MalformedError(f"a question needs 1 to {MAX_DESCRIPTORS} descriptors")
-    found = [_ask(request.domain, one, request.hits_addend, domains) for one in request.descriptors]
+    domain = text(request.domain)
+    found = [_ask(domain, one, request.hits_addend, domains) for one in request.descriptors]
     replaced = {name for one in found if one.rule is not None for name in one.rule.replaces}
     return [Ask(None) if one.rule is not None and one.rule.name in replaced else one for one in found]
 
 
 def _ask(domain: str, descriptor: Message, addend: int, domains: Domains) -> Ask:
-    entries = [(one.key, one.value) for one in descriptor.entries]
+    entries = [(text(one.key), text(one.value)) for one in descriptor.entries]
     hits = descriptor.hits_addend.value if descriptor.HasField("hits_addend") else addend or 1
     rule = _rule(domain, descriptor, entries, domains)
     if rule is None or isinstance(rule, Unlimited):
         return Ask(rule)
     known = entries[:_STATED_ENTRIES] if domain.startswith(DOMAIN) else []
     group = _hash(domain, [*known, *((key, "") for key, _ in entries[len(known) :])])
-    return Ask(rule, _hash(domain, entries), group, min(hits, MAX_HITS))
+    # Who changes a limit gives nobody a fresh start.
+    counted = entries[1:] if known else entries
+    return Ask(rule, _hash(domain, counted), group, min(hits, MAX_HITS))
 
 
 def _rule(domain: str, descriptor: Message, entries: list[Entry], domains: Domains) -> Rule | None:
@@ -75,8 +80,8 @@ def _rule(domain: str, descriptor: Message, entries: list[Entry], domains: Domai
 
 
 def _stated(entries: list[Entry]) -> Limit:
-    key, text = entries[0] if entries else ("", "")
-    number, slash, unit = text.partition("/")
+    key, limit = entries[0] if entries else ("", "")
+    number, slash, unit = limit.partition("/")
     if key != LIMIT_ENTRY or not slash or not number.isascii() or not number.isdecimal() or len(number) > _MAX_DIGITS:
         raise MalformedError("a question about a RateLimit that does not say what the limit is")
     try:
@@ -87,22 +92,16 @@ def _stated(entries: list[Entry]) -> Limit:
 
 def _overriding(limit: Message) -> Limit:
     try:
-        return Limit(limit.requests_per_unit, Unit(_name(limit, "unit").lower()))
-    except (KeyError, ValueError) as error:
+        return Limit(limit.requests_per_unit, _OVERRIDING[limit.unit])
+    except KeyError as error:
         raise MalformedError("a limit of an unknown unit") from error
-
-
-def _name(message: Message, field: str) -> str:
-    """Of the value of an enum; KeyError for one that is not known."""
-    kind = message.DESCRIPTOR.fields_by_name[field].enum_type
-    return str(kind.values_by_number[getattr(message, field)].name)
 
 
 def _hash(domain: str, entries: Sequence[Entry]) -> bytes:
     """Of constant size, and another one for every other text: each part says how long it is."""
     made = blake2b(digest_size=_KEY_BYTES)
-    for text in (domain, *(part for entry in entries for part in entry)):
-        encoded = text.encode("utf-8", "surrogatepass")
+    for part in (domain, *(one for entry in entries for one in entry)):
+        encoded = part.encode("utf-8", "surrogateescape")
         made.update(len(encoded).to_bytes(4, "big"))
         made.update(encoded)
     return made.digest()

@@ -13,7 +13,7 @@ from control.rpc import RPCHandler, grpc
 
 SERVICE: Final = "envoy.service.ratelimit.v3.RateLimitService"
 METHOD: Final = "ShouldRateLimit"
-MAX_REQUEST_BYTES: Final = 64 * 1024
+MAX_REQUEST_BYTES: Final = 256 * 1024
 MAX_CONCURRENT: Final = 4096
 _QUIET_S: Final = 10.0
 """So often at most it is logged that nobody can count."""

@@ -26,6 +26,8 @@ _FILTER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.Ht
 _NAMESPACE: Final = "namespace"
 _ADDRESS: Final = "address"
 _NONE: Final = "-"
+_LONGEST: Final = 512
+"""Of headers and paths, in characters."""
 
 
 class CountedRule(Struct, frozen=True):
@@ -100,14 +102,19 @@ def _entry(number: str, key: CountKey, identity: Identity) -> tuple[str, dict[st
             return number, _metadata(number, NAME, (_NAMESPACE,))
         case Counted.HEADER:
             name = f'"{key.names[0]}"'
-            return number, _expression(number, f"{name} in request.headers ? request.headers[{name}] : ''")
+            return number, _expression(number, f"{name} in request.headers ? {_bounded(f'request.headers[{name}]')} : ''")
         case Counted.PATH:
-            return number, _expression(number, "request.url_path")
+            return number, _expression(number, f"has(request.url_path) ? {_bounded('request.url_path')} : ''")
         case Counted.PRINCIPAL if identity is Identity.TUNNEL:
             return number, _expression(number, f"'{PEER}' in filter_state ? filter_state['{PEER}'] : ''")
         case Counted.PRINCIPAL:
             certificate = "connection.uri_san_peer_certificate"
             return number, _expression(number, f"has({certificate}) ? {certificate} : ''")
+
+
+def _bounded(text: str) -> str:
+    """A value that its sender chooses; those that are longer are one: Envoy keeps the values that it counts apart."""
+    return f"(size({text}) > {_LONGEST} ? 'long' : {text})"
 
 
 def _metadata(key: str, namespace: str, path: tuple[str, ...]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.envoy.messages import message_class, new
+from control.envoy.messages import message_class, new, pool
 from control.ratelimit.asking import MAX_HITS, Ask, Decision, MalformedError, answer, asks
 from control.ratelimit.config import domains
 from control.ratelimit.limits import Entry, Limit, Unit, Unlimited
@@ -36,6 +36,12 @@ def stated(limit: str, *entries: Entry) -> list[Entry]:
 def test_a_rate_limit_says_itself_what_it_is() -> None:
     (found,) = asks(body("nodemesh.io/shop/a", stated("20/minute", ("0", "ann"))), {})
     assert (found.rule, found.hits) == (Limit(20, Unit.MINUTE), 1)
+
+
+def test_a_limit_that_changes_gives_nobody_a_fresh_start() -> None:
+    before, after, other = (asks(body("nodemesh.io/a/b", stated(one, ("0", "x"))), {})[0] for one in ("1/day", "2/day", "2/hour"))
+    assert before.key == after.key == other.key
+    assert [one.rule for one in (before, after)] == [Limit(1, Unit.DAY), Limit(2, Unit.DAY)]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,22 @@ def test_what_differs_is_counted_apart(first: list[Entry], second: list[Entry]) 
 
     assert (ask(first).key == ask(second).key) == (first == second)
     assert (ask(first).group == ask(second).group) == ([key for key, _ in first] == [key for key, _ in second])
+
+
+def test_values_that_are_no_utf8_are_counted_apart_too() -> None:
+    raw = body("nodemesh.io/a/b", stated("1/day", ("0", "ab")))
+    first, second, third = (asks(raw.replace(b"ab", value), {})[0].key for value in (b"\xff\xfe", b"\xfe\xff", b"ab"))
+    assert len({first, second, third}) == 3
+
+
+def test_the_units_of_overriding_limits_are_envoys() -> None:
+    values = pool().FindEnumTypeByName("envoy.type.v3.RateLimitUnit").values
+    for one in values:
+        limited = {"entries": [{"key": "user", "value": "ann"}], "limit": {"requests_per_unit": 2, "unit": one.number}}
+        request = new("envoy.service.ratelimit.v3.RateLimitRequest", domain="shop", descriptors=[limited]).SerializeToString()
+        if one.name == "UNKNOWN":
+            continue
+        assert asks(request, FILES)[0].rule == Limit(2, Unit(one.name.lower()))
 
 
 def test_answers() -> None:

@@ -1,6 +1,7 @@
 """control/envoy/limits: limits that the rate limit server counts for all, through two real Envoys and the real server."""
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,22 @@ def test_each_value_is_counted_apart(shop: Shop) -> None:
     for user in ("ann", "bob"):
         assert shop.statuses("users", 3, x_user=user) == [200, 200, 429]
     assert shop.statuses("users", 3) == [200, 200, 429]
+
+
+def test_no_bytes_of_a_header_are_a_way_around(shop: Shop) -> None:
+    def asked(value: bytes) -> list[int]:
+        found = []
+        for turn in range(3):
+            with socket.create_connection(("127.0.0.1", shop.envoys[turn % 2].envoy.ports["users"]), timeout=20) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\nhost: users\r\nconnection: close\r\nx-user: " + value + b"\r\n\r\n")
+                with connection.makefile("rb") as answer:
+                    found.append(int(answer.readline().split()[1]))
+        return found
+
+    assert asked(b"\xff\xfe\x80") == [200, 200, 429]
+    assert asked(b"x" * 9000) == [200, 200, 429]
+    # Long values are one, whatever they are.
+    assert asked(b"y" * 9000) == [429, 429, 429]
 
 
 def test_requests_that_no_rule_matches_are_not_counted(shop: Shop) -> None:
