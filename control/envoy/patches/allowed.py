@@ -30,10 +30,8 @@ LIMITING: Final = frozenset(
         "admission_control.v3.AdmissionControl",
         "bandwidth_limit.v3.BandwidthLimit",
         "buffer.v3.Buffer",
-        "cdn_loop.v3.CdnLoopConfig",
         "csrf.v3.CsrfPolicy",
         "local_ratelimit.v3.LocalRateLimit",
-        "ratelimit.v3.RateLimit",
     )
 )
 """HTTP filters that let requests through as they are, or not at all: they may stand ahead of those that secure."""
@@ -42,6 +40,7 @@ HTTP_FILTERS: Final = LIMITING | frozenset(
     for name in (
         "api_key_auth.v3.ApiKeyAuth",
         "basic_auth.v3.BasicAuth",
+        "cdn_loop.v3.CdnLoopConfig",
         "compressor.v3.Compressor",
         "cors.v3.Cors",
         "custom_response.v3.CustomResponse",
@@ -61,6 +60,8 @@ HTTP_FILTERS: Final = LIMITING | frozenset(
         "json_to_metadata.v3.JsonToMetadata",
         "jwt_authn.v3.JwtAuthentication",
         "lua.v3.Lua",
+        # Who is asked for limits may have headers added.
+        "ratelimit.v3.RateLimit",
         "rbac.v3.RBAC",
         "router.v3.Router",
         "set_metadata.v3.Config",
@@ -143,6 +144,9 @@ _REFUSED: Final[Mapping[tuple[str, str], str]] = {
     ("envoy.type.tracing.v3.CustomTag", "environment"): "the environment of the proxy is nobody's to read",
     (f"{EXTENSIONS}transport_sockets.tls.v3.CommonTlsContext", "key_log"): _NO_FILES,
     (f"{_HTTP}grpc_json_transcoder.v3.GrpcJsonTranscoder", "proto_descriptor"): "name no file: give it as proto_descriptor_bin",
+    (f"{_HTTP}local_ratelimit.v3.LocalRateLimit", "request_headers_to_add_when_not_enforced"): (
+        "a filter that may stand ahead of what secures requests adds no headers"
+    ),
     (f"{_HTTP}rbac.v3.RBAC", "shadow_rules_stat_prefix"): "is the mesh's to choose",
 }
 """Fields that no patch may set, with why."""

@@ -184,10 +184,7 @@ def _check_http_place(patch: ReadPatch) -> None:
             raise PatchError(f"{patch.operation} needs the name of an HTTP filter (subFilter) in its match")
         return
     config = opened(patch.message.typed_config)
-    if config.DESCRIPTOR.full_name in LIMITING:
-        if config.DESCRIPTOR.name == "LocalRateLimit" and config.request_headers_to_add_when_not_enforced and is_ahead(patch):
-            raise PatchError("a filter ahead of what secures requests adds no headers: INSERT_BEFORE envoy.filters.http.router")
-    elif is_ahead(patch):
+    if config.DESCRIPTOR.full_name not in LIMITING and is_ahead(patch):
         what = f"a {type_name(patch.message.typed_config).rpartition('.')[2]} can't stand ahead of what secures requests"
         raise PatchError(f"{what}: INSERT_BEFORE envoy.filters.http.router, or ADD with filterClass AUTHZ")
 
