@@ -6,13 +6,13 @@ from control.envoy.world import World
 from control.kinds.routing import HTTPMatch
 from control.model.labels import selects
 from meshapi.spiffe import WorkloadIdentity
-from meshapi.workload import IPAddress, TunnelProtocol
+from meshapi.workload import IPAddress
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class Clients(Struct, frozen=True):
-    """The workloads with some labels that come by a tunnel, whose identity is proven."""
+    """The workloads with some labels. Also those that take no tunnel: units of a machine come by one all the same."""
 
     identities: tuple[WorkloadIdentity, ...]
     addresses: tuple[IPAddress, ...]
@@ -26,8 +26,7 @@ def clients_of(world: World, match: HTTPMatch) -> Clients | None:
 def _clients(world: World, labels: Labels) -> Clients:
     wanted = dict(labels)
     found = [one.workload for one in world.labelled(labels[0]) if selects(wanted, one.labels)]
-    tunnelled = [one for one in found if one.tunnel_protocol is TunnelProtocol.HBONE]
     return Clients(
-        identities=tuple(sorted({one.identity for one in tunnelled}, key=str)),
-        addresses=tuple(sorted({address for one in tunnelled for address in one.addresses}, key=lambda one: (one.version, int(one)))),
+        identities=tuple(sorted({one.identity for one in found}, key=str)),
+        addresses=tuple(sorted({address for one in found for address in one.addresses}, key=lambda one: (one.version, int(one)))),
     )

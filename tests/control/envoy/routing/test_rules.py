@@ -127,7 +127,6 @@ def test_clients_with_labels_that_come_and_go_change_the_routes_that_ask_for_the
     assert state.string_match.safe_regex.regex == r"spiffe://cluster\.local/ns/shop/sa/page"
     assert [one.address_prefix for one in address.address_match.ranges] == ["10.9.0.1"]
     assert found.write("silver.yaml", page.replace("page-1", "page-2").replace("gold", "silver").replace("9.0.1", "9.0.2")) == []
-    assert found.write("plain.yaml", page.replace("page-1", "page-3").replace("ambient", "none").replace("9.0.1", "9.0.3")) == []
     assert found.write("page.yaml", page.replace("gold", "silver")) == [{ROUTES: (NAME,)}]
     assert conditions() == [nobody]
 
