@@ -86,6 +86,31 @@ def chains(terms: Terms) -> str:
     return _SET + _asking(_LOOP) + _asked(DNS_PORT) if terms.dns else ""
 
 
+def of_stub(cgroup: str, level: int, port: int) -> str:
+    """More chains of a process group, on a host whose resolver is at a loopback address: what is sent there never leaves, and can't loop.
+
+    It is redirected, as where nothing else can be done (see above), and nobody's but this group's.
+    """
+    match = f'meta l4proto {{ tcp, udp }} th dport {_DNS} socket cgroupv2 level {level} "{cgroup}" goto stub'
+    ours = f'ct status dnat ct reply proto-src {port} update @{_NOTE} {{ ct original proto-dst }} counter comment "unanswered-stub"'
+    return (
+        chain(
+            "stub",
+            f"meta mark & {PROXY} accept",
+            f'th dport @{_NOTE} counter accept comment "stub-past"',
+            'counter comment "stub"',
+            f"meta l4proto {{ tcp, udp }} redirect to :{port}",
+        )
+        + chain("stubs", f"ip daddr 127.0.0.0/8 {match}", f"ip6 daddr ::1 {match}", base="nat hook output priority -101")
+        + chain(
+            "unheard",
+            f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {ours}",
+            f"tcp sport {port} {RST} meta mark & {NOT_PROXY} {ours}",
+            base="filter hook output priority -150",
+        )
+    )
+
+
 def of_unit(cgroup: str, level: int, mark: str, port: int) -> str:
     """The chains of a process group, whose datagrams nothing else marks: by the cgroup of their socket, `level` below the root.
 

@@ -27,10 +27,14 @@ _REMEMBERED: Final = re.compile(r"(unit|draining) ([0-9]{5})")
 
 
 class Asking(NamedTuple):
-    """A cgroup whose questions to DNS go to the agent: as nft names it, and how far below the root it is."""
+    """A cgroup whose questions to DNS go to the agent: as nft names it, and how far below the root it is.
+
+    `stub`: those to loopback addresses, too, where the host has its resolver. Only then is conntrack needed.
+    """
 
     cgroup: str
     level: int
+    stub: bool = False
 
 
 class Remembered(NamedTuple):
@@ -66,8 +70,12 @@ def script(unit: int, port: int, *, asking: Asking | None = None, draining: bool
     chains, asked, given = "", "", ""
     if asking:
         chains = questions.of_unit(asking.cgroup, asking.level, f"{mark_of(port):#x}", dns_port)
+        if asking.stub:
+            chains += questions.of_stub(asking.cgroup, asking.level, dns_port)
+        redirected = f"\t\tct status dnat meta l4proto {{ tcp, udp }} th dport {dns_port} accept\n" if asking.stub else ""
         asked = f"""\
 		{mark} udp dport 53 goto asked
+{redirected}\
 		ip daddr 127.0.0.1 meta l4proto {{ tcp, udp }} th dport {dns_port} counter drop comment "stranger-dns"
 		ip6 daddr ::1 meta l4proto {{ tcp, udp }} th dport {dns_port} counter drop comment "stranger-dns6"
 """

@@ -8,7 +8,6 @@ rules are.
 import errno
 import logging
 import os
-import re
 import socket
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -24,8 +23,8 @@ from nodeagent.capture.judgements import judgements
 from nodeagent.capture.listeners import Listener
 from nodeagent.capture.ruleset import FAMILY
 from nodeagent.capture.terms import TOTAL, Terms
+from nodeagent.capture.unit_questions import RESOLVERS, asking_of
 from nodeagent.capture.unit_rules import (
-    PORTS,
     PREFIX,
     Asking,
     Remembered,
@@ -48,10 +47,6 @@ from nodeagent.ztunnel.protocol import ListenerKind
 log = logging.getLogger(__name__)
 
 _THREADS_OWN = "/proc/thread-self/ns/net"
-_NFT_ROOT = Path("/sys/fs/cgroup")
-"""From there on nft's library names cgroups."""
-_NFT_PATH = re.compile(r"[A-Za-z0-9@_.:/\\-]+")
-"""What needs no other form in nft's words."""
 INBOUND_REMARK = "only what it dials is in the mesh: it names no ports that are its own"
 PLAINTEXT_REMARK = "it takes no tunnels: it has no address that is its alone"
 _COUNTERS = {"marked": Outcome.CAPTURED, "excluded": Outcome.EXCLUDED, "outside": Outcome.OUTSIDE, "unmarked": Outcome.FAILED}
@@ -62,8 +57,9 @@ class UnitCapture:
 
     name = "cgroup"
 
-    def __init__(self, pins: Path, outbound: Outbound) -> None:
-        """`pins`: where those of `outbound` are, on a bpffs that is mounted if it must be."""
+    def __init__(self, pins: Path, outbound: Outbound, resolvers: Path = RESOLVERS) -> None:
+        """`pins`: where those of `outbound` are, on a bpffs that is mounted if it must be; `resolvers`: the host's resolv.conf."""
+        self._resolvers = resolvers
         self._pins = pins
         self._outbound = outbound
         self._steering = UnitSteering(pins)
@@ -78,7 +74,7 @@ class UnitCapture:
             raise KernelError(errno.EINVAL, f"cgroup {unit.path}", detail="has no listener")
         ensure(self._pins.parent)
         # First what the marks need, then the marks; and last what only those of before needed.
-        unit.run(_make, unit.id, port, _asking(unit, terms)[0])
+        unit.run(_make, unit.id, port, asking_of(unit, terms, self._resolvers)[0])
         site = Site(cookie=unit.run(netns_cookie), place=unit.id)
         self._outbound.attach(unit.cgroup, site, _marks(port), _judged(terms))
         if former and former.port != port:
@@ -120,7 +116,7 @@ class UnitCapture:
         if known and known.draining and marked is None and steered is None:
             return Inspection(CaptureState.DRAINING, counters)
         unclaimed = _unclaimed(steered, terms, ipv6=unit.run(has_loopback6))
-        asking, unanswered = _asking(unit, terms)
+        asking, unanswered = asking_of(unit, terms, self._resolvers)
         if problem := unit.run(_problem, unit.id, table, known, asking) or _difference(marked, unit, known, terms) or unclaimed:
             return Inspection(CaptureState.BROKEN, counters, problem)
         return Inspection(CaptureState.CAPTURED, counters, remark="; ".join(filter(None, (_remark(terms, steered), unanswered))))
@@ -256,29 +252,6 @@ def dns_port(unit: Unit) -> int:
     if known is None or known.draining:
         raise KernelError(errno.ENOENT, f"cgroup {unit.path}", detail="is not captured")
     return dns_port_of(known.port)
-
-
-def _asking(unit: Unit, terms: Terms) -> tuple[Asking | None, str]:
-    """What brings its questions to the agent; and if nothing does, though it should, why, in words."""
-    if not terms.dns:
-        return None, ""
-    why_not = "it asks its own resolvers"
-    path = Path(unit.path)
-    if not path.is_relative_to(_NFT_ROOT) or not _NFT_PATH.fullmatch(unit.path) or cgroups.id_at(path) != unit.id:
-        return None, f"{why_not}: nftables can't name its cgroup"
-    asking = Asking(str(path.relative_to(_NFT_ROOT)), len(path.relative_to(cgroups.root()).parts))
-    refused = _refusal(asking)
-    return (None, f"{why_not}: {refused}") if refused else (asking, "")
-
-
-@cache
-def _refusal(asking: Asking) -> str:
-    """Why this kernel or this library does not take the rules for it; empty if they do."""
-    try:
-        run_in_empty(nftables.transact, script(0, PORTS.start, asking=asking))
-    except OSError as error:
-        return str(error)
-    return ""
 
 
 def _make(unit: int, port: int, asking: Asking | None) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from nodeagent.dns import sockets
@@ -29,15 +30,16 @@ class Off(Protocol):
 
 
 class Server:
-    """One resolver: `upstream` asks it, `answering` speaks in its name."""
+    """One resolver: `upstream` asks it, `answering` speaks in its name; None for one of this host, whose own port that is."""
 
-    def __init__(self, upstream: Upstream, answering: socket.socket) -> None:
+    def __init__(self, upstream: Upstream, answering: socket.socket | None) -> None:
         self.upstream = upstream
         self.answering = answering
 
     def close(self) -> None:
         self.upstream.close()
-        self.answering.close()
+        if self.answering is not None:
+            self.answering.close()
 
 
 class Forwarder:
@@ -83,7 +85,9 @@ class Forwarder:
                 return held
             if not self._new.take(self._clock()):
                 raise OSError(f"too many resolvers are asked, {address} is one more")
-            answering = await self._off(self._namespace.run, sockets.open_answering, address)
+            # A second socket on a resolver's own port would take what is sent to it.
+            of_host = ip_address(address).is_loopback
+            answering = None if of_host else await self._off(self._namespace.run, sockets.open_answering, address)
             upstream = Upstream(
                 address,
                 lambda: self._off(self._namespace.run, sockets.open_pool, address),

@@ -167,7 +167,7 @@ def _open(workload: LocalWorkload, *, redirected: bool) -> tuple[Namespace, Aske
         if namespace.key != workload.network:
             raise KernelError(errno.ESTALE, workload.netns, detail="was replaced just now")
         if isinstance(namespace, Unit):
-            asked = namespace.run(open_asked, dns_port(namespace))
+            asked = namespace.run(open_asked, dns_port(namespace), redirected=True)
         else:
             asked = namespace.run(open_asked, redirected=redirected)
     except OSError:

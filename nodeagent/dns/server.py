@@ -149,7 +149,7 @@ class WorkloadDNS:
             self.problem = ""
             if answer is None and isinstance(query, Query):
                 answer = await self._wait(query, server, by_tcp=False, limit_bytes=query.udp_bytes)
-            if answer is not None:
+            if answer is not None and answering is not None:
                 _send(answering, answer, client.address)
         except OSError as error:
             self._fail(error)

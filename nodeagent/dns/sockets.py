@@ -43,19 +43,20 @@ class Asked:
         except OSError as error:
             log.debug("a question for nobody knows whom: %s", error)
             return None
-        return found[0] if found and not is_own(found[0]) else None
+        return found[0] if found and found[1] == PORT else None
 
     def meant_by(self, accepted: socket.socket) -> str:
         """Which resolver a connection is for; raises OSError if it is for none."""
-        address = str(accepted.getsockname()[0])
-        found = original_destination(accepted)[0] if self.tracking and is_own(address) else address
-        if is_own(found):
+        address, port = accepted.getsockname()[:2]
+        if self.tracking and is_own(address):
+            address, port = original_destination(accepted)
+        if port != PORT:
             raise KernelError(errno.EADDRNOTAVAIL, "a connection for questions to DNS", detail="is for no resolver")
-        return found
+        return str(address)
 
 
 def is_own(address: str) -> bool:
-    """Whether this is an address of ours, and so no resolver's: those on loopback addresses are not captured."""
+    """Whether this is where we are asked: nothing is said then of whom a question is for."""
     return address in {"127.0.0.1", "::1"}
 
 

@@ -30,6 +30,7 @@ SCRIPTS = {
     "looped-drain-terms": looped.transaction(Mode.DRAIN, "0 1 -", SOME),
     "unit": unit_rules.script(17, 15117),
     "unit-dns": unit_rules.script(17, 15117, asking=unit_rules.Asking("{cgroup}", 2)),
+    "unit-stub": unit_rules.script(17, 15117, asking=unit_rules.Asking("{cgroup}", 2, stub=True)),
     "unit-drain": unit_rules.script(17, 15117, draining=True),
     "unit-deletion": unit_rules.deletion(17),
 }
@@ -40,7 +41,9 @@ def test_the_script_is_the_golden_one(name: str) -> None:
     assert SCRIPTS[name] == (GOLDEN / f"{name}.nft").read_text()
 
 
-@pytest.mark.parametrize("name", sorted(SCRIPTS.keys() - {"unit-dns"}))  # that names a cgroup, which must be there: test_units.py
+@pytest.mark.parametrize(
+    "name", sorted(SCRIPTS.keys() - {"unit-dns", "unit-stub"})
+)  # these name a cgroup, which must be there: test_units.py
 def test_the_kernel_takes_it_and_takes_it_again(name: str) -> None:
     def twice() -> nftables.Table | None:
         nftables.transact(SCRIPTS[name])

@@ -16,6 +16,7 @@ from nodeagent.bpf.outbound import Outbound
 from nodeagent.capture import presence
 from nodeagent.capture.base import CaptureState
 from nodeagent.capture.listeners import open_listeners
+from nodeagent.capture.unit_questions import resolves_at_loopback
 from nodeagent.capture.units import UnitCapture, dns_port
 from nodeagent.dns.owner import DNSOwner
 from nodeagent.enrolment.status import EnrolmentState, WorkloadStatus
@@ -24,7 +25,7 @@ from nodeagent.linux.units import Unit
 from nodeagent.runtime.base import LocalWorkload
 from tests.nodeagent import bpffs, cgroups
 from tests.nodeagent.dns.conftest import TERMS, Scene, joined
-from tests.nodeagent.dns.resolver import Resolver, addresses, ask, ask_by_tcp
+from tests.nodeagent.dns.resolver import Resolver, addresses, ask, ask_by_tcp, resolver
 from tests.nodeagent.pods import Pair, Side
 from tests.nodeagent.standin import Proxy
 from tests.nodeagent.waiting import until
@@ -66,12 +67,20 @@ def network() -> Iterator[Pair]:
         yield made
 
 
+@pytest.fixture(scope="module", params=["10.77.0.2", "127.0.0.53"], ids=["elsewhere", "stub"])
+def resolvers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The host's resolv.conf."""
+    made: Path = tmp_path_factory.mktemp("etc") / "resolv.conf"
+    made.write_text(f"# of the host\nsearch example\nnameserver {request.param}\n")
+    return made
+
+
 @pytest.fixture(scope="module")
-def groups(network: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Group, Group]]:
+def groups(network: Pair, resolvers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Group, Group]]:
     host = network.pod
     with ExitStack() as stack:
         pins = stack.enter_context(bpffs.mounted(tmp_path_factory.mktemp("bpffs"))) / "nodemesh"
-        capture = UnitCapture(pins, Outbound(pins))
+        capture = UnitCapture(pins, Outbound(pins), resolvers)
         made = []
         for name in ("shop", "bank"):
             path = stack.enter_context(cgroups.made())
@@ -164,6 +173,46 @@ async def test_without_the_agent_the_resolver_answers(scene: Scene, groups: tupl
         lost.sendto(dns.message.make_query("www.example", "A").to_wire(), (server, 53))
     assert addresses(await shop.ask(server, "www.example")) == ["192.0.2.1"]
     assert upstream.asked() == ["www.example."] * 2
+
+
+@pytest.mark.parametrize("stub", ["127.0.0.53", "127.0.0.1", "::1"])
+async def test_a_stub_of_the_host_is_asked_for_what_the_mesh_does_not_know(
+    scene: Scene, groups: tuple[Group, Group], resolvers: Path, stub: str
+) -> None:
+    """Without a resolver on a loopback address, what is sent to one is left alone."""
+    there = resolves_at_loopback(resolvers)
+    with resolver(scene.pod.namespace, stub) as own:
+        own.answers["www.example.", "A"] = ("192.0.2.1",)
+        async with serving(scene.owner):
+            assert addresses(await groups[0].ask(stub, WEB)) == (["10.96.0.1"] if there else [])
+            assert addresses(await groups[0].ask(stub, "www.example")) == ["192.0.2.1"]
+            with cgroups.inside(groups[0].path):
+                [by_tcp] = await asyncio.to_thread(ask_by_tcp, groups[0].unit, stub, WEB)
+            assert addresses(by_tcp) == (["10.96.0.1"] if there else [])
+            assert addresses(await asyncio.to_thread(ask, scene.pod.namespace, stub, WEB)) == [], "the host's own question"
+        assert addresses(await groups[0].ask(stub, "www.example")) == ["192.0.2.1"]
+        presence.say_here(groups[0].unit)
+        if there:  # the first after an agent that was killed
+            with pytest.raises(ConnectionRefusedError):
+                await groups[0].ask(stub, "www.example")
+        assert addresses(await groups[0].ask(stub, "www.example")) == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nameserver 127.0.0.53\n", True),
+        ("search a\n nameserver\t::1", True),
+        ("nameserver 10.0.0.1\nnameserver 127.0.0.1", True),
+        ("nameserver 10.0.0.1\n#nameserver 127.0.0.1\noptions ndots:5\nnameserver", False),
+        ("", False),
+    ],
+)
+def test_where_a_host_asks(tmp_path: Path, text: str, expected: bool) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_text(text)
+    assert resolves_at_loopback(file) is expected
+    assert not resolves_at_loopback(tmp_path / "none")
 
 
 def test_a_cgroup_that_can_not_be_named_is_captured_and_asks_its_own(network: Pair, tmp_path: Path) -> None:
