@@ -18,7 +18,7 @@ from tests.e2e.mesh import Mesh, echoes, principal, spiffe
 
 AGENT = "nodemesh-agent.service"
 PROXIES = "nodemesh-proxy@*.service"
-MOST_EXPOSED = {"nodemesh-proxy@x.service": 3.0, "nodemesh-controller.service": 2.0, AGENT: 5.0}
+MOST_EXPOSED = {"nodemesh-proxy@x.service": 3.0, "nodemesh-controller.service": 2.0, "nodemesh-ratelimit.service": 2.0, AGENT: 5.0}
 """By systemd-analyze, from 0 (nothing) to 10 (everything)."""
 CALLS_UNTIL_ANSWERED = """
 import time, urllib.request
@@ -252,6 +252,16 @@ def test_the_controller_runs_as_nobody_in_particular(vm: VM) -> None:
         assert vm.machine.run("meshctl", "root") == root, "its state is there for the next one"
     finally:
         vm.machine.run("systemctl", "stop", controller)
+
+
+def test_the_rate_limit_server_is_a_unit_too(vm: VM) -> None:
+    unit = "nodemesh-ratelimit.service"
+    vm.machine.run("systemctl", "start", unit)
+    try:
+        assert vm.machine.property(unit, "ActiveState") == "active"
+        assert "answers at 127.0.0.1:8081" in vm.machine.run("journalctl", "--unit", unit, "--no-pager")
+    finally:
+        vm.machine.run("systemctl", "stop", unit)
 
 
 def test_an_upgrade_loses_no_connection(vm: VM) -> None:

@@ -38,7 +38,9 @@ def test_the_unit_that_joining_enables_is_there() -> None:
     assert read(service.UNIT)["Slice"] == read("nodemesh-proxy@.service")["Slice"] == ["nodemesh.slice"]
 
 
-@pytest.mark.parametrize("name", ["nodemesh-agent.service", "nodemesh-proxy@.service", "nodemesh-controller.service"])
+@pytest.mark.parametrize(
+    "name", ["nodemesh-agent.service", "nodemesh-proxy@.service", "nodemesh-controller.service", "nodemesh-ratelimit.service"]
+)
 def test_each_is_watched_and_gains_no_privileges(name: str) -> None:
     settings = read(name)
     assert settings["Type"] == ["notify"]
