@@ -18,6 +18,7 @@ from control.admin.server import AdminParts, JoiningInfo, Objects, make_app, ope
 from control.ca.audit import AuditLog
 from control.ca.authority import Authority
 from control.ca.callers import AnyTokenAuthenticator, Authenticator, CertificateAuthenticator, TokenAuthenticator
+from control.ca.former_roots import FormerRoots
 from control.ca.issuance import Issuance, IssuanceParts
 from control.ca.join_tokens import JoinTokens
 from control.ca.leaf import DEFAULT_TTL_S
@@ -117,7 +118,7 @@ class Controller:
         self._open_state(shared)
         self._hub = Hub(self._views(), self._metrics, clock, proxies)
         if proxies is not None:
-            proxies.follow_revocations(self._revocations)
+            proxies.follow_trust(self._revocations, self._former_roots)
         self._tls = ServerTLS(ServerCertificate(self._authority, (*DEFAULT_HOSTNAMES, *settings.hostnames), clock))
         self._authority.on_change(self._tls.refresh)
         self._signers = ThreadPoolExecutor(SIGNING_THREADS, thread_name_prefix="signer")
@@ -151,6 +152,7 @@ class Controller:
             clock=self._clock,
         )
         self._revocations = Revocations(settings.state_dir / REVOCATIONS_FILE)
+        self._former_roots = FormerRoots(settings.state_dir / "roots.json", self._authority)
         self._tokens = JoinTokens(shared.tokens if shared else TokenFile(settings.state_dir / "join-tokens.json"))
         self._audit = AuditLog(settings.state_dir / "audit.log", self._clock)
 

@@ -35,6 +35,13 @@ class LabelledWorkload(Struct, frozen=True):
     labels: Labels
 
 
+class Distrusted(Struct, frozen=True):
+    """Whom to trust no more: certificates that are revoked, and roots (fingerprints) that are gone."""
+
+    revocations: tuple[Revocation, ...] = ()
+    former_roots: tuple[str, ...] = ()
+
+
 class World:
     """Follows a mesh. Values that it gives are immutable, or shared and not to be changed (Envoy's messages)."""
 
@@ -51,7 +58,7 @@ class World:
         self._labels: dict[WorkloadUID, Labels] = {}
         """Of all workloads."""
         self._by_kind: dict[Kind, set[ObjectKey]] = {}
-        self._revocations: tuple[Revocation, ...] = ()
+        self._distrusted = Distrusted()
         self._stand_ins: Mapping[ObjectKey, MeshObject | None] = {}
         for name in mesh.names(ADDRESS):
             self._file(name)
@@ -105,9 +112,13 @@ class World:
         found = self._computation.ask(self._load_objects, kind.kind_of)
         return tuple(one for one in found if isinstance(one, kind))
 
+    def distrusted(self) -> Distrusted:
+        """Of workloads."""
+        return self._computation.ask(self._load_distrusted)
+
     def revocations(self) -> tuple[Revocation, ...]:
         """What is revoked of the workloads' certificates."""
-        return self._computation.ask(self._load_revocations)
+        return self.distrusted().revocations
 
     # ---- what follows the answers
 
@@ -144,10 +155,10 @@ class World:
         for key in self._by_kind.get(Kind.GATEWAY, ()):
             self._computation.touch(self._load_waypoint, key)
 
-    def revoke(self, revocations: tuple[Revocation, ...]) -> None:
-        """These are the revocations now."""
-        self._revocations = revocations
-        self._computation.touch(self._load_revocations)
+    def distrust(self, distrusted: Distrusted) -> None:
+        """This is what is trusted no more now, all of it."""
+        self._distrusted = distrusted
+        self._computation.touch(self._load_distrusted)
 
     def stand_in(self, stand_ins: Mapping[ObjectKey, MeshObject | None]) -> None:
         """In the place of these objects there are others, or none."""
@@ -158,8 +169,8 @@ class World:
 
     # ---- inputs: what stands behind the questions
 
-    def _load_revocations(self) -> tuple[Revocation, ...]:
-        return self._revocations
+    def _load_distrusted(self) -> Distrusted:
+        return self._distrusted
 
     def _load_service(self, key: ServiceKey) -> CatalogService | None:
         match self._mesh.address(key):

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
+from control.ca.former_roots import FormerRoots
 from control.ca.revocations import Revocations
 from control.envoy.patches.trials import Trials
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.view import ProxyView
-from control.envoy.world import World
+from control.envoy.world import Distrusted, World
 from control.kinds import ObjectKey
 from control.kinds.metadata import BRINGING
 from control.model.mesh import Batch, Mesh
@@ -18,7 +19,6 @@ from control.xds.refusals import MAX_TEXT, Verdict
 from control.xds.secrets import Name as SecretName
 from control.xds.secrets import SecretView, Stores
 from meshapi import discovery
-from meshapi.trust import Revocation
 
 MAX_ADDRESSES = 8
 Watcher = Callable[[Changes], None]
@@ -35,7 +35,7 @@ class Proxies:
         self._secret_views: set[SecretView] = set()
         self._world: World | None = None
         self._views: dict[tuple[ProxyKey, tuple[str, ...]], _Shared] = {}
-        self._revoked: Callable[[], tuple[Revocation, ...]] = tuple
+        self._distrusted: Callable[[], Distrusted] = Distrusted
         self._problems_seen: dict[tuple[ProxyKey, tuple[str, ...]], int] = {}
         self._trials = Trials()
         self._told: dict[ObjectKey, tuple[str, ...]] = {}
@@ -48,7 +48,7 @@ class Proxies:
     def world(self) -> World:
         if self._world is None:
             self._world = World(self.mesh)
-            self._world.revoke(self._revoked())
+            self._world.distrust(self._distrusted())
             self._world.stand_in(self._trials.stand_ins)
         return self._world
 
@@ -135,14 +135,15 @@ class Proxies:
         own = {key: (words,) for key, words in self._trials.refused.items()}
         self.mesh.take_refusals({key: own.get(key) or self._told[key] for key in own | self._told})
 
-    def follow_revocations(self, revocations: Revocations) -> None:
-        """What is revoked there is refused by every Envoy, too."""
-        self._revoked = revocations.of_workloads
-        revocations.on_change(self._revocations_changed)
+    def follow_trust(self, revocations: Revocations, former_roots: FormerRoots) -> None:
+        """What is trusted there no more is so by every Envoy, too."""
+        self._distrusted = lambda: Distrusted(revocations.of_workloads(), former_roots.all())
+        revocations.on_change(self._trust_changed)
+        former_roots.on_change(self._trust_changed)
 
-    def _revocations_changed(self) -> None:
+    def _trust_changed(self) -> None:
         if self._world is not None:
-            self._world.revoke(self._revoked())
+            self._world.distrust(self._distrusted())
             self._refresh()
 
     def _follow(self, batch: Batch) -> None:

@@ -1,6 +1,7 @@
 """How connections through a real waypoint end: by either side, in order or not, and what ends them from outside."""
 
 import http.client
+import json
 import socket
 import threading
 import time
@@ -9,13 +10,15 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from control.ca.own_root import make_root
 from control.envoy.listeners.waypoint import SNIFF_TIMEOUT_S
 from demo import manifests, waypoint
+from demo.cluster import TRUST_DOMAIN
 from demo.manifests import Manifest
 from demo.waypoint import HBONE_PORT, Waypoint
 from tests.e2e import closing_server
 from tests.e2e.client_certificate import taken
-from tests.e2e.mesh import ECHO, HTTP, Mesh, echoes, spiffe
+from tests.e2e.mesh import ECHO, HTTP, Mesh, closed_after, echoes, spiffe
 from tests.nodeagent.ztunnel.proxy.attacks import frames
 from tests.nodeagent.ztunnel.proxy.attacks.frames import Kind
 from tests.nodeagent.ztunnel.proxy.attacks.peer import Ended, Peer, client_context
@@ -215,3 +218,23 @@ def test_a_revocation_ends_what_is_open(mesh: Mesh, gate: Waypoint, closing: Non
     assert len(others.calls) > 10
     assert len(others.failed) <= 2, "what was under way when the tunnels ended: once for the revocation, once when it was taken back"
     assert echoes(mesh.hold(mesh.pods["shop"], VIP, ECHO))
+
+
+def test_a_root_that_goes_ends_what_is_open(mesh: Mesh, gate: Waypoint, closing: None) -> None:
+    """Nothing tells what stands on it: all ends, and is dialled again. A root that comes ends nothing."""
+    file = mesh.cluster.directory / "controller/ca/root-cert.pem"
+    before = file.read_text()
+    held = mesh.hold(mesh.pods["shop"], VIP, ECHO)
+    file.write_text(before + make_root(TRUST_DOMAIN, time.time())[0].decode())
+    mesh.wait(lambda: len(roots(gate)) == 2, "Envoy to trust both", timeout_s=30)
+    assert echoes(held)
+    file.write_text(before)
+    mesh.wait(lambda: len(roots(gate)) == 1, "Envoy to trust one alone", timeout_s=30)
+    assert closed_after(held, timeout_s=20) < 20
+    mesh.wait(lambda: mesh.call(mesh.pods["shop"], VIP, KEPT_PORT).ok, "calls to go on", timeout_s=20)
+
+
+def roots(gate: Waypoint) -> set[str]:
+    """The serial numbers of the roots that Envoy trusts."""
+    found = json.loads(gate.admin("/certs"))["certificates"]
+    return {one["serial_number"] for entry in found for one in entry["ca_cert"]}

@@ -2,8 +2,8 @@
 
 TLS verifies chain and trust domain; Envoy knows no revocation by the time of issue, so a few lines of Lua at the end of each tunnel ask
 for it, once for each CONNECT. They come with the routes, and are in force at once. An error in them refuses: Envoy alone would go on
-without them. Of what is open Envoy can't end one caller's alone: the filter chain is another one with each revocation, so that all
-tunnels end within the drain time; whoever may call dials again.
+without them. Of what is open Envoy can't end one caller's alone: the filter chain is another one with each revocation, and with each root
+that is gone, so that all tunnels end within the drain time; whoever may call dials again.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from control.envoy.messages import new, packed
 from control.envoy.parts import extension
+from control.envoy.world import Distrusted
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.trust import Revocation
 
@@ -36,10 +37,11 @@ end
 _METADATA: Final = "nodemesh.callers"
 
 
-def caller_generation(revocations: Iterable[Revocation]) -> dict[str, Any]:
-    """Metadata of a filter chain, another with each revocation."""
-    text = ",".join(f"{one.identity} {one.issued_before_s}" for one in sorted(revocations))
-    fields = {"revoked": {"string_value": blake2b(text.encode(), digest_size=8).hexdigest() if text else ""}}
+def caller_generation(distrusted: Distrusted) -> dict[str, Any]:
+    """Metadata of a filter chain, another whenever somebody is trusted no more."""
+    revoked = (f"{one.identity} {one.issued_before_s}" for one in sorted(distrusted.revocations))
+    text = ",".join((*revoked, *distrusted.former_roots))
+    fields = {"distrusted": {"string_value": blake2b(text.encode(), digest_size=8).hexdigest() if text else ""}}
     return {"filter_metadata": {_METADATA: new("google.protobuf.Struct", fields=fields)}}
 
 

@@ -85,7 +85,7 @@ def terminate_listener(world: World, listen: tuple[str, ...]) -> Built:
     )
     addresses = [_bound(address) for address in listen or ("::",)]
     chain = {"name": TERMINATE, "filters": [manager], "transport_socket": mesh_tls(world.settings, "Downstream")}
-    chain |= {"metadata": caller_generation(world.revocations())}
+    chain |= {"metadata": caller_generation(world.distrusted())}
     message = new(
         LISTENER_MESSAGE,
         name=TERMINATE,

@@ -15,6 +15,7 @@ import pytest
 from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from control.envoy.listeners.tunnel import HANDSHAKE_S
 from control.envoy.parts import SDS_CLUSTER
+from control.envoy.world import Distrusted
 from meshapi.trust import Revocation
 from tests.control.envoy.authority import Authority
 from tests.control.envoy.echo import Upstream, upstream
@@ -129,7 +130,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         calls, chat = stack.enter_context(grpc_upstream()), stack.enter_context(socket_upstream())
         found = Edge(istio_gateway("edge", SERVERS), *RULES, own=gateway(OWN))
         found.write("limit.yaml", LIMIT)
-        found.world.revoke((Revocation(REVOKED, 4_000_000_000),))
+        found.world.distrust(Distrusted((Revocation(REVOKED, 4_000_000_000),)))
         found.view.refresh()
         found.write("pods.yaml", pod("vault-1", "vault", "10.0.0.9", mesh="none"))
         found.write("vault.yaml", service("vault", "10.96.0.9", "[{name: tls, port: 443}]", label="none"))
