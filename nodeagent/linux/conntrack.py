@@ -22,7 +22,6 @@ _NESTED: Final = 0x8000
 _HEADER: Final = struct.Struct("=IHHII")
 _FIXED: Final = struct.Struct("=BBH")
 _RECEIVE_BYTES: Final = 4096
-_TIMEOUT_S: Final = 1.0
 
 _TUPLE_ORIGINAL: Final = 1
 _TUPLE_REPLY: Final = 2
@@ -41,7 +40,8 @@ class Tracking:
     def __init__(self) -> None:
         self._sequence = 0
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._socket.settimeout(_TIMEOUT_S)
+        # The answer is there when the question has been sent; an event loop must not wait for one that is not.
+        self._socket.setblocking(False)  # noqa: FBT003 - the socket's own method
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +66,7 @@ class Tracking:
         except (ValueError, KeyError, struct.error) as error:
             raise KernelError(errno.EBADMSG, "connection tracking", detail=str(error)) from error
         except OSError as error:
-            raise KernelError(error.errno or errno.ETIMEDOUT, "connection tracking") from error
+            raise KernelError(error.errno or errno.EIO, "connection tracking") from error
 
     def _answer(self) -> Address | None:
         while True:
