@@ -14,12 +14,13 @@ from control.ca.private_files import make_private_directory
 from control.ca.service_accounts import Accounts, TrustedAccounts
 from control.ca.shared import Shared
 from control.ca.token_review import TokenReviewer
+from control.cluster.certificate_presence import CertificatePresence
 from control.cluster.duties import do_duties
 from control.cluster.election import Terms
 from control.cluster.elector import Elector
 from control.cluster.gateway_deployments import GatewayDeployments
 from control.cluster.gateway_objects import Image
-from control.cluster.gateway_status import GatewayStatus
+from control.cluster.gateway_status import GatewayStatus, Known
 from control.cluster.root_configmaps import RootConfigMaps
 from control.cluster.root_secret import RootSecret
 from control.cluster.shared_findings import SharedFindings
@@ -201,10 +202,16 @@ def _work(parts: _Parts, root: RootSecret | None, revocations: SharedRevocations
 
         registrar = Registrar(mesh, controller.machines, ClusterEntries(parts.client), terms, time.time)
         made = GatewayDeployments(parts.client, mesh, parts.image, time.monotonic) if parts.image is not None else None
+        present = CertificatePresence(parts.client, mesh, lambda: proxies.world, time.monotonic)
+
+        def known() -> Known:
+            return Known(dict(made.problems) if made is not None else {}, dict(present.missing))
+
         statuses = (
             StatusWriter(parts.client, mesh),
             WaypointStatus(parts.client, mesh),
-            GatewayStatus(parts.client, mesh, lambda: proxies.world, lambda: made.problems if made is not None else {}),
+            present,
+            GatewayStatus(parts.client, mesh, lambda: proxies.world, known),
         )
         duties = do_duties(elector, *((made,) if made is not None else ()), *statuses, published)
         findings = SharedFindings(parts.client, parts.namespace, identity, mesh, time.monotonic)

@@ -83,12 +83,14 @@ class KubeClient:
         *,
         body: Any = None,
         content_type: str = JSON,
+        accept: str = JSON,
         deadline_s: float = REQUEST_S,
     ) -> bytes:
-        """One request with a JSON-encodable body, and its whole answer."""
+        """One request with a JSON-encodable body, and its whole answer; `accept`: in which form."""
         data = None if body is None else msgspec.json.encode(body)
         try:
-            async with asyncio.timeout(deadline_s), self._open(method, path, query, data, content_type) as response:
+            opened = self._open(method, path, query, data, content_type, accept)
+            async with asyncio.timeout(deadline_s), opened as response:
                 return await _bounded(response)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise APIError(0, type(error).__name__, str(error) or f"no answer within {deadline_s:g} s") from error
@@ -108,11 +110,11 @@ class KubeClient:
 
     @asynccontextmanager
     async def _open(
-        self, method: str, path: str, query: Mapping[str, str] | None, data: bytes | None, content_type: str
+        self, method: str, path: str, query: Mapping[str, str] | None, data: bytes | None, content_type: str, accept: str = JSON
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("the client is not open")
-        headers = {"Content-Type": content_type} if data is not None else {}
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if data is not None else {})
         token = await self._current_token()
         if token:
             headers["Authorization"] = f"Bearer {token}"

@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from msgspec import Struct
+
 from control.cluster.gateway_conditions import Patch, class_patch, gateway_patch, route_patch, stated_class, stated_parents
+from control.envoy.credentials import Credential
 from control.envoy.gateways.status import (
     ROUTES,
     GatewayState,
@@ -34,24 +37,28 @@ REST: Final = 5
 log = logging.getLogger(__name__)
 
 
+class Known(Struct, frozen=True):
+    """What the mesh does not say: why nothing runs a Gateway, and why some certificates are not to be had."""
+
+    not_run: dict[ObjectKey, str] = {}
+    missing: dict[Credential, str] = {}
+
+
 class GatewayStatus:
     """Implements Duty."""
 
-    def __init__(self, client: KubeClient, mesh: Mesh, world: Callable[[], World], problems: Callable[[], Mapping[ObjectKey, str]]) -> None:
-        """`world` is asked for once there is something to tell of: a mesh without gateways needs none.
-
-        `problems`: why nothing runs a Gateway.
-        """
+    def __init__(self, client: KubeClient, mesh: Mesh, world: Callable[[], World], known: Callable[[], Known]) -> None:
+        """`world` is asked for once there is something to tell of: a mesh without gateways needs none."""
         self._client = client
         self._mesh = mesh
         self._world = world
-        self._problems = problems
+        self._known = known
         self._rest_until_s = 0.0
-        self._seen: tuple[int, Mapping[ObjectKey, str]] | None = None
+        self._seen: tuple[int, Known] | None = None
 
     async def round(self) -> None:
         """Once over all of them, if anything has changed."""
-        state = self._mesh.batches, dict(self._problems())
+        state = self._mesh.batches, self._known()
         began_s = asyncio.get_running_loop().time()
         if state == self._seen or began_s < self._rest_until_s:
             return
@@ -89,10 +96,11 @@ class GatewayStatus:
         return route_patch(route_state(self._world(), key), record.manifest, now)
 
     def _gateway(self, key: ObjectKey, record: Record, why: str) -> GatewayState | None:
-        state = gateway_state(self._world(), key)
+        known = self._known()
+        state = gateway_state(self._world(), key, known.missing)
         if record.rejected:
             return refused(state, why) if stated_class(record.manifest) in wire.GATEWAY_CLASSES | wire.WAYPOINT_CLASSES else None
-        problem = self._problems().get(key)
+        problem = known.not_run.get(key)
         return with_problem(state, problem) if state is not None and problem is not None else state
 
     async def _write(self, key: ObjectKey, api_version: str, patch: Patch) -> bool:

@@ -87,6 +87,14 @@ class Server(Struct, frozen=True):
         return f"{self.owner.namespace}/{self.owner.name}"
 
     @property
+    def named(self) -> tuple[str, ...]:
+        """The secrets without which it can't be served: its certificates, and roots that it names apart from them."""
+        terms = self.terms
+        if terms is None:
+            return ()
+        return (*terms.certificates, *((terms.roots,) if terms.roots.startswith(CONFIG_MAP_SCHEME) else ()))
+
+    @property
     def secure(self) -> bool:
         return self.carries is Carries.HTTPS
 

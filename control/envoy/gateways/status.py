@@ -3,12 +3,13 @@
 Of a route's parents only those are ours that are Gateways which this controller configures, or Services; other controllers write theirs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from control.envoy.credentials import Credential, parse
 from control.envoy.gateways.attached import Route, admits, attached_routes
 from control.envoy.gateways.hosts import narrower
 from control.envoy.gateways.listeners import ports_of
@@ -80,8 +81,8 @@ def controller_of(world: World, class_name: str) -> str:
     return found.spec.controller_name if found is not None else _CONTROLLERS.get(class_name, _CONTROLLERS["nodemesh"])
 
 
-def gateway_state(world: World, key: ObjectKey) -> GatewayState | None:
-    """Of a Gateway of the mesh's classes; None for those of others."""
+def gateway_state(world: World, key: ObjectKey, missing: Mapping[Credential, str] | None = None) -> GatewayState | None:
+    """Of a Gateway of the mesh's classes; None for those of others. `missing`: why some certificates are not to be had."""
     proxy = world.ask(find_proxy, ProxyKey(key.namespace, key.name))
     gateway = world.find(Gateway, key.namespace, key.name)
     if gateway is None or proxy is None:
@@ -89,7 +90,7 @@ def gateway_state(world: World, key: ObjectKey) -> GatewayState | None:
     if proxy.kind is ProxyKind.WAYPOINT:
         listeners = tuple(_of_waypoint(one) for one in gateway.spec.listeners)
     else:
-        listeners = tuple(_listener(world, ProxyKey(key.namespace, key.name), gateway, one) for one in gateway.spec.listeners)
+        listeners = tuple(_listener(world, gateway, one, missing or {}) for one in gateway.spec.listeners)
     served = [one for one in listeners if one.served]
     accepted = Said("Accepted", holds=True, reason="Accepted")
     if len(served) < len(listeners):
@@ -173,22 +174,25 @@ def _why_nowhere(world: World, gateway: Gateway) -> str:
     return "nothing says yet where it is reached"
 
 
-def _listener(world: World, proxy: ProxyKey, gateway: Gateway, listener: GatewayListener) -> ListenerStatus:
+def _listener(world: World, gateway: Gateway, listener: GatewayListener, missing: Mapping[Credential, str]) -> ListenerStatus:
+    proxy = ProxyKey(gateway.metadata.namespace, gateway.metadata.name)
     server = next(one for one in world.ask(servers_of, proxy) if one.owner == gateway.key and one.name == listener.name)
-    served = any(server in port.servers for port in world.ask(ports_of, proxy))
+    named = (found for name in server.named if (found := parse(name)) is not None)
+    problem = server.problem or next((missing[one] for one in named if one in missing), "")
+    served = not problem and any(server in port.servers for port in world.ask(ports_of, proxy))
     kinds = _kinds(listener)
     routes = {one.route for one in world.ask(attached_routes, server, kinds) if _meets(server, one.hostnames)}
     invalid = listener.allowed_routes.kinds and len(kinds) < len(listener.allowed_routes.kinds)
     references = Said("ResolvedRefs", holds=True, reason="ResolvedRefs")
-    if server.problem:
-        reason = "RefNotPermitted" if "ReferenceGrant" in server.problem else "InvalidCertificateRef"
-        references = Said("ResolvedRefs", holds=False, reason=reason, message=server.problem)
+    if problem:
+        reason = "RefNotPermitted" if "ReferenceGrant" in problem else "InvalidCertificateRef"
+        references = Said("ResolvedRefs", holds=False, reason=reason, message=problem)
     elif invalid:
         references = Said("ResolvedRefs", holds=False, reason="InvalidRouteKinds", message=f"{listener.protocol} does not take all of them")
     accepted = Said("Accepted", holds=True, reason="Accepted")
     if listener.protocol not in _KINDS:
         accepted = Said("Accepted", holds=False, reason="UnsupportedProtocol", message=f"{listener.protocol[:40]} is not served")
-    elif not served and not server.problem:
+    elif not served and not problem:
         accepted = Said("Accepted", holds=False, reason="ProtocolConflict", message=f"port {listener.port} is served in another way")
     programmed = Said("Programmed", holds=served, reason="Programmed" if served else "Invalid")
     lost = accepted.reason == "ProtocolConflict"

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from control.cluster import certificate_presence
 from tests.control.cluster.test_replicas import until
 from tests.control.kube_controller import kube_world
 from tests.kube.admin import Manifest
 from tests.kube.cluster import Cluster
-from tests.kube.objects import service
+from tests.kube.objects import secret, service
+from tests.kube.rights import CERTIFICATES, let
 
 API = "gateway.networking.k8s.io/v1"
 Stated = dict[str, tuple[str, str]]
@@ -121,3 +125,33 @@ async def test_what_is_not_valid_is_told_so_and_classes_are_answered_for(kube: C
             await until(lambda: stated("GatewayClass", "nodemesh").get("Accepted") == ("True", "Accepted"), "that the class is ours")
         finally:
             kube.admin.delete(API, "GatewayClass", "nodemesh")
+
+
+async def test_a_certificate_that_is_not_there_is_told_at_its_listener(
+    kube: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is in it nothing is read for that."""
+    monkeypatch.setattr(certificate_presence, "AGAIN_S", 0.2)
+    namespace = kube.namespace("edge")
+    validation = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "roots"}]}
+    tls = {"certificateRefs": [{"name": "cart"}], "frontendValidation": validation}
+
+    def references() -> tuple[str, str, str]:
+        listeners = (kube.admin.get(API, "Gateway", "gate", namespace).get("status") or {}).get("listeners", [])
+        found = [one for listener in listeners for one in listener["conditions"] if one["type"] == "ResolvedRefs"]
+        return (found[0]["status"], found[0]["reason"], found[0].get("message", "")) if found else ("", "", "")
+
+    async def told(reason: str, words: str) -> None:
+        await until(lambda: references()[1] == reason and words in references()[2], f"{reason} {words}")
+
+    async with kube_world(kube, tmp_path) as world:
+        kube.admin.apply(gateway(namespace, {"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls}))
+        await told("InvalidCertificateRef", "gatewayNamespaces")
+        let(kube, world.namespace, CERTIFICATES, namespace)
+        await told("InvalidCertificateRef", f"there is no Secret {namespace}/cart")
+        kube.admin.create(secret(namespace, "cart", {"tls.crt": b"x"}))
+        await told("InvalidCertificateRef", f"there is no ConfigMap {namespace}/roots")
+        kube.admin.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "roots", "namespace": namespace}})
+        await told("ResolvedRefs", "")
+        kube.admin.delete("v1", "Secret", "cart", namespace)
+        await told("InvalidCertificateRef", f"there is no Secret {namespace}/cart")
