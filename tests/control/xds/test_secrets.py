@@ -4,9 +4,11 @@ import pytest
 
 from control.envoy.built import LISTENER, SECRET
 from control.envoy.messages import message_class
+from control.envoy.secrets import secrets_of
 from control.xds.secrets import SecretView, Stores
 from tests.control.envoy.authority import Authority
 from tests.control.envoy.gateways.test_gateway import EDGE, Edge, bound, gateway, https, istio_gateway
+from tests.control.envoy.test_waypoint import WAYPOINT, Served, service
 
 NAME = "kubernetes://infra/cart"
 
@@ -127,6 +129,24 @@ def test_rules_for_calls_have_secrets_of_the_proxys_own_namespace_alone(tmp_path
     pair = found.pair("client.example")
     found.store.put({("infra", "client"): {**pair, "ca.crt": found.authority.root.read_bytes()}, ("shop", "client"): pair})
     assert found.names == {"kubernetes://infra/client", "kubernetes://infra/client-cacert"}
+
+
+def test_a_waypoint_has_those_by_which_the_rules_for_its_services_call() -> None:
+    def rule(name: str, mode: str) -> str:
+        return f"""
+    kind: DestinationRule
+    apiVersion: networking.istio.io/v1
+    metadata: {{name: {name}, namespace: shop}}
+    spec: {{host: {name}.shop.svc.cluster.local, trafficPolicy: {{tls: {{mode: {mode}, credentialName: of-{name}}}}}}}
+"""
+
+    served = Served()
+    served.write("a.yaml", service("cart", "10.96.0.1"), rule("cart", "SIMPLE"), service("till", "10.96.0.2"), rule("till", "MUTUAL"))
+    served.write("b.yaml", service("free", "10.96.0.3", label="none"), rule("free", "SIMPLE"))
+    of_till = {"kubernetes://shop/of-till", "kubernetes://shop/of-till-cacert"}
+    assert served.world.ask(secrets_of, WAYPOINT) == {"kubernetes://shop/of-cart-cacert", *of_till}
+    served.write("a.yaml", service("cart", "10.96.0.1"))
+    assert served.world.ask(secrets_of, WAYPOINT) == frozenset()
 
 
 def test_what_it_lacks_is_told_with_the_reason(tmp_path_factory: pytest.TempPathFactory) -> None:
