@@ -1,26 +1,29 @@
 """What the connected Envoys are served: one view for all that are the same, kept up with the mesh."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 
 from control.ca.former_roots import FormerRoots
 from control.ca.revocations import Revocations
-from control.envoy.patches.trials import Trials
+from control.envoy.built import SERVED
+from control.envoy.patches.trials import Trial, Trials
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.view import ProxyView
 from control.envoy.world import Distrusted, World
 from control.kinds import ObjectKey
 from control.kinds.metadata import BRINGING
 from control.model.mesh import Batch, Mesh
-from control.resources import Changes, TypeURL
+from control.resources import Changes
 from control.xds.refusals import MAX_TEXT, Verdict
 from control.xds.secrets import Name as SecretName
 from control.xds.secrets import SecretView, Stores
 from meshapi import discovery
 
 MAX_ADDRESSES = 8
+MAX_VERSIONS = 8
+"""Of a resource, that an Envoy may still be about to answer."""
 Watcher = Callable[[Changes], None]
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,11 @@ class Proxies:
         """The view of a proxy that listens at these addresses; `watcher` is told of changes until `leave`."""
         shared = self._views.get((key, listen))
         if shared is None:
-            shared = self._views[(key, listen)] = _Shared(ProxyView(self.world, key, listen))
+            view = ProxyView(self.world, key, listen)
+            shared = self._views[(key, listen)] = _Shared(view)
+            self._note(shared, {type_url: tuple(view.names(type_url)) for type_url in SERVED})
+            # Ahead of who sends it: what is answered has been noted.
+            view.watch(lambda changes: self._note(shared, changes))
         shared.watchers[watcher] = shared.view.watch(watcher)
         self._tell_problems()
         return shared.view
@@ -115,21 +122,34 @@ class Proxies:
 
     def judge(self, view: ProxyView, verdicts: Iterable[Verdict]) -> None:
         """Hears what an Envoy says to the resources of its view, and takes out again what it refuses of those who brought it."""
-        changed = False
+        changed, shapes = False, self._views[(view.key, view.listen)].shapes
         for one in verdicts:
-            type_url = TypeURL(one.type_url)
-            resource = view.get(type_url, one.name)
-            if resource is None or resource.version != one.version:
+            forms = shapes.get((one.type_url, one.name), {}).get(one.version)
+            if forms is None:
                 continue
-            place, sources = (view.key, one.type_url, one.name), view.sources(type_url, one.name)
+            place = (view.key, one.type_url, one.name)
             if one.refused is None:
-                changed |= self._trials.took(place, sources)
+                changed |= self._trials.took(place, forms)
             else:
-                changed |= self._trials.refuse(place, sources, one.refused[:MAX_TEXT])
+                changed |= self._trials.refuse(place, forms, one.refused[:MAX_TEXT])
         if changed:
             self.world.stand_in(self._trials.stand_ins)
             self._refresh()
             self._tell_refusals()
+
+    def _note(self, shared: "_Shared", changes: Changes) -> None:
+        """Keeps what shaped the last versions of resources, for when an Envoy has made up its mind about one."""
+        for type_url, names in changes.items():
+            for name in names:
+                resource, sources = shared.view.get(type_url, name), shared.view.sources(type_url, name)
+                versions = shared.shapes.get((type_url, name), {})
+                if resource is None:
+                    shared.shapes.pop((type_url, name), None)
+                elif versions or any(key.kind in BRINGING for key in sources):
+                    versions[resource.version] = self._trials.forms(sources)
+                    for former in list(versions)[:-MAX_VERSIONS]:
+                        del versions[former]
+                    shared.shapes[(type_url, name)] = versions
 
     def _tell_refusals(self) -> None:
         own = {key: (words,) for key, words in self._trials.refused.items()}
@@ -180,6 +200,8 @@ class _Shared:
     def __init__(self, view: ProxyView) -> None:
         self.view = view
         self.watchers: dict[Watcher, Callable[[], None]] = {}
+        self.shapes: dict[tuple[str, str], dict[str, Mapping[ObjectKey, Trial]]] = {}
+        """Of resources that bear Envoy's own configuration, by type and name: which objects in which form made each version."""
 
 
 def listening(node: discovery.Node) -> tuple[str, ...]:

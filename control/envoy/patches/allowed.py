@@ -111,7 +111,6 @@ _OTHERS: Final = frozenset(
     )
 )  # fmt: skip
 _PACKAGES: Final = (
-    "google.protobuf.",
     "xds.type.matcher.v3.",
     "envoy.type.matcher.v3.",
     f"{EXTENSIONS}compression.",
@@ -124,8 +123,14 @@ _PACKAGES: Final = (
     f"{EXTENSIONS}retry.",
 )
 """Packages without anything that reaches out of a request."""
-TYPES: Final = HTTP_FILTERS | NETWORK_FILTERS | _OTHERS
+_VALUES: Final = frozenset(
+    f"google.protobuf.{name}"
+    for name in ("BoolValue", "BytesValue", "DoubleValue", "Duration", "Empty", "FloatValue", "Int32Value", "Int64Value", "StringValue",
+                 "UInt32Value", "UInt64Value")
+)  # fmt: skip
+"""Plain values. Struct is none: Envoy takes one for whatever message it expects, and nobody had looked at that."""
 _NO_FILES: Final = "files of the proxy's host are nobody's to name: write what is in it (inline_string)"
+TYPES: Final = HTTP_FILTERS | NETWORK_FILTERS | _OTHERS | _VALUES
 _NO_SOURCE: Final = "configuration comes from the mesh's controller alone: write it in place"
 _REFUSED: Final[Mapping[tuple[str, str], str]] = {
     ("envoy.config.core.v3.DataSource", "filename"): _NO_FILES,

@@ -18,10 +18,11 @@ Place = tuple[object, str, str]
 """A resource of a proxy: whose, its type and its name."""
 
 
-class _Trial(Struct):
-    """The form that an object has now. `refused`: Envoy's words, where it is not in force."""
+class Trial(Struct, eq=False):
+    """A form of an object, and which of its forms. `refused`: Envoy's words, where it is not in force."""
 
     form: MeshObject
+    number: int
     taken: set[Place]
     refused: str = ""
     retried: bool = False
@@ -31,8 +32,8 @@ class Trials:
     """Follows the objects, and hears what Envoys say to resources."""
 
     def __init__(self) -> None:
-        self._trials: dict[ObjectKey, _Trial] = {}
-        self._good: dict[ObjectKey, MeshObject] = {}
+        self._trials: dict[ObjectKey, Trial] = {}
+        self._good: dict[ObjectKey, Trial] = {}
         """The last form before the present one that was taken."""
         self._new: set[ObjectKey] = set()
         """Objects that came while this controller ran: before them there was nothing."""
@@ -48,26 +49,38 @@ class Trials:
         if before is None and running:
             self._new.add(key)
         elif before is not None and before.taken and not before.refused:
-            self._good[key] = before.form
-        self._trials[key] = _Trial(form, set())
+            self._good[key] = before
+        self._trials[key] = Trial(form, before.number + 1 if before is not None else 0, set())
 
-    def took(self, place: Place, sources: Collection[ObjectKey]) -> bool:
-        """An Envoy has a resource that these objects shaped; whether that changes what is in force."""
-        for key in self._present(sources):
-            self._trials[key].taken.add(place)
+    def forms(self, sources: Collection[ObjectKey]) -> Mapping[ObjectKey, Trial]:
+        """Of these objects those that are on trial, in their present forms."""
+        return {key: one for key in sources if (one := self._trials.get(key)) is not None and not one.refused}
+
+    def took(self, place: Place, forms: Mapping[ObjectKey, Trial]) -> bool:
+        """An Envoy has a resource that these forms shaped; whether that changes what is in force."""
+        changed = False
+        for key, form in forms.items():
+            form.taken.add(place)
+            present, good = self._trials.get(key), self._good.get(key)
+            former = present is not None and present is not form and not form.refused
+            # It was on its way when the object became another.
+            if present is not None and former and (good is None or good.number < form.number):
+                self._good[key] = form
+                changed |= bool(present.refused)
         chain = self._doubted.pop(place, [])
         back = [one for key in chain[:-1] if (one := self._trials.get(key)) is not None and one.refused and not one.retried]
         for one in back:
             one.refused, one.retried = "", True
-        return bool(back)
+        return changed or bool(back)
 
-    def refuse(self, place: Place, sources: Collection[ObjectKey], words: str) -> bool:
-        """An Envoy refuses a resource that these objects shaped; whether that changes what is in force."""
-        suspects = [key for key in self._present(sources) if place not in self._trials[key].taken]
+    def refuse(self, place: Place, forms: Mapping[ObjectKey, Trial], words: str) -> bool:
+        """An Envoy refuses a resource that these forms shaped; whether that changes what is in force."""
+        present = {key: one for key, one in forms.items() if self._trials.get(key) is one}
+        suspects = [key for key, one in present.items() if not one.refused and place not in one.taken]
         if not suspects:
             return False
-        key = max(suspects, key=lambda one: (self._trials[one].retried, self._trials[one].form.metadata.age_rank))
-        self._trials[key].refused = words
+        key = max(suspects, key=lambda one: (present[one].retried, present[one].form.metadata.age_rank))
+        present[key].refused = words
         self._doubted.setdefault(place, []).append(key)
         return True
 
@@ -81,12 +94,9 @@ class Trials:
         """Which objects' present forms are refused, and what is said of it."""
         return {key: f"{self._instead(key, one.form)}: Envoy says {one.refused}" for key, one in self._trials.items() if one.refused}
 
-    def _present(self, sources: Collection[ObjectKey]) -> list[ObjectKey]:
-        return [key for key in sources if (one := self._trials.get(key)) is not None and not one.refused]
-
     def _stand_in(self, key: ObjectKey, form: MeshObject) -> MeshObject | None:
         if key in self._good:
-            return self._good[key]
+            return self._good[key].form
         # A plugin says itself what becomes of requests without it.
         new = isinstance(form, EnvoyFilter) and (key in self._new or form.metadata.generation == 1)
         return None if new else closed(form)

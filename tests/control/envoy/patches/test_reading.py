@@ -235,6 +235,25 @@ REFUSED = {
         ),
         "adds no headers",
     ),
+    "a script in a Struct": (
+        route(
+            typed_per_filter_config={
+                "lua": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"source_code": {"inline_string": "os.exit()"}}}
+            }
+        ),
+        "google.protobuf.Struct is not among",
+    ),
+    "a script in a wrapping": (
+        route(
+            typed_per_filter_config={
+                "lua": {
+                    "@type": "type.googleapis.com/google.protobuf.Any",
+                    "value": typed("filters.http.lua.v3.LuaPerRoute", source_code={"inline_string": "os.exit()"}),
+                }
+            }
+        ),
+        "google.protobuf.Any is not among",
+    ),
     "a route without policies": (
         route(typed_per_filter_config={HTTP_RBAC: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}}),
         "what secures",

@@ -1,8 +1,10 @@
 """control/envoy/patches/trials.py: which form of an object is in force, as Envoys take and refuse resources."""
 
+from collections.abc import Mapping
+
 from control.envoy.patches.closed import closed
 from control.envoy.patches.reading import read_patch
-from control.envoy.patches.trials import Trials
+from control.envoy.patches.trials import Trial, Trials
 from control.kinds import EnvoyFilter, ObjectKey
 from control.kinds.envoy_filter import ApplyTo
 from control.source import Synced
@@ -32,22 +34,27 @@ def trials(*forms: EnvoyFilter, running: bool = True) -> Trials:
     return found
 
 
+def of(found: Trials, *keys: ObjectKey) -> Mapping[ObjectKey, Trial]:
+    """What shapes a resource now."""
+    return found.forms(keys)
+
+
 def test_a_new_object_that_is_refused_has_no_effect() -> None:
     found = trials(BAD)
     assert found.stand_ins == {}
-    assert found.refuse(PLACE, (KEY,), "no Lua")
+    assert found.refuse(PLACE, of(found, KEY), "no Lua")
     assert found.stand_ins == {KEY: None}
     assert "has no effect: Envoy says no Lua" in found.refused[KEY]
-    assert not found.refuse(PLACE, (KEY,), "again"), "it is out already"
+    assert not found.refuse(PLACE, of(found, KEY), "again"), "it is out already"
 
 
 def test_the_former_form_holds_until_one_is_taken() -> None:
     found = trials(GOOD)
-    assert not found.took(PLACE, (KEY,))
+    assert not found.took(PLACE, of(found, KEY))
     for bad in (BAD, WORSE):
         found.follow(KEY, bad, running=True)
         assert found.stand_ins == {}
-        assert found.refuse(PLACE, (KEY,), "no Lua")
+        assert found.refuse(PLACE, of(found, KEY), "no Lua")
         assert found.stand_ins == {KEY: GOOD}
         assert "former form holds" in found.refused[KEY]
     found.follow(KEY, GOOD, running=True)
@@ -55,10 +62,27 @@ def test_the_former_form_holds_until_one_is_taken() -> None:
     assert found.refused == {}
 
 
+def test_a_form_that_is_taken_while_it_becomes_another_is_a_former_form() -> None:
+    found = trials(GOOD)
+    first = of(found, KEY)
+    found.follow(KEY, BAD, running=True)
+    second = of(found, KEY)
+    assert not found.took(PLACE, first), "its answer comes late"
+    assert found.refuse(PLACE, second, "no Lua")
+    assert found.stand_ins == {KEY: GOOD}
+    late = trials(GOOD)
+    first = of(late, KEY)
+    late.follow(KEY, BAD, running=True)
+    late.refuse(PLACE, of(late, KEY), "no Lua")
+    assert late.stand_ins == {KEY: None}
+    assert late.took(PLACE, first), "of another Envoy, later still"
+    assert late.stand_ins == {KEY: GOOD}
+
+
 def test_what_was_there_at_the_start_denies() -> None:
     """Nobody knows any more what was in force before it."""
     found = trials(BAD, running=False)
-    found.refuse(PLACE, (KEY,), "no Lua")
+    found.refuse(PLACE, of(found, KEY), "no Lua")
     assert found.stand_ins == {KEY: closed(BAD)}
     assert "requests are denied" in found.refused[KEY]
     (decides,) = closed(BAD).spec.config_patches
@@ -72,44 +96,44 @@ def test_what_was_there_at_the_start_denies() -> None:
 def test_what_was_taken_is_not_doubted() -> None:
     """A policy that Envoy refuses later, beside it, is not its fault; another resource of the same form may be."""
     found = trials(GOOD)
-    found.took(PLACE, (KEY,))
-    assert not found.refuse(PLACE, (KEY,), "another's")
-    assert found.refuse(ROUTES, (KEY,), "no such route")
+    found.took(PLACE, of(found, KEY))
+    assert not found.refuse(PLACE, of(found, KEY), "another's")
+    assert found.refuse(ROUTES, of(found, KEY), "no such route")
     assert found.stand_ins == {KEY: None}
 
 
 def test_of_several_the_innocent_come_back() -> None:
     found = trials(BAD, OTHER)
-    assert found.refuse(PLACE, (KEY, OTHER.key), "no Lua")
+    assert found.refuse(PLACE, of(found, KEY, OTHER.key), "no Lua")
     (first,) = found.stand_ins
     last = KEY if first == OTHER.key else OTHER.key
-    assert found.refuse(PLACE, (last,), "no Lua")
-    assert found.took(PLACE, ()), "the last that was doubted was the cause: the first is tried again"
+    assert found.refuse(PLACE, of(found, last), "no Lua")
+    assert found.took(PLACE, of(found)), "the last that was doubted was the cause: the first is tried again"
     assert found.stand_ins.keys() == {last}
-    assert not found.took(PLACE, (first,))
+    assert not found.took(PLACE, of(found, first))
     assert found.stand_ins.keys() == {last}
-    assert not found.refuse(PLACE, (first,), "no Lua"), "it was taken here"
+    assert not found.refuse(PLACE, of(found, first), "no Lua"), "it was taken here"
 
 
 def test_what_is_guilty_as_well_goes_again_and_stays_out() -> None:
     found = trials(BAD, OTHER)
-    found.refuse(PLACE, (KEY, OTHER.key), "no Lua")
+    found.refuse(PLACE, of(found, KEY, OTHER.key), "no Lua")
     (first,) = found.stand_ins
     last = KEY if first == OTHER.key else OTHER.key
-    found.refuse(PLACE, (last,), "no Lua")
-    found.took(PLACE, ())
-    assert found.refuse(PLACE, (first,), "no Lua")
-    assert not found.took(PLACE, ())
+    found.refuse(PLACE, of(found, last), "no Lua")
+    found.took(PLACE, of(found))
+    assert found.refuse(PLACE, of(found, first), "no Lua")
+    assert not found.took(PLACE, of(found))
     assert found.stand_ins.keys() == {first, last}
 
 
 def test_an_object_that_goes_leaves_nothing() -> None:
     found = trials(BAD)
-    found.refuse(PLACE, (KEY,), "no Lua")
+    found.refuse(PLACE, of(found, KEY), "no Lua")
     found.follow(KEY, None, running=True)
     assert found.stand_ins == {}
-    assert not found.refuse(PLACE, (KEY,), "no Lua")
-    assert not found.took(PLACE, (KEY, ObjectKey(KEY.kind, "shop", "never")))
+    assert not found.refuse(PLACE, of(found, KEY), "no Lua")
+    assert not found.took(PLACE, of(found, KEY, ObjectKey(KEY.kind, "shop", "never")))
 
 
 def test_what_comes_unreadable_while_the_controller_runs_has_no_effect() -> None:
