@@ -6,7 +6,6 @@ Lines that are not taken in time are lost, and counted.
 import asyncio
 import contextlib
 import fcntl
-import logging
 import os
 import threading
 from collections import deque
@@ -19,7 +18,6 @@ MAX_BYTES: Final = 16 << 20
 """Of what waits to be taken, and of a line."""
 _CHUNK_BYTES: Final = 1 << 20
 _LINE: Final = b"\n"
-log = logging.getLogger(__name__)
 
 
 class _Waiting:
