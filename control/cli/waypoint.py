@@ -85,7 +85,7 @@ def run(gateway: str, addresses: tuple[str, ...], state: Path, roots: Path, metr
     except* (NoProofError, EnvoyEndedError, OSError) as group:
         failures = [str(error) for error in leaves(group)]
     for failure in failures:
-        click.echo(f"meshctl waypoint run: {failure}", err=True)
+        click.echo(f"{click.get_current_context().command_path}: {failure}", err=True)
     if failures:
         sys.exit(EXIT_PROBLEM)
 

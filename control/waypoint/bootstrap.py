@@ -7,6 +7,8 @@ from control.envoy.parts import SDS_CLUSTER, extension, http_options
 from control.waypoint.settings import Settings
 
 ADS_CLUSTER = "xds-grpc"
+MAX_STREAMS = 1 << 16
+"""To the process beside it."""
 FILES_PER_CONNECTION = 3
 """Its own, one to where it leads, and as much for all else."""
 
@@ -62,6 +64,8 @@ def _local(name: str, socket: str) -> dict[str, Any]:
         "name": name,
         "type": "STATIC",
         "connect_timeout": {"seconds": 2},
+        # Each secret has a stream of its own, and a gateway thousands of them.
+        "circuit_breakers": {"thresholds": [{"max_requests": {"value": MAX_STREAMS}, "max_pending_requests": {"value": MAX_STREAMS}}]},
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
         "typed_extension_protocol_options": http_options(explicit_http_config={"http2_protocol_options": {}}),
     }

@@ -20,7 +20,7 @@ from control.waypoint.identity import Identity
 from control.waypoint.nobody import nobodys_roots
 from meshapi import discovery
 
-MAX_NAMES: Final = 1000
+MAX_NAMES: Final = 20_000
 log = logging.getLogger(__name__)
 
 
@@ -39,9 +39,13 @@ class GatewaySecrets:
 
     def want(self, name: str) -> None:
         """From now on a secret of this name is followed, if it is one of a gateway's."""
-        if parse(name) is not None and name not in self._wanted and len(self._wanted) < MAX_NAMES:
-            self._wanted[name] = None
-            self._more.set()
+        if parse(name) is None or name in self._wanted:
+            return
+        if len(self._wanted) == MAX_NAMES:
+            log.error("%s is not asked for: there are %d certificates already", name, MAX_NAMES)
+            return
+        self._wanted[name] = None
+        self._more.set()
 
     def get(self, name: str) -> Message | None:
         """A Secret of Envoy's by its name, None while it is not there."""
