@@ -2,22 +2,24 @@
 
 import re
 from contextlib import suppress
+from importlib import resources
 from typing import Any
 
 import msgspec
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.envoy.external import _EXTERNAL
 from control.envoy.limits.counting import NAME as LIMITS
 from control.envoy.listeners.callers import LUA as CALLERS
-from control.envoy.messages import message_class
+from control.envoy.messages import message_class, pool
 from control.envoy.naming import DIRECT, DIRECT_PLAIN, INTERNAL, ORIGINATE, SNIFFING, TERMINATE
 from control.envoy.parts import SDS_CLUSTER
-from control.envoy.patches.allowed import OWN_CLUSTERS, SECURING, TYPES, PatchError, opened
+from control.envoy.patches.allowed import _PACKAGES, _REFUSED, _REFUSED_MESSAGES, OWN_CLUSTERS, SECURING, TYPES, PatchError, opened
 from control.envoy.patches.lua import PRELUDE
-from control.envoy.patches.reading import ReadPatch, read_patch
+from control.envoy.patches.reading import _MESSAGES, ReadPatch, read_patch
 from control.envoy.rbac.filters import HTTP_RBAC, SEATS
 from control.envoy.rbac.matchers import JWT_FILTER
 from control.kinds.envoy_filter import ApplyTo, ConfigPatch, Operation
@@ -390,3 +392,28 @@ def test_whatever_is_written_is_taken_or_refused(apply_to: ApplyTo, operation: O
     # Anything else that is raised fails here.
     with suppress(PatchError):
         read(written)
+
+
+def test_nothing_that_may_be_reached_names_what_is_the_hosts() -> None:
+    """Whatever Envoy's next version has: a field for a file, or a program, below what patches may hold is to be looked at."""
+    files = FileDescriptorSet.FromString(resources.files("control.envoy").joinpath("envoy.binpb").read_bytes()).file
+    known = (f"{file.package}.{message.name}" for file in files for message in file.message_type)
+    waiting = [*TYPES, *_MESSAGES.values(), *(name for name in known if name.startswith(_PACKAGES))]
+    seen: set[str] = set()
+    suspicious: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in _REFUSED_MESSAGES:
+            continue
+        seen.add(name)
+        for field in pool().FindMessageTypeByName(name).fields:
+            if (name, field.name) in _REFUSED:
+                continue
+            if field.message_type is not None:
+                waiting.append(field.message_type.full_name)
+            elif field.cpp_type == field.CPPTYPE_STRING and re.search(
+                r"file|(?<!re)dir|sock|command|exec|librar|module|pipe|env_", field.name
+            ):
+                suspicious.add(f"{name}.{field.name}")
+    assert len(seen) > 300
+    assert suspicious == set()
