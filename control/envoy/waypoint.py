@@ -110,7 +110,7 @@ def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Re
 def asked_recipes(world: World, place: Place) -> tuple[Recipe, ...]:
     """The clusters of those who are asked about requests of a place, or told: for keys, for leave, how many there were, spans and logs."""
     found = [Recipe(CLUSTER, server.cluster, key_cluster, (server,)) for server in world.ask(key_servers, place)]
-    if world.ask(lacks_server, place):
+    if lacks_server(world, place):
         found.append(Recipe(CLUSTER, NOBODY, nobody_cluster))
     for clusters in (asked_clusters, limit_clusters, tracing_clusters, logging_clusters):
         for ref in world.ask(clusters, place):
