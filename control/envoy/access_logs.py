@@ -3,13 +3,14 @@
 Lines go to the standard output of Envoy, which is that of the process beside it; other files of the proxy's host are nobody's to name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from control.envoy.logging_rules import STANDARD_OUTPUT, Output, logging_at
 from control.envoy.messages import Message, new
-from control.envoy.parts import extension
+from control.envoy.parts import PEER_ADDRESS, extension
 from control.envoy.place import Place
+from control.envoy.proxies import ProxyKind, find_proxy
 from control.envoy.reports import PERIOD_S, connection_reports, request_reports, struct
 from control.envoy.world import World
 from control.kinds.mesh_config import LogCollector, LogEncoding, LogFormat, OpenTelemetryLog
@@ -42,6 +43,8 @@ FIELDS: Final[dict[str, str]] = {
     "route_name": "%ROUTE_NAME%",
 }
 """Istio's fields by the names that they have in JSON, in the order in which a line of text has them."""
+_BEHIND_TUNNELS: Final = {**FIELDS, "downstream_remote_address": f"%FILTER_STATE({PEER_ADDRESS}:PLAIN)%"}
+"""At waypoints, where Envoy's own operator believes what the request says of its client (`x-forwarded-for`): who called, not for whom."""
 _QUOTED: Final = frozenset(
     ("upstream_transport_failure_reason", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host"),
 )
@@ -67,9 +70,10 @@ def connection_logs(world: World, place: Place) -> dict[str, Any]:
 
 def _lines(world: World, place: Place) -> Iterator[Message]:
     """The AccessLog messages that write lines; none unless asked for."""
+    fields = _fields(world, place)
     for output in world.ask(logging_at, place).outputs:
         kind = f"access_loggers.{_OUTPUTS[output.path]}"
-        yield new(_LOG, filter=_chosen(output.expression), **extension("lines", kind, log_format=_format(output)))
+        yield new(_LOG, filter=_chosen(output.expression), **extension("lines", kind, log_format=_format(output, fields)))
 
 
 def _told(world: World, place: Place, *, requests: bool) -> Iterator[Message]:
@@ -79,20 +83,20 @@ def _told(world: World, place: Place, *, requests: bool) -> Iterator[Message]:
         service = {"envoy_grpc": {"cluster_name": told.cluster.name, "authority": told.cluster.hostname}}
         common = {"transport_api_version": "V3", "grpc_service": service}
         if otel is not None:
-            yield new(_LOG, filter=_chosen(told.expression), **_by_otlp(otel, common))
+            yield new(_LOG, filter=_chosen(told.expression), **_by_otlp(otel, common, _fields(world, place)))
         elif als is not None:
             common |= {"log_name": als.log_name or _LOG_NAME, "filter_state_objects_to_log": als.filter_state_objects_to_log}
             yield new(_LOG, filter=_chosen(told.expression), **(_by_service(als, common) if requests else _of_tcp(common)))
 
 
-def _by_otlp(otel: OpenTelemetryLog, common: dict[str, Any]) -> dict[str, Any]:
+def _by_otlp(otel: OpenTelemetryLog, common: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     stated = otel.log_format or LogFormat()
     attributes = [{"key": name, "value": {"string_value": text}} for name, text in stated.labels.items()]
     return extension(
         "otlp",
         "access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
         common_config={**common, "log_name": otel.log_name or _OTEL_NAME},
-        body={"string_value": stated.text or _line()},
+        body={"string_value": stated.text or _line(fields)},
         attributes={"values": attributes},
     )
 
@@ -119,20 +123,25 @@ def _chosen(expression: str) -> dict[str, Any]:
     return {"and_filter": {"filters": [_ENDED, by_cel]}}
 
 
-def _format(output: Output) -> dict[str, Any]:
+def _fields(world: World, place: Place) -> Mapping[str, str]:
+    proxy = world.ask(find_proxy, place.proxy)
+    return _BEHIND_TUNNELS if proxy is not None and proxy.kind is ProxyKind.WAYPOINT else FIELDS
+
+
+def _format(output: Output, fields: Mapping[str, str]) -> dict[str, Any]:
     labels = output.labels
     if labels is None and not output.text and output.encoding is LogEncoding.JSON:
-        labels = FIELDS
+        labels = dict(fields)
     if labels is not None:
         return {"json_format": struct(labels), "omit_empty_values": output.omit_empty}
-    line = output.text or _line()
+    line = output.text or _line(fields)
     return {
         "text_format_source": {"inline_string": line if line.endswith("\n") else f"{line}\n"},
         "omit_empty_values": output.omit_empty,
     }
 
 
-def _line() -> str:
-    request = f'"{FIELDS["method"]} {FIELDS["path"]} {FIELDS["protocol"]}"'
-    others = [f'"{value}"' if name in _QUOTED else value for name, value in list(FIELDS.items())[4:]]
-    return " ".join([f"[{FIELDS['start_time']}]", request, *others])
+def _line(fields: Mapping[str, str]) -> str:
+    request = f'"{fields["method"]} {fields["path"]} {fields["protocol"]}"'
+    others = [f'"{value}"' if name in _QUOTED else value for name, value in list(fields.items())[4:]]
+    return " ".join([f"[{fields['start_time']}]", request, *others])

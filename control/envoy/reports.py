@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from control.envoy.catalogue import CatalogService, Endpoint
 from control.envoy.messages import Message, new
-from control.envoy.parts import PEER, extension
+from control.envoy.parts import PEER, PEER_ADDRESS, extension
 from control.kinds.telemetry import Metric
 from meshapi.spiffe import WorkloadIdentity
 from meshapi.workload import Workload
@@ -44,7 +44,7 @@ _SAID: Final = (
     f"%METADATA(LISTENER_FILTER_CHAIN:{SERVICE}:place)%",
     f"%METADATA(CLUSTER:{SERVICE}:service)%",
     f"%METADATA(UPSTREAM_HOST:{WORKLOAD}:workload)%",
-    "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    f"%FILTER_STATE({PEER_ADDRESS}:FIELD:ip)%",
     "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
     "%RESPONSE_FLAGS%",
 )
@@ -83,7 +83,7 @@ _CONNECTION: Final = (
 )
 _TUNNEL: Final = {
     "status": "%RESPONSE_CODE%",
-    "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "client": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
     "peers": "%DOWNSTREAM_PEER_URI_SAN%",
     "authority": "%REQ(:AUTHORITY)%",
     "why": "%RESPONSE_CODE_DETAILS%",

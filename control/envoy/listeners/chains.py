@@ -8,7 +8,7 @@ from msgspec import Struct
 from control.envoy.access_logs import connection_logs, request_logs
 from control.envoy.built import Problem
 from control.envoy.filters import http_filters
-from control.envoy.listeners.requests import judges_paths, reading
+from control.envoy.listeners.requests import judges_paths, reading, unclaimed
 from control.envoy.listeners.tunnel import MANAGER
 from control.envoy.logging_rules import logging_at
 from control.envoy.messages import Message, message_class, new, packed
@@ -49,6 +49,7 @@ def http_chain(world: World, place: Place, name: str, routes: dict[str, Any], ah
         stream_idle_timeout={},
         use_remote_address={"value": False},
         **reading(strict=world.ask(judges_paths, place)),
+        **unclaimed(),
         server_header_transformation="PASS_THROUGH",
         proxy_100_continue=True,
         http_protocol_options={"accept_http_10": True, "default_host_for_http_10": _host(place)},

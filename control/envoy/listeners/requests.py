@@ -10,6 +10,7 @@ from typing import Any, Final
 from control.envoy.built import Built, built
 from control.envoy.guarding import authorization_of, limits_of
 from control.envoy.messages import Message, message_class, new
+from control.envoy.parts import extension
 from control.envoy.place import Place
 from control.envoy.world import World
 from control.kinds.security import PolicyRule
@@ -20,6 +21,13 @@ AMBIGUOUS: Final = ".*(;|%3[bB]).*"
 """Of a path without its query."""
 SEVERAL_HOSTS: Final = ".*[,\\s].*"
 """Of the authority: Envoy makes one of two `Host` headers."""
+CLAIMS: Final = (
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-original-host",
+    "x-envoy-original-path",
+)
 
 
 def judges_paths(world: World, place: Place) -> bool:
@@ -35,6 +43,14 @@ def reading(*, strict: bool) -> dict[str, Any]:
     if strict:
         fields |= {"merge_slashes": True, "path_with_escaped_slashes_action": "REJECT_REQUEST"}
     return fields
+
+
+def unclaimed() -> dict[str, Any]:
+    """The fields of a waypoint's connection manager by which a client can't claim what Envoys say of requests: access logs, spans and
+    applications take it for theirs. At the edge Envoy removes the same by itself."""
+    mutations = [{"remove": name} for name in CLAIMS]
+    kind = "http.early_header_mutation.header_mutation.v3.HeaderMutation"
+    return {"early_header_mutation_extensions": [extension("unclaimed", kind, mutations=mutations)]}
 
 
 def without_ambiguity(world: World, place: Place, routes: Built) -> Built:

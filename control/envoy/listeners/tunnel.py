@@ -61,7 +61,8 @@ def terminate_listener(world: World, listen: tuple[str, ...]) -> Built:
     """Takes tunnels, at these addresses or at all."""
     states = [
         shared_state(f"{DESTINATION}.local_ip", "%REQ(:AUTHORITY)%"),
-        shared_state(PEER_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS%"),
+        # The connection's own: the other operator believes what `x-forwarded-for` says.
+        shared_state(PEER_ADDRESS, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"),
         # To be read as text by whoever decides: RBAC, logs, headers.
         shared_state(PEER, "%DOWNSTREAM_PEER_URI_SAN%", "envoy.string"),
     ]

@@ -234,12 +234,9 @@ def _field(name: str, field: Any, value: Any, path: str) -> None:
     if is_map:
         for key in value:
             _entry(field, key, value[key], f"{path}[{str(key)[:80]!r}]")
-    elif isinstance(value, str):
-        _text(value, path)
     elif field.message_type is None:
-        for one in value if _repeated(field) else ():
-            if isinstance(one, str):
-                _text(one, path)
+        for one in value if _repeated(field) else (value,):
+            _scalar(one, path)
     else:
         for one in value if _repeated(field) else (value,):
             _message(one, path)
@@ -255,8 +252,8 @@ def _entry(field: Any, key: Any, value: Any, path: str) -> None:
         raise PatchError(f"{path}: what secures requests is not configured by patches")
     if field.message_type.fields_by_name["value"].message_type is not None:
         _message(value, path)
-    elif isinstance(value, str):
-        _text(value, path)
+    else:
+        _scalar(value, path)
 
 
 def _message(message: Message, path: str) -> None:
@@ -269,6 +266,14 @@ def _message(message: Message, path: str) -> None:
     inner = opened(message)
     secure(inner, path)
     message.CopyFrom(packed(inner))
+
+
+def _scalar(value: Any, path: str) -> None:
+    if isinstance(value, str):
+        _text(value, path)
+    elif isinstance(value, bytes):
+        # A format may be given in bytes, too (inline_bytes).
+        _text(value.decode("latin-1"), path)
 
 
 def _text(text: str, path: str) -> None:

@@ -1,6 +1,7 @@
 """control/envoy/patches: which patches are taken, and why others are not."""
 
 import re
+from base64 import b64encode
 from contextlib import suppress
 from importlib import resources
 from typing import Any
@@ -126,6 +127,14 @@ REFUSED = {
     ),
     "an operator for the environment": (
         route(response_headers_to_add=[{"header": {"key": "x", "value": "%ENVIRONMENT(HOME)%"}}]),
+        "ENVIRONMENT",
+    ),
+    "an operator for the environment in a format of bytes": (
+        manager(local_reply_config={"body_format": {"text_format_source": {"inline_bytes": b64encode(b"%ENVIRONMENT(HOME)%").decode()}}}),
+        "ENVIRONMENT",
+    ),
+    "an operator for the environment in a header of bytes": (
+        route(response_headers_to_add=[{"header": {"key": "x", "raw_value": b64encode(b"%ENVIRONMENT(HOME)%").decode()}}]),
         "ENVIRONMENT",
     ),
     "a socket of the host": (
