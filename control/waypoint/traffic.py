@@ -14,11 +14,13 @@ from control.envoy.reports import ENDED, FIELD, MISSING, PERIOD_S, PLACE_PARTS, 
 _MICROSECONDS_PER_MILLISECOND: Final = 1000
 _LAST_GRPC_STATUS: Final = 16
 _REQUEST_FIELDS: Final = 16
-_CONNECTION_FIELDS: Final = 13
+_CONNECTION_FIELDS: Final = 14
 MAX_CONNECTIONS: Final = 100_000
 FORGET_S: Final = 24 * PERIOD_S
 """Lines of a connection that lasts come every `PERIOD_S`: of one that was so long not heard of, the end was lost."""
 NO_FLAGS: Final = MISSING
+_DENIED: Final = "UAEX"
+_BY_POLICY: Final = "rbac_access_denied"
 
 
 class ReportError(ValueError):
@@ -136,9 +138,11 @@ class Traffic:
     def _connection(self, fields: list[str], now_s: float) -> Progress | None:
         if len(fields) != _CONNECTION_FIELDS:
             raise ReportError
-        *_, stream, kind, reached, received_text, sent_text = fields
+        *_, stream, kind, reached, why, received_text, sent_text = fields
         received, sent, opened = int(received_text), int(sent_text), reached != MISSING
-        way = _way(fields[1], fields[2], fields[3], fields[4], fields[7])
+        # Envoy has no flag for a connection that a policy ended: it gets that of the node proxy's, and of requests that are denied.
+        flags = _DENIED if why.startswith(_BY_POLICY) else fields[7]
+        way = _way(fields[1], fields[2], fields[3], fields[4], flags)
         # A connection that reached nobody yet is none that was opened.
         if kind != ENDED:
             seen = self._open.get(stream)

@@ -40,6 +40,15 @@ DENIED = """
       action: DENY
       rules: [{to: [{operation: {methods: [DELETE]}}]}]
 """
+LOCKED = """
+    kind: AuthorizationPolicy
+    apiVersion: security.istio.io/v1
+    metadata: {name: not-the-page, namespace: shop}
+    spec:
+      targetRefs: [{kind: Service, name: vault}]
+      action: DENY
+      rules: [{from: [{source: {principals: [cluster.local/ns/team/sa/page]}}]}]
+"""
 LEFT_OUT = """
     kind: Telemetry
     apiVersion: telemetry.istio.io/v1
@@ -146,6 +155,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     served = Served()
     served.write("cart.yaml", service("cart", "10.96.0.1", PORTS), pod("cart-1", "cart", "10.0.0.1", mesh="none"))
     served.write("till.yaml", service("till", "10.96.0.2", "[{name: http, port: 80, targetPort: 8080}]"), DENIED, LEFT_OUT)
+    vault = service("vault", "10.96.0.3", "[{name: tcp, port: 83, targetPort: 8080}]").replace(
+        "selector: {app: vault}", "selector: {app: cart}"
+    )
+    served.write("vault.yaml", vault, LOCKED)
     with ExitStack() as stack:
         server = stack.enter_context(upstream("cart-1"))
         metrics_port = stack.enter_context(beside(directory))
@@ -221,3 +234,13 @@ def test_a_connection_is_told_of_while_it_lasts(site: Site) -> None:
     ((labels, _), *_) = site.samples("istio_tcp_connections_opened_total")
     assert (labels["request_protocol"], labels["destination_workload"], labels["source_principal"]) == ("tcp", "cart-1", PAGE)
     assert "response_code" not in labels
+
+
+def test_a_connection_that_a_policy_denies(site: Site) -> None:
+    with socket.create_connection(("127.0.0.1", site.ports["tcp-vault"]), timeout=WAIT_S) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(1) == b""
+    denied = {"destination_service_name": "vault", "response_flags": "UAEX"}
+    site.until(lambda: site.samples("istio_tcp_connections_closed_total", **denied), "its end to be counted")
+    ended = [site.value(f"istio_tcp_connections_{how}_total", **denied) for how in ("closed", "failed")]
+    assert sum(ended) == 1, ended

@@ -8,7 +8,7 @@ from control.waypoint.traffic import FORGET_S, Progress, Traffic
 
 def report(number: int, received: int = 0, sent: int = 0, *, ended: bool = False, reached: bool = True) -> str:
     kind, upstream = "TcpConnectionEnd" if ended else "TcpPeriodic", "10.0.0.1:1" if reached else "-"
-    return "\t".join(("C", "-", "-", "-", "-", "10.0.0.2", "10.0.0.3", "-", str(number), kind, upstream, str(received), str(sent)))
+    return "\t".join(("C", "-", "-", "-", "-", "10.0.0.2", "10.0.0.3", "-", str(number), kind, upstream, "-", str(received), str(sent)))
 
 
 def read(traffic: Traffic, *lines: str, now_s: float = 0) -> list[Progress]:
