@@ -47,7 +47,7 @@ class CertificatePresence:
         """Looks for those whose turn it is."""
         if self._mesh.batches != self._seen_batches:
             self._seen_batches = self._mesh.batches
-            self._follow(named(self._world()) if self._has_gateways() else frozenset())
+            self._follow(self._named() if self._has_gateways() else frozenset())
         now_s = self._clock()
         due = sorted((one for one, due_s in self._due_s.items() if due_s <= now_s), key=self._due_s.__getitem__)
         for one in due[:A_ROUND]:
@@ -61,6 +61,14 @@ class CertificatePresence:
                 self._missing[one] = why
             else:
                 self._missing.pop(one, None)
+
+    def _named(self) -> frozenset[Credential]:
+        try:
+            return named(self._world())
+        except Exception:
+            # A fault of ours: what was looked for before still is.
+            log.exception("which certificates Gateways name can't be told")
+            return frozenset(self._due_s)
 
     def _has_gateways(self) -> bool:
         return any(key.kind is Kind.GATEWAY for key in self._mesh.records)

@@ -48,6 +48,7 @@ class NotMadeError(Exception):
 class _Kept(Struct, frozen=True):
     """What was made of a Gateway, in bytes, and when it is looked at again."""
 
+    gateway: Gateway
     content: bytes
     due_s: float
 
@@ -80,16 +81,23 @@ class GatewayDeployments:
                 self._problems.pop(key, None)
         made = 0
         for key, gateway in self._wanted.items():
+            kept, now_s = self._kept.get(key), self._clock()
+            if kept is not None and kept.gateway is gateway and kept.due_s > now_s:
+                continue
             objects = objects_for(gateway, self._image)
-            content, kept, now_s = msgspec.json.encode(objects), self._kept.get(key), self._clock()
-            if (kept is None or kept.content != content or kept.due_s <= now_s) and made < A_ROUND:
-                made += 1
-                try:
-                    well = await self._make(gateway, objects)
-                except APIError as error:
-                    log.warning("what runs the Gateway %s is not looked at: %s", key, error)
-                    return
-                self._kept[key] = _Kept(content, now_s + (AGAIN_S if well else RETRY_S))
+            content = msgspec.json.encode(objects)
+            if kept is not None and kept.content == content and kept.due_s > now_s:
+                self._kept[key] = _Kept(gateway, content, kept.due_s)
+                continue
+            try:
+                well = await self._make(gateway, objects)
+            except APIError as error:
+                log.warning("what runs the Gateway %s is not looked at: %s", key, error)
+                return
+            self._kept[key] = _Kept(gateway, content, now_s + (AGAIN_S if well else RETRY_S))
+            made += 1
+            if made == A_ROUND:
+                return
 
     def _gateways(self) -> Iterator[tuple[ObjectKey, Gateway]]:
         for key in self._mesh.records:

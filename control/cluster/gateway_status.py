@@ -79,8 +79,15 @@ class GatewayStatus:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         for key in [key for key in self._mesh.records if key.kind in KINDS]:
             record = self._mesh.records.get(key)
-            if record is not None:
-                yield key, str(record.manifest.get("apiVersion", "")), self._patch(key, record, now)
+            if record is None:
+                continue
+            try:
+                patch = self._patch(key, record, now)
+            except Exception:
+                # A fault of ours with one object must not keep the others from being told of, nor end the controller.
+                log.exception("what is to be said of %s can't be told", key)
+                continue
+            yield key, str(record.manifest.get("apiVersion", "")), patch
 
     def _patch(self, key: ObjectKey, record: Record, now: str) -> Patch | None:
         why = " ".join(f"{one.what}." for one in record.findings if one.severity is Severity.ERROR) if record.rejected else ""

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
-from control.cluster import certificate_presence
+from control.cluster import certificate_presence, gateway_status
+from control.envoy.gateways.status import ParentState
+from control.envoy.world import World
+from control.kinds import ObjectKey
 from tests.control.cluster.test_replicas import until
 from tests.control.kube_controller import kube_world
 from tests.kube.admin import Manifest
@@ -155,3 +158,20 @@ async def test_a_certificate_that_is_not_there_is_told_at_its_listener(
         await told("ResolvedRefs", "")
         kube.admin.delete("v1", "Secret", "cart", namespace)
         await told("InvalidCertificateRef", f"there is no Secret {namespace}/cart")
+
+
+async def test_a_fault_of_ours_keeps_no_other_object_waiting(kube: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace, real = kube.namespace("edge"), gateway_status.route_state
+
+    def broken(world: World, key: ObjectKey) -> tuple[ParentState, ...]:
+        if key.name == "r":
+            raise RuntimeError("a fault of ours")
+        return real(world, key)
+
+    monkeypatch.setattr(gateway_status, "route_state", broken)
+    async with kube_world(kube, tmp_path):
+        for name in ("r", "s"):
+            kube.admin.apply(route(namespace, "cart") | {"metadata": {"name": name, "namespace": namespace}})
+        kube.admin.apply(gateway(namespace, HTTP))
+        await until(lambda: kube.admin.get(API, "HTTPRoute", "s", namespace).get("status"), "that the other one is told of")
+        assert not kube.admin.get(API, "HTTPRoute", "r", namespace).get("status")
