@@ -61,6 +61,9 @@ def pair(*, ipv4: bool = True, ipv6: bool = True) -> Iterator[Pair]:
         for name in names.values():
             _ip("netns", "add", name)
             opened.append(Namespace.open(f"/run/netns/{name}"))
+            # Of link-local addresses, too: they would come to the routes seconds later.
+            sysctls = [f"net.ipv6.conf.{which}.accept_dad=0" for which in ("all", "default")]
+            Side(name, opened[-1]).shell("sysctl", "-qw", *sysctls)
         _ip("-n", names["pod"], "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", names["client"])
         sides = []
         for index, (name, namespace) in enumerate(zip(names.values(), opened, strict=True), start=1):
