@@ -33,6 +33,11 @@ class Side:
             raise
         return made
 
+    def has_link_address(self) -> bool:
+        """Whether its device has its IPv6 address of the link, for good."""
+        listed = self.shell("ip", "-6", "address", "show", "dev", "eth0", "scope", "link")
+        return "inet6" in listed and "tentative" not in listed
+
     def shell(self, *command: str, check: bool = True, stdin: str = "") -> str:
         done = subprocess.run(
             ["ip", "netns", "exec", self.name, *command], check=False, capture_output=True, text=True, input=stdin, timeout=10

@@ -12,6 +12,7 @@ from meshapi.wire import CONNECTION_MARK, HBONE_PORT, PROXY_MARK
 from nodeagent.capture.base import Capture, CaptureState
 from nodeagent.capture.listeners import open_listeners
 from nodeagent.ztunnel.protocol import ListenerKind
+from tests.nodeagent.bpf.objects import eventually
 from tests.nodeagent.capture.ways import by_either_backend, harms, only_rules, unheard
 from tests.nodeagent.pods import Pair, Side, pair, refused
 from tests.nodeagent.standin import SO_MARK, Application, Proxy
@@ -338,6 +339,8 @@ def test_removal_restores_exactly_what_was_there(capture: Capture, network: Pair
     pod.shell("ip", "rule", "add", "fwmark", "0x111/0xfff", "lookup", "100", "priority", "150")
     pod.shell("ip", "route", "add", "10.99.0.0/16", "dev", "eth0", "table", "100")
     pod.shell("sysctl", "-qw", "net.ipv6.fwmark_reflect=1")
+    # The kernel gives the device its address of the link, and its route, in its own time.
+    eventually(pod.has_link_address)
     before = everything(pod)
     capture.apply(pod.namespace)
     capture.apply(pod.namespace)

@@ -89,12 +89,7 @@ def state_of(host: Side) -> dict[str, str]:
 
 def settled(host: Side) -> dict[str, str]:
     """That, once the kernel has given its devices their addresses of the link, and the routes that go with these."""
-
-    def there() -> bool:
-        listed = host.shell("ip", "-6", "address", "show", "dev", "eth0", "scope", "link")
-        return "inet6" in listed and "tentative" not in listed
-
-    eventually(there)
+    eventually(host.has_link_address)
     return state_of(host)
 
 
