@@ -6,6 +6,7 @@ reader's own clock, is of one that is gone.
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from msgspec import Struct
 from control.kinds import ObjectKey
 from control.model.mesh import Mesh
 from control.model.told import Told, together
+from kubeapi.backoff import Backoff
 from kubeapi.client import MERGE_PATCH, APIError, KubeClient
 
 NAME: Final = "nodemesh-findings"
@@ -87,11 +89,17 @@ class SharedFindings:
 
     async def run(self) -> None:
         """Until cancelled."""
+        backoff = Backoff(random.random)
         while True:
             try:
                 await self.round()
             except APIError as error:
-                log.warning("what Envoys tell is not shared with other replicas yet: %s", error)
+                # Another replica was first to make it.
+                if error.status != 409:
+                    log.warning("what Envoys tell is not shared with other replicas yet: %s", error)
+                await asyncio.sleep(backoff.after_failure())
+            else:
+                backoff.success()
             await asyncio.sleep(PERIOD_S)
 
     async def round(self) -> None:
