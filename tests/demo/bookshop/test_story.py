@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,13 @@ from demo.cluster import eventually
 
 SOURCE = Path(__file__).parents[3]
 PATIENCE_S = 180
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one, beside other tests, too: the controller's socket is below it, and has but a hundred characters for its path."""
+    with tempfile.TemporaryDirectory(prefix="nm-") as made:
+        yield Path(made)
 
 
 @contextmanager
