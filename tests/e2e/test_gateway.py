@@ -335,6 +335,12 @@ def test_services_with_a_waypoint(mesh: Mesh, edge: Edge) -> None:
         mesh.wait(lambda: edge.ask("front.example").status == 403, "the waypoint to judge", timeout_s=20)
         assert [edge.ask("front.example", path="/open").status for _ in range(10)] == [200] * 10
         assert "go through its waypoint" in mesh.cluster.meshctl("describe", "front")
+        # The waypoint believes a gateway of the mesh when it says whose request it passes on.
+        for addresses, status in (([f"{mesh.topology.hosts['outside'].ipv4}/32"], 200), (["192.0.2.0/24"], 403)):
+            by_address = {"from": [{"source": {"remoteIpBlocks": addresses}}]}
+            from_there = {**policy, "spec": {**policy["spec"], "rules": [by_address]}}
+            mesh.cluster.apply("front", [front("false"), listener, also, from_there])
+            mesh.wait(lambda status=status: edge.ask("front.example").status == status, f"{status} by the client's address", timeout_s=20)
     mesh.wait(lambda: mesh.call(mesh.pods["shop"], mesh.pods["api-2"].ipv4, HTTP).ok, "all to be open again", timeout_s=20)
 
 
