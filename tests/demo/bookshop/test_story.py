@@ -53,9 +53,17 @@ def telling(tmp_path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[by
 
 def namespaces(session: int) -> set[str]:
     """Names of network namespaces that processes of a session are in."""
-    there = {file.stat().st_ino: file.name for file in Path("/run/netns").iterdir() if file.stat().st_ino}
-    found = {Path(f"/proc/{pid}/ns/net").stat().st_ino for pid in members(session) if Path(f"/proc/{pid}/ns/net").exists()}
-    return {there[inode] for inode in found if inode in there}
+    there = {number: file.name for file in Path("/run/netns").iterdir() if (number := inode(file))}
+    found = {inode(Path(f"/proc/{pid}/ns/net")) for pid in members(session)}
+    return {there[number] for number in found if number in there}
+
+
+def inode(file: Path) -> int:
+    """0 where it has gone meanwhile."""
+    try:
+        return file.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def members(session: int) -> list[int]:
