@@ -5,8 +5,8 @@ from typing import Final
 
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|us|ns|h|m|s)")
 _UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-MAX_S: Final = 315_576_000_000
-"""What a protobuf Duration holds: 10,000 years."""
+MAX_S: Final = 3_155_760_000
+"""A hundred years. Envoy refuses what it can't count in nanoseconds, and some of its fields hold 32 bits of seconds."""
 LEAST_S: Final = 0.001
 
 

@@ -1,5 +1,6 @@
 """Checks of AuthorizationPolicy and PeerAuthentication: whatever could match more than its author meant is an error."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -17,6 +18,8 @@ L4_CONDITIONS: Final = frozenset(
 _L7_CONDITIONS: Final = frozenset(
     {"remote.ip", "request.auth.principal", "request.auth.audiences", "request.auth.presenter", "connection.sni"}
 )
+_MAX_CHARACTERS: Final = 2048
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _L7_CONDITION_PREFIXES: Final = ("request.headers[", "request.auth.claims[", "experimental.envoy.filters.")
 
 
@@ -83,6 +86,8 @@ def _source_remarks(item: PolicyFrom, namespace: str, path: Path) -> Iterator[Re
     yield from _list_remarks(pattern, (*path, "notNamespaces"), source.not_namespaces)
     yield from _list_remarks(values.block, (*path, "ipBlocks"), source.ip_blocks)
     yield from _list_remarks(values.block, (*path, "notIpBlocks"), source.not_ip_blocks)
+    for name in ("request_principals", "not_request_principals"):
+        yield from _list_remarks(bounded, (*path, name), getattr(source, name))
     for name, accounts in (("serviceAccounts", source.service_accounts), ("notServiceAccounts", source.not_service_accounts)):
         yield from _list_remarks(lambda text: values.service_account(text, namespace), (*path, name), accounts)
     by_account = source.service_accounts or source.not_service_accounts
@@ -98,6 +103,8 @@ def _operation_remarks(item: PolicyTo, path: Path) -> Iterator[Remark]:
     yield from _list_remarks(values.port_text, (*path, "notPorts"), operation.not_ports)
     yield from _list_remarks(check_path, (*path, "paths"), operation.paths)
     yield from _list_remarks(check_path, (*path, "notPaths"), operation.not_paths)
+    for name in ("hosts", "not_hosts", "methods", "not_methods"):
+        yield from _list_remarks(bounded, (*path, name), getattr(operation, name))
 
 
 def _condition_remarks(condition: PolicyCondition, namespace: str, path: Path) -> Iterator[Remark]:
@@ -118,6 +125,8 @@ def _condition_remarks(condition: PolicyCondition, namespace: str, path: Path) -
             check = pattern
     yield from _list_remarks(check, (*path, "values"), condition.values)
     yield from _list_remarks(check, (*path, "notValues"), condition.not_values)
+    if _CONTROL.search(key):
+        yield Remark((*path, "key"), f"{key[:80]!r} has characters that no name has")
     if key not in L4_CONDITIONS | _L7_CONDITIONS and not key.startswith(_L7_CONDITION_PREFIXES):
         yield Remark((*path, "key"), f"unknown condition {key[:80]!r}", "one of " + ", ".join(sorted(L4_CONDITIONS)))
 
@@ -133,6 +142,13 @@ def pattern(text: str) -> str:
     """A name, `prefix*`, `*suffix` or `*`."""
     if not text:
         raise ValueError("an empty value")
+    return bounded(text)
+
+
+def bounded(text: str) -> str:
+    """A value of which an expression may be made that Envoy takes."""
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"a value of {len(text)} characters: at most {_MAX_CHARACTERS}")
     return text
 
 

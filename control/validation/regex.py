@@ -7,7 +7,9 @@ import re2
 MAX_CHARACTERS: Final = 1024
 """As Istio bounds them."""
 MAX_PROGRAM: Final = 8192
-"""How large a compiled expression may be, in RE2's instructions. What starts Envoy allows it as much."""
+"""How large a compiled expression may be, in RE2's instructions."""
+ENVOY_MAX_PROGRAM: Final = 1 << 15
+"""How large Envoy is told that they may be: also those that are made of texts and lists of objects."""
 
 
 def _options() -> Any:

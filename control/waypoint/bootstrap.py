@@ -4,6 +4,7 @@ from typing import Any
 
 from control.envoy.messages import Message, new
 from control.envoy.parts import SDS_CLUSTER, extension, http_options
+from control.validation.regex import ENVOY_MAX_PROGRAM
 from control.waypoint.settings import Settings
 
 ADS_CLUSTER = "xds-grpc"
@@ -31,8 +32,15 @@ def bootstrap(settings: Settings, max_files: int) -> Message:
         dynamic_resources={"ads_config": ads, "lds_config": from_ads, "cds_config": from_ads},
         static_resources={"clusters": [_local(ADS_CLUSTER, socket), _local(SDS_CLUSTER, socket)]},
         stats_flush_interval={"seconds": 5},
+        layered_runtime=runtime(),
         overload_manager={"resource_monitors": [_limit(settings.max_connections or max(1, max_files // FILES_PER_CONNECTION))]},
     )
+
+
+def runtime() -> dict[str, Any]:
+    """The field of a bootstrap: how large expressions may be. By itself Envoy refuses those beyond a hundred instructions."""
+    values = new("google.protobuf.Struct", fields={"re2.max_program_size.error_level": {"number_value": ENVOY_MAX_PROGRAM}})
+    return {"layers": [{"name": "nodemesh", "static_layer": values}]}
 
 
 def _limit(connections: int) -> dict[str, Any]:

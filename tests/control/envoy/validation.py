@@ -8,6 +8,7 @@ from control.envoy.built import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from control.envoy.messages import Message, message_class, new, packed
 from control.envoy.parts import SDS_CLUSTER, extension
 from control.envoy.view import ProxyView
+from control.waypoint.bootstrap import runtime
 
 ENVOY = Path(__file__).parents[3] / ".venv-envoy/bin/envoy"
 
@@ -41,6 +42,7 @@ def validate_messages(
         "envoy.config.bootstrap.v3.Bootstrap",
         node={"id": "test", "cluster": "test"},
         bootstrap_extensions=[extension("internal", "bootstrap.internal_listener.v3.InternalListener")],
+        layered_runtime=runtime(),
         dynamic_resources={"ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service]}},
         static_resources={"listeners": [*listeners, *of_routes], "clusters": [_local(), *clusters, *of_assignments]},
     )
