@@ -122,6 +122,7 @@ class Proxies:
 
     def judge(self, view: ProxyView, verdicts: Iterable[Verdict]) -> None:
         """Hears what an Envoy says to the resources of its view, and takes out again what it refuses of those who brought it."""
+        namespaces = len({key.namespace for key, _ in self._views})
         changed, shapes = False, self._views[(view.key, view.listen)].shapes
         for one in verdicts:
             forms = shapes.get((one.type_url, one.name), {}).get(one.version)
@@ -131,7 +132,7 @@ class Proxies:
             if one.refused is None:
                 changed |= self._trials.took(place, forms)
             else:
-                changed |= self._trials.refuse(place, forms, one.refused[:MAX_TEXT])
+                changed |= self._trials.refuse(place, forms, one.refused[:MAX_TEXT], namespaces)
         if changed:
             self.world.stand_in(self._trials.stand_ins)
             self._refresh()

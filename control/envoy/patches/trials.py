@@ -5,17 +5,25 @@ out again, and what it was before is in force: the last form that was taken; not
 that denies, where it can't be known what was in force, because the controller started since. A
 plugin without a former form fails requests, unless it may be missed. Of several forms on trial in one resource
 the newest is doubted first; what turns out not to have been the cause comes back.
+
+Whoever runs an Envoy may have it refuse what it likes. So what the root namespace brings to the proxies of others is not taken out
+because those of one namespace refuse it, while there are others, and not at all where those of another have taken it.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from control.envoy.patches.closed import closed
+from control.envoy.proxies import ProxyKey
 from control.kinds import EnvoyFilter, MeshObject, ObjectKey
 
-Place = tuple[object, str, str]
+Place = tuple[ProxyKey, str, str]
 """A resource of a proxy: whose, its type and its name."""
+
+
+_ENOUGH: Final = 2
 
 
 class Trial(Struct, eq=False):
@@ -26,6 +34,16 @@ class Trial(Struct, eq=False):
     taken: set[Place]
     refused: str = ""
     retried: bool = False
+    refusing: set[str] = field(default_factory=set)
+    """The namespaces of the proxies that do."""
+
+    def refused_at(self, proxy: ProxyKey, namespaces: int) -> bool:
+        """Notes it; whether that is enough to take the form out. `namespaces`: of how many there are proxies."""
+        self.refusing.add(proxy.namespace)
+        if proxy.namespace == self.form.metadata.namespace:
+            return True
+        taken = {place[0].namespace for place in self.taken} - self.refusing
+        return not taken and len(self.refusing) >= min(_ENOUGH, namespaces)
 
 
 class Trials:
@@ -73,10 +91,11 @@ class Trials:
             one.refused, one.retried = "", True
         return changed or bool(back)
 
-    def refuse(self, place: Place, forms: Mapping[ObjectKey, Trial], words: str) -> bool:
-        """An Envoy refuses a resource that these forms shaped; whether that changes what is in force."""
+    def refuse(self, place: Place, forms: Mapping[ObjectKey, Trial], words: str, namespaces: int = 1) -> bool:
+        """An Envoy refuses a resource that these forms shaped; whether that changes what is in force. `namespaces`: with proxies."""
         present = {key: one for key, one in forms.items() if self._trials.get(key) is one}
-        suspects = [key for key, one in present.items() if not one.refused and place not in one.taken]
+        doubted = [key for key, one in present.items() if not one.refused and place not in one.taken]
+        suspects = [key for key in doubted if present[key].refused_at(place[0], namespaces)]
         if not suspects:
             return False
         key = max(suspects, key=lambda one: (present[one].retried, present[one].form.metadata.age_rank))

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 
+import msgspec
+
 from control.envoy.patches.closed import closed
 from control.envoy.patches.reading import read_patch
 from control.envoy.patches.trials import Trial, Trials
+from control.envoy.proxies import ProxyKey
 from control.kinds import EnvoyFilter, ObjectKey
 from control.kinds.envoy_filter import ApplyTo
 from control.source import Synced
@@ -12,8 +15,8 @@ from control.validation.document import read_documents
 from tests.control.envoy.patches.envoy_filters import envoy_filter, http_filter, inserted, lua, patch, typed
 from tests.control.model.builders import Config
 
-PLACE = ("waypoint", "Listener", "main_internal")
-ROUTES = ("waypoint", "RouteConfiguration", "cart")
+PLACE = (ProxyKey("shop", "waypoint"), "Listener", "main_internal")
+ROUTES = (ProxyKey("shop", "waypoint"), "RouteConfiguration", "cart")
 
 
 def form(code: str, name: str = "one") -> EnvoyFilter:
@@ -125,6 +128,25 @@ def test_what_is_guilty_as_well_goes_again_and_stays_out() -> None:
     assert found.refuse(PLACE, of(found, first), "no Lua")
     assert not found.took(PLACE, of(found))
     assert found.stand_ins.keys() == {first, last}
+
+
+def test_one_team_s_envoy_does_not_take_out_what_is_for_all() -> None:
+    """Whoever runs a waypoint answers what he likes."""
+    for_all = msgspec.structs.replace(BAD, metadata=msgspec.structs.replace(BAD.metadata, namespace="istio-system"))
+    places = {team: (ProxyKey(team, "waypoint"), "Listener", "main_internal") for team in ("shop", "pay", "stock")}
+    found = trials(for_all)
+    for _ in range(2):
+        assert not found.refuse(places["shop"], of(found, for_all.key), "no Lua", 3)
+    assert found.stand_ins == {}
+    assert found.refuse(places["pay"], of(found, for_all.key), "no Lua", 3), (
+        "of two that have nothing to do with each other, it is the form"
+    )
+    assert found.stand_ins == {for_all.key: None}
+    taken = trials(for_all)
+    taken.took(places["stock"], of(taken, for_all.key))
+    assert not any(taken.refuse(places[team], of(taken, for_all.key), "no", 3) for team in ("shop", "pay"))
+    alone = trials(for_all)
+    assert alone.refuse(places["shop"], of(alone, for_all.key), "no Lua", 1)
 
 
 def test_an_object_that_goes_leaves_nothing() -> None:
