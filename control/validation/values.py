@@ -163,6 +163,10 @@ def service_account(text: str, namespace: str) -> ServiceAccountMatch:
     return match
 
 
+_OWN_NAMES: Final = frozenset(("localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"))
+"""Of loopback, as files of hosts (`/etc/hosts`) have them."""
+
+
 def host(text: str) -> str:
     """A host name of a ServiceEntry: a DNS name, its first label may be `*`."""
     name = text.removeprefix("*.")
@@ -170,7 +174,7 @@ def host(text: str) -> str:
         raise ValueError(f"{text[:80]!r} is no host name: a DNS name in lower case, with *. only in front")
     if _NUMBER.match(name.rpartition(".")[2]):
         raise ValueError(f"{text[:80]!r} is no host name: resolvers take a number at the end for an address")
-    if name == "localhost" or name.endswith(".localhost"):
+    if name in _OWN_NAMES or name.endswith(".localhost"):
         raise ValueError(f"{text[:80]!r} is each machine's own name and can't be defined")
     return text
 

@@ -123,7 +123,6 @@ def _of_server(gateway: IstioGateway, server: IstioServer, index: int, home: str
     """`home`: the namespace of the gateway that serves it."""
     namespace = gateway.metadata.namespace
     terms = _terms(server.tls, home) if server.tls is not None and _ends_tls(server) else None
-    names_files = terms is not None and bool(terms.files or terms.roots_file)
     claims = tuple(Claim(host, namespace if where == "." else where) for where, host in map(split_host, server.hosts))
     return Server(
         owner=gateway.key,
@@ -134,8 +133,15 @@ def _of_server(gateway: IstioGateway, server: IstioServer, index: int, home: str
         terms=terms,
         redirect=server.tls is not None and server.tls.https_redirect,
         bind=server.bind,
-        problem=f"it names files of a gateway of namespace {home}: take credentialName" if names_files and namespace != home else "",
+        problem=_beyond(server, terms, home) if namespace != home else "",
     )
+
+
+def _beyond(server: IstioServer, terms: Terms | None, home: str) -> str:
+    """What only the gateway's own namespace may say: it would be so for everybody's servers there."""
+    if terms is not None and (terms.files or terms.roots_file):
+        return f"it names files of a gateway of namespace {home}: take credentialName"
+    return f"where a gateway of namespace {home} listens is that namespace's to say: leave out bind" if server.bind else ""
 
 
 def _carried(server: IstioServer) -> Carries:

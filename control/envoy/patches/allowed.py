@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from control.envoy.messages import Message, message_class, packed
 from control.envoy.patches.lua import confined
 from control.envoy.rbac.filters import HTTP_RBAC, SEATS
+from control.kinds.rate_limits import DOMAIN
 from control.validation import values
 
 EXTENSIONS: Final = "envoy.extensions."
@@ -178,6 +179,9 @@ OWN_CLUSTERS: Final = frozenset(
     )
 )
 """Clusters of the path itself, to which nothing may be sent but by the path."""
+_COUNTED: Final = frozenset(
+    (f"{_HTTP}ratelimit.v3.RateLimit", f"{_HTTP}ratelimit.v3.RateLimitPerRoute", f"{_NETWORK}ratelimit.v3.RateLimit")
+)
 _OURS: Final = ("nodemesh.", "extensions.istio.io/")
 SECURING: Final = frozenset(
     (
@@ -208,6 +212,8 @@ def secure(message: Message, path: str = "") -> None:
         _confine_filter(message)
     elif name == _LUA_PER_ROUTE:
         _confine_source(message, "source_code")
+    elif name in _COUNTED and message.domain.startswith(DOMAIN):
+        raise PatchError(f"{path}: {DOMAIN} is the domain of RateLimits, whose counts are nobody else's to use up")
     elif name == "envoy.config.core.v3.SocketAddress":
         _check_address(message.address, path)
 

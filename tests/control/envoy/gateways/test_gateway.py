@@ -322,3 +322,13 @@ def test_a_gateway_of_the_gateway_api_goes_before_labels() -> None:
     found = edge.world.ask(find_proxy, EDGE)
     assert found is not None
     assert "app" not in found.labels
+
+
+def test_other_namespaces_do_not_choose_where_a_gateway_listens(tmp_path: Path) -> None:
+    """The port is everybody's: it would leave all other addresses, or, at one that is not there, never be served again."""
+    server = http("[theirs.example]").removesuffix("}") + ", bind: 192.0.2.66}"
+    edge = Edge(istio_gateway("edge", http("[ours.example]")), istio_gateway("theirs", server, namespace="team"))
+    listener = edge.of(LISTENER)["0.0.0.0_80"]
+    assert [listener.address.socket_address.address, *listener.additional_addresses] == ["::"]
+    assert edge.problems == ["theirs where a gateway of namespace infra listens is that namespace's to say: leave out bind"]
+    validate(tmp_path, edge.view)

@@ -137,6 +137,10 @@ REFUSED = {
         route(response_headers_to_add=[{"header": {"key": "x", "raw_value": b64encode(b"%ENVIRONMENT(HOME)%").decode()}}]),
         "ENVIRONMENT",
     ),
+    "the counts of RateLimits": (
+        inserted(http_filter("l", "ratelimit.v3.RateLimit", domain="nodemesh.io/shop/cart", rate_limit_service={})),
+        "RateLimits",
+    ),
     "a socket of the host": (
         cluster(load_assignment={"endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/x"}}}}]}]}),
         "sockets",
