@@ -182,6 +182,7 @@ OWN_CLUSTERS: Final = frozenset(
 _COUNTED: Final = frozenset(
     (f"{_HTTP}ratelimit.v3.RateLimit", f"{_HTTP}ratelimit.v3.RateLimitPerRoute", f"{_NETWORK}ratelimit.v3.RateLimit")
 )
+_LIMITS_OF_OTHERS: Final = "rate_limit."
 _OURS: Final = ("nodemesh.", "extensions.istio.io/")
 SECURING: Final = frozenset(
     (
@@ -240,6 +241,8 @@ def _field(name: str, field: Any, value: Any, path: str) -> None:
     if is_map:
         for key in value:
             _entry(field, key, value[key], f"{path}[{str(key)[:80]!r}]")
+    elif field.name == "stat_prefix" and _LIMITS_OF_OTHERS in value:
+        raise PatchError(f"{path}: {_LIMITS_OF_OTHERS} begins what is counted of RateLimits")
     elif field.message_type is None:
         for one in value if _repeated(field) else (value,):
             _scalar(one, path)

@@ -22,9 +22,17 @@ GONE: Final = (
     "getfenv",
 )
 """Globals that scripts don't have."""
+_OWN_METATABLES: Final = (
+    'do local found,kind=getmetatable,type getmetatable=function(one) if kind(one)=="table" then return found(one) end end end '
+)
+"""Those of tables alone: with that of one of Envoy's objects a script could have it destroyed while Envoy uses it (`__gc`)."""
 KEPT_OF_OS: Final = ("time", "date", "clock", "difftime")
 PRELUDE: Final = (
-    "".join(f"{name}=nil " for name in GONE) + "string.dump=nil os={" + ",".join(f"{name}=os.{name}" for name in KEPT_OF_OS) + "} "
+    "".join(f"{name}=nil " for name in GONE)
+    + "string.dump=nil os={"
+    + ",".join(f"{name}=os.{name}" for name in KEPT_OF_OS)
+    + "} "
+    + _OWN_METATABLES
 )
 """One line without its end, so that Envoy's messages name the lines of the user's text."""
 

@@ -141,6 +141,10 @@ REFUSED = {
         inserted(http_filter("l", "ratelimit.v3.RateLimit", domain="nodemesh.io/shop/cart", rate_limit_service={})),
         "RateLimits",
     ),
+    "the metrics of RateLimits": (
+        inserted(http_filter("l", "local_ratelimit.v3.LocalRateLimit", stat_prefix="rate_limit.pay.cart")),
+        "counted of RateLimits",
+    ),
     "a socket of the host": (
         cluster(load_assignment={"endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/x"}}}}]}]}),
         "sockets",

@@ -31,6 +31,11 @@ function envoy_on_request(handle)
   for _, name in ipairs({"execute", "getenv", "exit", "remove", "rename", "tmpname", "setlocale"}) do
     if os[name] ~= nil then found[#found + 1] = "os." .. name end
   end
+  for _, one in ipairs({handle, handle:headers(), handle:streamInfo(), ""}) do
+    if getmetatable(one) ~= nil then found[#found + 1] = "the metatable of " .. tostring(one) end
+  end
+  local own = setmetatable({}, {__index = {kept = true}})
+  if not (own.kept and getmetatable(own).__index.kept) then found[#found + 1] = "not even its own" end
   if ("").dump ~= nil then found[#found + 1] = "string.dump" end
   handle:headers():replace("x-found", "[" .. table.concat(found, " ") .. "]")
 end
