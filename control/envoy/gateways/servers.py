@@ -4,9 +4,11 @@ An Istio Gateway is for the gateways whose labels it selects, of any namespace u
 are Secrets of the gateway's namespace, whoever names them; files of the gateway's host may be named from that namespace alone.
 """
 
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from control.envoy.credentials import CONFIG_MAP_SCHEME
 from control.envoy.destinations.client_tls import credential
@@ -113,7 +115,19 @@ def servers_of(world: World, key: ProxyKey) -> tuple[Server, ...]:
     found = [_of_listener(world, gateway, one) for one in gateway.spec.listeners] if gateway is not None else []
     for istio in chosen_by(world, key.namespace, proxy.labels):
         found += [_of_server(istio, one, index, key.namespace) for index, one in enumerate(istio.spec.servers)]
-    return tuple(found)
+    return tuple(_distinct(found))
+
+
+def _distinct(servers: Iterable[Server]) -> Iterator[Server]:
+    """What is served by name is called after its server: with one name for two, who is let in by one would be with the other's hosts."""
+    taken: set[tuple[int, str]] = set()
+    for server in servers:
+        name, again = server.name, 0
+        while (called := (server.port, f"{name}.{server.owner.name}.{server.owner.namespace}")) in taken:
+            again += 1
+            name = f"{server.name}~{again}"
+        taken.add(called)
+        yield server if name == server.name else replace(server, name=name)
 
 
 # ---- Istio's

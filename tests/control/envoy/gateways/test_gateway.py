@@ -332,3 +332,14 @@ def test_other_namespaces_do_not_choose_where_a_gateway_listens(tmp_path: Path) 
     assert [listener.address.socket_address.address, *listener.additional_addresses] == ["::"]
     assert edge.problems == ["theirs where a gateway of namespace infra listens is that namespace's to say: leave out bind"]
     validate(tmp_path, edge.view)
+
+
+def test_servers_of_one_name_share_no_hosts() -> None:
+    """Else who shows no certificate to one of them could ask it for the other's hosts."""
+    open_to_all = https("https", "[open.example]", "mode: SIMPLE, credentialName: open")
+    closed = https("https", "[closed.example]", "mode: MUTUAL, credentialName: closed")
+    listener = "{name: https, port: 443, protocol: HTTPS, hostname: own.example, tls: {certificateRefs: [{name: own}]}}"
+    rules = (bound("open", "hosts: [open.example], " + to("web")), bound("closed", "hosts: [closed.example], " + to("cart")))
+    edge = Edge(istio_gateway("edge", f"{open_to_all}, {closed}"), *rules, own=gateway(f"[{listener}]"))
+    found = {names[0]: list(edge.hosts(table)) for table, names in edge.names(443).items()}
+    assert found == {"own.example": [], "open.example": ["open.example"], "closed.example": ["closed.example"]}
