@@ -188,3 +188,38 @@ def test_envoy_refuses_what_is_wrong(tmp_path: Path) -> None:
     listener.filter_chains[0].filters[0].typed_config.value = b"no message"
     with pytest.raises(AssertionError, match="Unable to unpack"):
         validate_messages(tmp_path, [listener])
+
+
+def test_nobody_s_entry_takes_the_name_or_address_of_another_s_service_at_a_shared_waypoint(tmp_path: Path) -> None:
+    shared = GATEWAY.replace("protocol: HBONE}", "protocol: HBONE, allowedRoutes: {namespaces: {from: All}}}").replace(
+        "namespace: shop", "namespace: infra"
+    )
+    theirs = """
+    kind: ServiceEntry
+    apiVersion: networking.istio.io/v1
+    metadata: {name: HOST, namespace: NAMESPACE, labels: {istio.io/use-waypoint: waypoint, istio.io/use-waypoint-namespace: infra}}
+    spec:
+      hosts: [HOST]
+      addresses: [ADDRESS]
+      resolution: STATIC
+      location: MESH_EXTERNAL
+      ports: [{number: 80, name: http, protocol: HTTP}]
+      endpoints: [{address: 10.6.6.6}]
+    """
+    cart = service("cart", "10.96.0.1").replace("use-waypoint: waypoint", "use-waypoint: waypoint, istio.io/use-waypoint-namespace: infra")
+    entries = [
+        theirs.replace("HOST", host).replace("NAMESPACE", namespace).replace("ADDRESS", address)
+        for namespace, host, address in (
+            ("aaa", "cart.shop.svc.cluster.local", "10.96.0.66"),
+            ("aaa", "a.example", "10.96.0.1"),
+            ("zzz", "z.example", "10.96.0.1"),
+        )
+    ]
+    config = Config()
+    config.write("all.yaml", "\n---\n".join((shared, NODE, cart, pod("cart-1", "cart", "10.0.0.1", mesh="none"), *entries)))
+    view = ProxyView(World(config.mesh), ProxyKey("infra", "waypoint"))
+    ((locality,),) = [one.endpoints for name, one in messages(view, ENDPOINTS).items() if name == CLUSTER_NAME]
+    assert [one.endpoint.address.socket_address.address for one in locality.lb_endpoints] == ["10.0.0.1"]
+    by_address = messages(view, LISTENER)["main_internal"].filter_chain_matcher.matcher_tree.exact_match_map.map
+    assert CLUSTER_NAME in str(by_address["10.96.0.1"])
+    validate(tmp_path, view)
