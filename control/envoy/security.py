@@ -1,5 +1,6 @@
 """The producers of security: whose tokens are good, and who may ask for what."""
 
+import hashlib
 from typing import Final
 
 from control.envoy.built import ROUTES, Built, built
@@ -8,7 +9,7 @@ from control.envoy.external import Asking, asking, authorizer, provider_name
 from control.envoy.filter_parts import Parts
 from control.envoy.guarding import authentication_of, authorization_of
 from control.envoy.messages import TYPE_PREFIX, message_class, new
-from control.envoy.naming import ClusterRef
+from control.envoy.naming import ClusterRef, Layer, chain_name
 from control.envoy.parts import extension, seconds
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKind, find_proxy
@@ -52,13 +53,27 @@ def judged_by_routes(world: World, place: Place) -> bool:
     return place.service is not None and proxy is not None and proxy.kind is ProxyKind.WAYPOINT
 
 
+def table_name(world: World, place: Place) -> str:
+    """What the routes of a waypoint's place are called: another name with other CUSTOM policies.
+
+    Those judge in the chain, all others with the routes. A chain waits for routes that it has not had yet, so that a policy that
+    becomes another action's is at no moment in neither.
+    """
+    if place.service is None:
+        raise ValueError(f"{place} is no service's")
+    name = chain_name(place.service, place.port, Layer.HTTP)
+    asked = sorted(str(one.key) for one in world.ask(authorization_of, place) if one.spec.action is PolicyAction.CUSTOM)
+    return f"{name}~{hashlib.blake2b(' '.join(asked).encode(), digest_size=4).hexdigest()}" if asked else name
+
+
 def with_judges(world: World, place: Place, routes: Built) -> Built:
     """The routes of a place with what requests are judged by."""
     message = message_class(ROUTES.removeprefix(TYPE_PREFIX)).FromString(routes.resource.body)
     policies = [one for one in world.ask(authorization_of, place) if one.spec.action is not PolicyAction.CUSTOM]
     for name, config in route_judges(policies, world.ask(callers_of, place.proxy)).items():
         message.typed_per_filter_config[name].CopyFrom(config)
-    return built(routes.resource.name, message, (*routes.sources, *(policy.key for policy in policies)), routes.problems)
+    message.name = world.ask(table_name, place)
+    return built(message.name, message, (*routes.sources, *(policy.key for policy in policies)), routes.problems)
 
 
 def network_judging(world: World, place: Place) -> Judges:

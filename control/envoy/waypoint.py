@@ -23,7 +23,7 @@ from control.envoy.naming import DIRECT, DIRECT_ORIGINATE, DIRECT_PLAIN, INTERNA
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey, find_proxy
 from control.envoy.routes import http_route_resource, http_routes, server_name_targets, tcp_target
-from control.envoy.security import asked_clusters, key_cluster, key_servers
+from control.envoy.security import asked_clusters, key_cluster, key_servers, table_name
 from control.envoy.tracing_rules import tracing_clusters
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
@@ -101,7 +101,7 @@ def _service_recipes(world: World, proxy: ProxyKey, key: ServiceKey) -> tuple[Re
                 continue
             clusters |= dict.fromkeys(table.clusters)
             if layer is Layer.HTTP:
-                found.append(Recipe(ROUTES, ClusterRef(key, port.number, layer).name, http_route_resource, (place,)))
+                found.append(Recipe(ROUTES, world.ask(table_name, place), http_route_resource, (place,)))
     for ref in clusters:
         found += world.ask(cluster_recipes, proxy, ref)
     return tuple(found)

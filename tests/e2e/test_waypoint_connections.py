@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -188,6 +189,34 @@ def test_policies_change_under_requests_and_none_fails(mesh: Mesh, gate: Waypoin
         with kept(mesh) as one:
             mesh.wait(lambda: "403" in one.failure, "the next request on an open connection to be denied", timeout_s=20)
     mesh.wait(lambda: status(mesh, "/kept") == 200, "the policy to be gone", timeout_s=20)
+
+
+def test_a_policy_that_becomes_another_actions_lets_nobody_in_meanwhile(mesh: Mesh, gate: Waypoint, closing: None) -> None:
+    """DENY comes with the routes, CUSTOM with the chain; nobody can be asked here, so that both deny."""
+    denying = deny("/closed")
+    asking = {**denying, "spec": {**denying["spec"], "action": "CUSTOM", "provider": {"name": "nobody"}}}
+    answers: Counter[int] = Counter()
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            answers[status(mesh, "/closed")] += 1
+
+    with mesh.applied("closing-policy", denying):
+        mesh.wait(lambda: status(mesh, "/closed") == 403, "the policy", timeout_s=20)
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for change in (asking, denying) * 4:
+                mesh.cluster.apply("closing-policy", [change])
+                seen = answers[403]
+                mesh.wait(lambda seen=seen: answers[403] > seen + 100, "requests after the change", timeout_s=30)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+    assert set(answers) <= {0, 403, 503}, answers
 
 
 def test_a_revocation_ends_what_is_open(mesh: Mesh, gate: Waypoint, closing: None) -> None:

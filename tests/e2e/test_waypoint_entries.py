@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -124,6 +125,7 @@ def test_roots_rotate_under_what_is_open(mesh: Mesh, gate: Waypoint) -> None:
     front["metadata"]["labels"] = {"istio.io/use-waypoint": "gate"}
     with mesh.applied("front", front):
         mesh.wait(lambda: through(mesh, gate, VIP, 80, "api-2"), "calls to go through the waypoint", timeout_s=20)
+        mesh.wait(lambda: echoing(mesh, shop), "connections to go through it, too", timeout_s=20)
         held, before = mesh.hold(shop, VIP, ECHO), issuers(gate)
         with mesh.stream(shop, VIP, port=80) as stream:
             mesh.cluster.meshctl("root", "rotate")
@@ -137,6 +139,12 @@ def test_roots_rotate_under_what_is_open(mesh: Mesh, gate: Waypoint) -> None:
         assert echoes(held)
         assert len(stream.calls) > 20
         assert not stream.failed
+
+
+def echoing(mesh: Mesh, source: Pod) -> bool:
+    with suppress(OSError), mesh.dial(source, VIP, ECHO) as connection:
+        return echoes(connection)
+    return False
 
 
 def roots(gate: Waypoint) -> set[str]:

@@ -29,6 +29,7 @@ from control.envoy.place import Place
 from control.envoy.proxies import ProxyKey
 from control.envoy.reports import place_metadata
 from control.envoy.routes import TCPTarget, server_name_targets, tcp_target
+from control.envoy.security import table_name
 from control.envoy.world import World
 from meshapi.workload import ServiceKey
 
@@ -109,7 +110,7 @@ def layers(port: CatalogPort) -> tuple[Layer, ...]:
 
 def _http_chain(world: World, place: Place) -> Chain:
     name = chain_name(_service(place), place.port, Layer.HTTP)
-    return http_chain(world, place, name, {"rds": {"config_source": ads(), "route_config_name": name}})
+    return http_chain(world, place, name, {"rds": {"config_source": ads(), "route_config_name": world.ask(table_name, place)}})
 
 
 def _tcp_chain(world: World, place: Place) -> Chain | None:

@@ -104,6 +104,20 @@ def test_a_policy_that_comes_and_goes() -> None:
     assert all(not names for names in judges(served).values())
 
 
+def test_a_policy_that_becomes_another_actions_is_at_no_moment_in_neither_place() -> None:
+    """CUSTOM judges in the chain, DENY with the routes: the chain waits for routes by a name that it has not had."""
+    served = Served()
+    served.write("a.yaml", service("cart", "10.96.0.1"), policy("of-cart", to("Service", "cart"), body="action: DENY, rules: [{}]"))
+    table = "inbound-vip|80|http|cart.shop.svc.cluster.local"
+    assert f"'route_config_name': '{table}'" in str(as_json(served.of(LISTENER)["main_internal"]))
+    custom = "action: CUSTOM, provider: {name: nobody}, rules: [{}]"
+    served.write("a.yaml", service("cart", "10.96.0.1"), policy("of-cart", to("Service", "cart"), body=custom))
+    (other,) = (name for name in served.of(ROUTES) if name.startswith(table))
+    assert other != table
+    assert f"'route_config_name': '{other}'" in str(as_json(served.of(LISTENER)["main_internal"]))
+    assert served.of(ROUTES)[other].name == other
+
+
 def test_a_policy_that_can_not_be_read_lets_nobody_in() -> None:
     served = Served()
     served.write("a.yaml", service("cart", "10.96.0.1"), pod("cart-1", "cart", "10.0.0.1"))
