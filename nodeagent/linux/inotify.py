@@ -5,9 +5,10 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from nodeagent.linux import libc
+from nodeagent.linux.descriptors import OwnedDescriptor
 from nodeagent.linux.errors import KernelError
 
 _CLOSE_WRITE: Final = 0x8
@@ -22,13 +23,13 @@ _MASK: Final = _CLOSE_WRITE | _MOVED | _CREATE | _DELETE | _DELETE_SELF | _MOVE_
 _READ_BYTES: Final = 1 << 16
 
 
-class DirectoryWatch:
-    """Tells that something changed, not what: who is told looks at the directory anew. Owns its descriptor."""
+class DirectoryWatch(OwnedDescriptor):
+    """Tells that something changed, not what: who is told looks at the directory anew."""
 
     def __init__(self, path: Path) -> None:
         """Raises KernelError if there is no such directory."""
         self._path = path
-        self._descriptor = libc.inotify_open()
+        super().__init__(libc.inotify_open())
         try:
             libc.inotify_add(self._descriptor, str(path), _MASK)
             self._inode = path.stat().st_ino
@@ -56,15 +57,3 @@ class DirectoryWatch:
             replaced = True
         if replaced:
             raise KernelError(errno.ENOENT, f"directory {self._path}")
-
-    def close(self) -> None:
-        """Safe to repeat."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -9,8 +9,9 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
+from nodeagent.linux.descriptors import OwnedDescriptor
 from nodeagent.linux.errors import KernelError
 
 log = logging.getLogger(__name__)
@@ -63,14 +64,14 @@ def executable(pid: int, started_ns: int) -> str | None:
         os.close(directory)
 
 
-class Process:
-    """A running process, child or not. Owns a pidfd, so that it is never taken for another that got its number."""
+class Process(OwnedDescriptor):
+    """A running process, child or not, by a pidfd, so that it is never taken for another that got its number; closed, it goes on."""
 
     def __init__(self, pid: int) -> None:
         """Raises KernelError (ESRCH) if there is no such process."""
         self.pid = pid
         try:
-            self._descriptor = os.pidfd_open(pid)
+            super().__init__(os.pidfd_open(pid))
         except OSError as error:
             raise KernelError(error.errno or errno.EIO, f"process {pid}") from error
 
@@ -98,18 +99,6 @@ class Process:
         """Sends a signal; fine if it has ended."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)
-
-    def close(self) -> None:
-        """Gives the pidfd back; the process goes on."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def started_ticks(pid: int) -> int | None:

@@ -26,6 +26,13 @@ class Upstream:
         return self.seen.total()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        return  # a client that left: Envoy after a timeout
+
+
 @contextmanager
 def upstream(name: str, tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
     """A server for the length of a block. `x-fail: 2` has the first two requests with one `x-id` get 503; `x-wait-s` has it wait."""
@@ -73,13 +80,7 @@ def upstream(name: str, tls: ssl.SSLContext | None = None) -> Iterator[Upstream]
         def log_message(self, *_: Any) -> None:
             return
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: Any) -> None:
-            return  # a client that left: Envoy after a timeout
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     if tls is not None:
         tls.sni_callback = lambda socket, name, _context: setattr(socket, "asked_for", name)
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
