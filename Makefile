@@ -81,7 +81,8 @@ test: setup envoy kube
 	@$(BIN)/python tools/preflight.py
 	cd $(PROXY) && cargo test --locked --quiet --workspace
 	cd $(CNI_PLUGIN) && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/cni cargo test --locked --quiet
-	@$(BIN)/pytest -q --numprocesses=$(TEST_WORKERS) --dist=loadfile
+	@rm -f .pytest_cache/v/cache/lastfailed
+	@timeout --foreground 45m $(BIN)/pytest -q --numprocesses=$(TEST_WORKERS) --dist=loadfile || $(BIN)/python tools/again.py
 
 # The newest kernels of these flavours that the machine's package sources have; more: make test-kernels KERNELS="cloud-amd64 rt-amd64"
 KERNELS ?= cloud-amd64
