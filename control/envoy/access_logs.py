@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from control.envoy.logging_rules import STANDARD_OUTPUT, Output, logging_at
 from control.envoy.messages import Message, new
+from control.envoy.metric_rules import metrics_at
 from control.envoy.parts import PEER_ADDRESS, extension
 from control.envoy.place import Place
 from control.envoy.proxies import ProxyKind, find_proxy
@@ -58,13 +59,15 @@ _ENDED: Final = {"log_type_filter": {"types": ["NotSet", "TcpConnectionEnd", "Do
 
 def request_logs(world: World, place: Place) -> dict[str, Any]:
     """The fields of a connection manager."""
-    return {"access_log": [*_lines(world, place), *_told(world, place, requests=True), request_reports()]}
+    reports = [request_reports()] if world.ask(metrics_at, place).of_requests else []
+    return {"access_log": [*_lines(world, place), *_told(world, place, requests=True), *reports]}
 
 
 def connection_logs(world: World, place: Place) -> dict[str, Any]:
     """The fields of a TCP proxy."""
     told = {"flush_access_log_on_connected": True, "access_log_flush_interval": {"seconds": PERIOD_S}}
-    logs = [*_lines(world, place), *_told(world, place, requests=False), connection_reports()]
+    reports = [connection_reports()] if world.ask(metrics_at, place).of_connections else []
+    logs = [*_lines(world, place), *_told(world, place, requests=False), *reports]
     return {"access_log": logs, "access_log_options": told}
 
 

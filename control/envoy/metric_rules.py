@@ -1,5 +1,7 @@
 """Which metrics there are of a place's traffic, and which labels they have not: what Telemetry says there."""
 
+from typing import Final
+
 from msgspec import Struct
 
 from control.envoy.place import Place
@@ -9,11 +11,18 @@ from control.envoy.world import World
 from control.kinds import ObjectKey
 from control.kinds.telemetry import Metric, MetricsOverride, TagOperation
 
+_OF_REQUESTS: Final = frozenset((Metric.REQUEST_COUNT, Metric.REQUEST_DURATION, Metric.REQUEST_SIZE, Metric.RESPONSE_SIZE))
+_OF_CONNECTIONS: Final = frozenset(
+    (Metric.TCP_OPENED_CONNECTIONS, Metric.TCP_CLOSED_CONNECTIONS, Metric.TCP_SENT_BYTES, Metric.TCP_RECEIVED_BYTES)
+)
+
 
 class MetricRules(Struct, frozen=True):
-    """As reports carry them; empty: Istio's metrics with all of their labels."""
+    """As reports carry them; empty: Istio's metrics with all of their labels. `of_requests`, `of_connections`: whether there are any."""
 
     text: str = ""
+    of_requests: bool = True
+    of_connections: bool = True
     sources: tuple[ObjectKey, ...] = ()
 
 
@@ -27,7 +36,9 @@ def metrics_at(world: World, place: Place) -> MetricRules:
         if match.mode is not elsewhere:
             named = rules if match.metric is Metric.ALL_METRICS else (match.metric,)
             rules |= {metric: _changed(rules[metric], override) for metric in named}
-    return MetricRules(rules_text(rules), tuple(one.key for one in holding))
+    there = {metric for metric, rule in rules.items() if not rule.disabled}
+    of_requests, of_connections = bool(there & _OF_REQUESTS), bool(there & _OF_CONNECTIONS)
+    return MetricRules(rules_text(rules), of_requests, of_connections, tuple(one.key for one in holding))
 
 
 def _changed(rule: MetricRule, override: MetricsOverride) -> MetricRule:

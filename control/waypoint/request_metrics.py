@@ -4,13 +4,13 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import msgspec
 
 from control.waypoint.labels import labels_of
 from control.waypoint.refused_tunnels import NAME, RefusedTunnels
-from control.waypoint.traffic import Progress, Refusal, Request, Traffic, Way
+from control.waypoint.traffic import Progress, Refusal, Request, Traffic, Way, cut, measured
 from control.waypoint.workload_names import NOBODY, PATIENCE_S, WorkloadNames
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,6 +18,9 @@ MAX_SERIES: Final = 2_000
 """Label sets of each metric: some hundred bytes of text in each of fifty lines for one of requests."""
 MAX_WAITING: Final = 10_000
 """Reports that wait for names."""
+MAX_KNOWN: Final = 8192
+"""Heads of requests' lines that were seen lately, with what they add to."""
+KNOWN_S: Final = 1.0
 DURATIONS_MS: Final = (
     0.5,
     1,
@@ -82,32 +85,27 @@ class Histogram:
         yield f"{name}_count{{{labels}}} {total}\n"
 
 
-T = TypeVar("T")
+class Family:
+    """A metric by label set; the set longest unchanged goes when there are too many. `rule`: Istio's name of it."""
 
-
-class Family(Generic[T]):
-    """A metric by label set; the set longest unchanged goes when there are too many. `rule`: Istio's name of it; `read`: what is added."""
-
-    def __init__(self, rule: str, name: str, text: str, read: Callable[[T], float], make: Callable[[], Count | Histogram] = Count) -> None:
+    def __init__(self, rule: str, name: str, text: str, make: Callable[[], Count | Histogram] = Count) -> None:
         self.rule = rule
         self._name = name
         self._text = text
-        self._read = read
         self._make = make
         self._series: OrderedDict[str, Count | Histogram] = OrderedDict()
 
-    def add(self, labels: str, value: T, max_series: int) -> bool:
-        """Whether another set had to make room."""
+    def series(self, labels: str, max_series: int) -> tuple[Count | Histogram, bool]:
+        """That of a label set, and whether another one had to make room for it."""
         found = self._series.get(labels)
         if found is not None:
             self._series.move_to_end(labels)
-        else:
-            found = self._series[labels] = self._make()
-        found.add(self._read(value))
+            return found, False
+        found = self._series[labels] = self._make()
         if len(self._series) <= max_series:
-            return False
+            return found, False
         self._series.popitem(last=False)
-        return True
+        return found, True
 
     def lines(self) -> Iterator[str]:
         yield _head(self._name, self._text, self._make().kind)
@@ -123,29 +121,36 @@ def _sizes() -> Histogram:
     return Histogram(SIZES_BYTES)
 
 
-def _of_requests() -> tuple[Family[Request], ...]:
+def _of_requests() -> tuple[Family, ...]:
+    """In the order of a request's measures."""
     return (
-        Family("REQUEST_COUNT", "istio_requests_total", "Requests.", lambda _: 1),
-        Family("REQUEST_DURATION", "istio_request_duration_milliseconds", "How long they took.", lambda one: one.duration_ms, _durations),
-        Family("REQUEST_SIZE", "istio_request_bytes", "Size of requests, headers and body.", lambda one: one.request_bytes, _sizes),
-        Family("RESPONSE_SIZE", "istio_response_bytes", "Size of responses, headers and body.", lambda one: one.response_bytes, _sizes),
+        Family("REQUEST_COUNT", "istio_requests_total", "Requests."),
+        Family("REQUEST_DURATION", "istio_request_duration_milliseconds", "How long they took.", _durations),
+        Family("REQUEST_SIZE", "istio_request_bytes", "Size of requests, headers and body.", _sizes),
+        Family("RESPONSE_SIZE", "istio_response_bytes", "Size of responses, headers and body.", _sizes),
     )
 
 
-def _of_connections() -> tuple[Family[Progress], ...]:
+def _of_connections() -> tuple[Family, ...]:
+    """In the order of a connection's measures."""
     return (
-        Family("TCP_OPENED_CONNECTIONS", "istio_tcp_connections_opened_total", "Opened.", lambda one: one.opened),
-        Family("TCP_CLOSED_CONNECTIONS", "istio_tcp_connections_closed_total", "Closed.", lambda one: one.closed),
-        Family("TCP_CLOSED_CONNECTIONS", "istio_tcp_connections_failed_total", "Ended without reaching anybody.", lambda one: one.failed),
-        Family("TCP_RECEIVED_BYTES", "istio_tcp_received_bytes_total", "Bytes from clients.", lambda one: one.received_bytes),
-        Family("TCP_SENT_BYTES", "istio_tcp_sent_bytes_total", "Bytes to clients.", lambda one: one.sent_bytes),
+        Family("TCP_OPENED_CONNECTIONS", "istio_tcp_connections_opened_total", "Opened."),
+        Family("TCP_CLOSED_CONNECTIONS", "istio_tcp_connections_closed_total", "Closed."),
+        Family("TCP_CLOSED_CONNECTIONS", "istio_tcp_connections_failed_total", "Ended without reaching anybody."),
+        Family("TCP_RECEIVED_BYTES", "istio_tcp_received_bytes_total", "Bytes from clients."),
+        Family("TCP_SENT_BYTES", "istio_tcp_sent_bytes_total", "Bytes to clients."),
     )
+
+
+_Added = tuple[tuple[Count | Histogram, int], ...]
+"""What requests of a kind add to, and which of their measures."""
 
 
 class RequestMetrics:
     """What one Envoy reported since it began; `names` knows what the mesh calls those whom it is about.
 
-    A report waits for a name that was just asked for, so that a client's first requests are not another client's.
+    A report waits for a name that was just asked for, so that a client's first requests are not another client's. Most requests are
+    like others just before: what those add to is kept for a second, or until a name or a series is another one.
     """
 
     def __init__(self, names: WorkloadNames, lost: Callable[[], int] = int, max_series: int = MAX_SERIES) -> None:
@@ -160,15 +165,38 @@ class RequestMetrics:
         self._connections = _of_connections()
         self._evicted = 0
         self._refused = RefusedTunnels()
+        self._known: dict[str, _Added] = {}
+        """By the head of a request's line."""
+        self._known_since: tuple[float, int] = (0.0, 0)
+        """When it was emptied last, and what was said of names by then."""
 
     def take(self, lines: list[str], now_s: float) -> None:
         """Adds some lines of reports."""
         self.settle(now_s)
-        for one in self._traffic.read(lines, now_s):
+        if now_s >= self._known_since[0] + KNOWN_S or self._names.answers != self._known_since[1]:
+            self._known.clear()
+            self._known_since = now_s, self._names.answers
+        for one in self._traffic.read(self._unknown(lines), now_s):
             if isinstance(one, Refusal):
                 self._refused.take(one, now_s)
             else:
                 self._take(one, now_s, now_s + PATIENCE_S)
+
+    def _unknown(self, lines: list[str]) -> Iterator[str]:
+        """Those lines that are not like others just before; the latter are added."""
+        for line in lines:
+            head, figures = cut(line)
+            added = self._known.get(head)
+            if added is None:
+                yield line
+                continue
+            try:
+                measures = measured(figures)
+            except ValueError:
+                yield line
+                continue
+            for series, index in added:
+                series.add(measures[index])
 
     def settle(self, now_s: float) -> None:
         """Adds what waited for names that are known now, or waited long enough."""
@@ -181,11 +209,12 @@ class RequestMetrics:
         if way is None:
             self._waiting.append((until_s, one))
             return
-        match one:
-            case Request():
-                self._add(self._requests, one, way)
-            case Progress():
-                self._add(self._connections, one, way)
+        if isinstance(one, Progress):
+            self._add(self._connections, one.measures, way)
+            return
+        added = self._add(self._requests, one.measures, way)
+        if len(self._known) < MAX_KNOWN:
+            self._known[one.head] = added
 
     def _named(self, one: Request | Progress, now_s: float, *, waits: bool) -> Way | None:
         """Between whom, by name; None for what is to wait."""
@@ -198,12 +227,20 @@ class RequestMetrics:
             return None
         return msgspec.structs.replace(way, source=source or NOBODY, workload=workload or NOBODY)
 
-    def _add(self, families: tuple[Family[T], ...], one: T, way: Way) -> None:
-        labels = labels_of(way)
-        for family in families:
+    def _add(self, families: tuple[Family, ...], measures: tuple[float, ...], way: Way) -> _Added:
+        """Returns what it was added to."""
+        labels, added = labels_of(way), list[tuple[Count | Histogram, int]]()
+        for index, family in enumerate(families):
             text = labels.of(family.rule)
-            if text is not None:
-                self._evicted += family.add(text, one, self._max_series)
+            if text is None:
+                continue
+            series, evicts = family.series(text, self._max_series)
+            if evicts:
+                self._evicted += 1
+                self._known.clear()
+            series.add(measures[index])
+            added.append((series, index))
+        return tuple(added)
 
     def render(self, now_s: float) -> bytes:
         """Prometheus' text."""

@@ -14,6 +14,8 @@ from control.envoy.reports import ENDED, FIELD, MISSING, PERIOD_S, PLACE_PARTS, 
 _MICROSECONDS_PER_MILLISECOND: Final = 1000
 _LAST_GRPC_STATUS: Final = 16
 _REQUEST_FIELDS: Final = 16
+_FIGURES: Final = 6
+"""Of a request, at the end of its line."""
 _CONNECTION_FIELDS: Final = 14
 MAX_CONNECTIONS: Final = 100_000
 FORGET_S: Final = 24 * PERIOD_S
@@ -65,14 +67,14 @@ class Refusal(Struct, frozen=True):
 
 
 class Request(Struct, frozen=True):
-    """One that has ended. `client` and `server` are addresses: from where, and which was dialled."""
+    """One that has ended. `client` and `server` are addresses: from where, and which was dialled. `head`: see `cut`."""
 
+    head: str
     way: Way
     client: str
     server: str
-    duration_ms: float
-    request_bytes: int
-    response_bytes: int
+    measures: tuple[float, ...]
+    """See `measured`."""
 
 
 class Progress(Struct, frozen=True):
@@ -87,6 +89,11 @@ class Progress(Struct, frozen=True):
     received_bytes: int = 0
     """From the client."""
     sent_bytes: int = 0
+
+    @property
+    def measures(self) -> tuple[float, ...]:
+        """What it adds to metrics."""
+        return self.opened, self.closed, self.failed, self.received_bytes, self.sent_bytes
 
 
 class _Seen(Struct):
@@ -130,7 +137,7 @@ class Traffic:
     def _line(self, line: str, now_s: float) -> Request | Progress | Refusal | None:
         fields = line.split(FIELD)
         if fields[0] == Kind.REQUEST:
-            return _request(fields)
+            return _request(line, fields)
         if fields[0] == Kind.CONNECTION:
             return self._connection(fields, now_s)
         return msgspec.json.decode(line, type=Refusal)
@@ -170,18 +177,25 @@ class Traffic:
             self._open.popitem(last=False)
 
 
-def _request(fields: list[str]) -> Request:
+def cut(line: str) -> tuple[str, list[str]]:
+    """What a request's line says besides its figures, the same for all requests of a kind between two, and these figures."""
+    head, *figures = line.rsplit(FIELD, _FIGURES)
+    return head, figures
+
+
+def measured(figures: list[str]) -> tuple[float, ...]:
+    """What a request adds to metrics: itself, milliseconds that it took, its bytes, the answer's; raises ValueError for no figures."""
+    exactly_us, about_ms, head, body, answer_head, answer_body = figures
+    took_ms = int(exactly_us) / _MICROSECONDS_PER_MILLISECOND if exactly_us != MISSING else _number(about_ms)
+    return 1, took_ms, _number(head) + _number(body), _number(answer_head) + _number(answer_body)
+
+
+def _request(line: str, fields: list[str]) -> Request:
     if len(fields) != _REQUEST_FIELDS:
         raise ReportError
-    status, grpc_status, exactly_us, about_ms, head, body, answer_head, answer_body = fields[8:]
-    return Request(
-        _way(fields[1], fields[2], fields[3], fields[4], fields[7], status, grpc_status),
-        client=fields[5],
-        server=fields[6],
-        duration_ms=int(exactly_us) / _MICROSECONDS_PER_MILLISECOND if exactly_us != MISSING else _number(about_ms),
-        request_bytes=_number(head) + _number(body),
-        response_bytes=_number(answer_head) + _number(answer_body),
-    )
+    head, figures = cut(line)
+    way = _way(fields[1], fields[2], fields[3], fields[4], fields[7], fields[8], fields[9])
+    return Request(head, way, fields[5], fields[6], measured(figures))
 
 
 def _number(text: str) -> int:

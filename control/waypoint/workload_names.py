@@ -48,6 +48,8 @@ class WorkloadNames:
         self._unsubscribe: dict[str, None] = {}
         self.on_wanted: Callable[[], None] = lambda: None
         """Called when there is something to ask the controller."""
+        self.answers = 0
+        """How often it said something: names that were found before may be others since."""
 
     def find(self, address: str, identity: str, now_s: float) -> str | None:
         """A `workload_text`; NOBODY if the mesh knows nobody of that identity there, None if it is not known yet and worth waiting for."""
@@ -96,6 +98,7 @@ class WorkloadNames:
 
     def take(self, response: discovery.Response) -> None:
         """What the controller says; raises ModelError for what is no workload."""
+        self.answers += 1
         for name in response.removed:
             asked = self._asked.get(AddressKey(name))
             if asked is not None:

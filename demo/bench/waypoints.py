@@ -22,9 +22,11 @@ from demo.waypoint_static import HBONE_PORT, StaticEndpoint, StaticService, wayp
 
 STRAIGHT: Final = "no waypoint"
 DRIVEN: Final = "the controller's"
+UNCOUNTED: Final = "without metrics"
+"""The controller's, too, for a service of which Telemetry wants no metrics: the one by hand has none either."""
 BY_HAND: Final = "by hand"
 _COST: Final = "CPU of the waypoint"
-_VIPS: Final = {DRIVEN: "10.96.0.20", BY_HAND: "10.96.0.21"}
+_VIPS: Final = {DRIVEN: "10.96.0.20", BY_HAND: "10.96.0.21", UNCOUNTED: "10.96.0.22"}
 _IDENTITY: Final = "spiffe://cluster.local/ns/default/sa/"
 _ROOT: Final = Path(__file__).parents[2]
 
@@ -50,12 +52,14 @@ def hop(say: Say, count: int, metrics: tuple[Metric, ...]) -> list[Result]:
         sink = _sink(mesh, undo)
         driven = undo.enter_context(waypoint.running(mesh.cluster, name="gate", vip="10.96.0.9"))
         by_hand = _by_hand(mesh.cluster, sink, undo)
-        services = [_service(f"to-{gate}", _VIPS[name], gate) for name, gate in ((DRIVEN, "gate"), (BY_HAND, "hand"))]
-        mesh.cluster.apply("to-waypoints", services)
+        ways = ((DRIVEN, "gate", "gate"), (UNCOUNTED, "uncounted", "gate"), (BY_HAND, "hand", "hand"))
+        services = [_service(f"to-{suffix}", _VIPS[name], gate) for name, suffix, gate in ways]
+        mesh.cluster.apply("to-waypoints", [*services, _no_metrics("to-uncounted")])
         shop = mesh.pods["shop"].namespace
         lanes = [
             Lane(STRAIGHT, shop, f"{sink.ipv4}:{APP_PORT}"),
             Lane(DRIVEN, shop, f"{_VIPS[DRIVEN]}:80", (_envoy_of(driven),)),
+            Lane(UNCOUNTED, shop, f"{_VIPS[UNCOUNTED]}:80", (_envoy_of(driven),)),
             Lane(BY_HAND, shop, f"{_VIPS[BY_HAND]}:80", (by_hand.pid,)),
         ]
         for lane in lanes:
@@ -63,7 +67,7 @@ def hop(say: Say, count: int, metrics: tuple[Metric, ...]) -> list[Result]:
         figures = rounds(mesh.load, lanes, metrics, count, say)
     added = {
         f"added by a waypoint, {lane}, {one} (us)": figures[(lane, f"request {one}")] - figures[(STRAIGHT, f"request {one}")]
-        for lane in (DRIVEN, BY_HAND)
+        for lane in (DRIVEN, UNCOUNTED, BY_HAND)
         for one in ("p50", "p99")
     }
     return [Comparison(f"one waypoint, medians of {count} rounds", metrics, figures, BY_HAND), Figures(added)]
@@ -83,6 +87,12 @@ def _service(name: str, vip: str, gate: str) -> Manifest:
     made = manifests.service(name, app="sink", vips=(vip,), spec={"ports": ports, "ipFamilyPolicy": "SingleStack"})
     made["metadata"]["labels"] = {"istio.io/use-waypoint": gate}
     return made
+
+
+def _no_metrics(service: str) -> Manifest:
+    spec = {"targetRefs": [{"kind": "Service", "name": service}], "metrics": [{"overrides": [{"disabled": True}]}]}
+    meta = {"name": "no-metrics", "namespace": "default"}
+    return {"apiVersion": "telemetry.istio.io/v1", "kind": "Telemetry", "metadata": meta, "spec": spec}
 
 
 def _by_hand(cluster: Cluster, sink: Pod, undo: ExitStack) -> Process:

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control.envoy.built import LISTENER
 from control.envoy.metric_rules import metrics_at
 from control.envoy.place import Place
 from control.envoy.reports import MetricRule, read_rules, rules_text
 from control.kinds.telemetry import Metric
 from control.validation.document import read_documents
+from tests.control.envoy.real_envoy import as_json
 from tests.control.envoy.test_waypoint import WAYPOINT, Served, service
 
 CART = Place(WAYPOINT, "shop/cart.shop.svc.cluster.local", 80)
@@ -53,6 +55,24 @@ def test_a_narrower_object_changes_what_it_names() -> None:
 def test_the_clients_end_is_not_here() -> None:
     assert at(telemetry("x", "[{match: {mode: CLIENT}, disabled: true}]")) == ""
     assert at(telemetry("x", "[{match: {mode: SERVER, metric: REQUEST_SIZE}, disabled: true}]")) == "REQUEST_SIZE=!"
+
+
+def test_what_has_no_metrics_is_not_reported() -> None:
+    served = Served()
+
+    def reported() -> int:
+        return str(as_json(served.of(LISTENER)["main_internal"])).count("('path', 'reports')")
+
+    front = service("cart", "10.96.0.1", "[{name: http, port: 80}, {name: tcp, port: 90}]")
+    served.write("all.yaml", front)
+    assert reported() == 2
+    more = ", ".join(f"{{match: {{metric: REQUEST_{one}}}, disabled: true}}" for one in ("COUNT", "DURATION", "SIZE"))
+    served.write("all.yaml", front, telemetry("x", f"[{more}]"))
+    assert reported() == 2, "the size of answers is one"
+    served.write("all.yaml", front, telemetry("x", f"[{more}, {{match: {{metric: RESPONSE_SIZE}}, disabled: true}}]"))
+    assert reported() == 1
+    served.write("all.yaml", front, telemetry("x", "[{disabled: true}]"))
+    assert reported() == 0
 
 
 NAMES = st.frozensets(st.from_regex("[a-z][a-z0-9_]*", fullmatch=True))

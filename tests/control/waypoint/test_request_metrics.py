@@ -3,6 +3,7 @@
 import json
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -249,3 +250,38 @@ def test_refused_tunnels_are_counted_and_told_and_are_no_requests(caplog: pytest
     assert f"{PEER},spiffe://d/two" in first
     assert "\n" not in first
     assert len(first) < 1000
+
+
+def test_requests_like_others_just_before_add_to_the_same() -> None:
+    metrics = RequestMetrics(WorkloadNames())
+    lines = [request(duration_ms=took) for took in range(1, 51)] + [request(404, duration_ms=7)] * 3
+    metrics.take(lines, 0)
+    metrics.take(lines, 0.5)
+    assert [value for _, value in samples(metrics, "istio_requests_total")] == [100, 6]
+    assert [value for _, value in samples(metrics, "istio_request_duration_milliseconds_sum")] == [2 * sum(range(1, 51)), 42]
+    assert [value for _, value in samples(metrics, "istio_request_bytes_sum")] == [15_000, 900]
+    wrong = request(duration_ms=3).replace("\t3000\t", "\tx\t")
+    metrics.take([wrong], 0.6)
+    assert samples(metrics, "nodemesh_waypoint_reports_lost_total") == [({}, 1)]
+
+
+def test_series_that_made_room_get_no_more() -> None:
+    metrics = RequestMetrics(WorkloadNames(), max_series=2)
+    metrics.take([request(200 + number % 3) for number in range(30)], 0)
+    assert len(samples(metrics, "istio_requests_total")) == 2
+    ((_, evicted),) = samples(metrics, "nodemesh_waypoint_series_evicted_total")
+    shown = sum(value for _, value in samples(metrics, "istio_requests_total"))
+    assert shown == 2, "each of three kinds in turn makes room for the next"
+    assert evicted == 4 * 28
+
+
+def test_a_name_that_changes_holds_from_then_on() -> None:
+    names = WorkloadNames()
+    metrics = RequestMetrics(names)
+    line = from_address("10.0.0.7")
+    take(metrics, line)
+    for name in ("first", "second"):
+        answer(names, msgspec.structs.replace(NAMED, workload_name=name))
+        take(metrics, line, line)
+    found = {labels["source_workload"]: value for labels, value in samples(metrics, "istio_requests_total")}
+    assert found == {"first": 3, "second": 2}, "the first one waited for a name"
