@@ -3,7 +3,7 @@
 import pytest
 
 from demo.bench.results import Comparison, Figures
-from demo.bench.waypoints import BY_HAND, DRIVEN, STRAIGHT, hop, http_metrics
+from demo.bench.waypoints import BY_HAND, DRIVEN, STRAIGHT, UNCOUNTED, hop, http_metrics
 
 
 @pytest.mark.timeout(120)
@@ -12,7 +12,7 @@ def test_for_a_moment() -> None:
     compared, added = hop(lambda _text: None, 1, metrics)
     assert isinstance(compared, Comparison)
     assert isinstance(added, Figures)
-    assert all(compared.figures[(lane, one.name)] > 0 for lane in (STRAIGHT, DRIVEN, BY_HAND) for one in metrics)
+    assert all(compared.figures[(lane, one.name)] > 0 for lane in (STRAIGHT, DRIVEN, UNCOUNTED, BY_HAND) for one in metrics)
     costs = [one.cost.name for one in metrics if one.cost is not None]
-    assert all(compared.figures[(lane, name)] > 0 for lane in (DRIVEN, BY_HAND) for name in costs), "their Envoys worked for it"
-    assert len(added.values) == 4
+    assert all(compared.figures[(lane, name)] > 0 for lane in (DRIVEN, UNCOUNTED, BY_HAND) for name in costs), "their Envoys worked for it"
+    assert len(added.values) == 6
